@@ -1,0 +1,194 @@
+//! Who works on which slot: a state machine without I/O, driven by a loader.
+//!
+//! A job is a number of steps, each cut into slots. A worker asks and is leased one slot; a step is *committed* when
+//! every shard has applied it, and with it all its slots are done. A worker may die at any time.
+//!
+//! - **DL-1** A slot is leased to at most one living worker at a time.
+//! - **DL-2** Slots are handed out in order of (step, slot), but for those of a lost worker, which come first.
+//! - **DL-3** No slot is handed out whose step is `ahead` or more steps past the committed ones.
+//! - **DL-4** No slot of a committed step is handed out again.
+//! - **DL-5** As long as workers ask and steps are committed, every slot of every step is leased in the end, whoever
+//!   is lost.
+//! - **DL-6** What is kept is bounded by `ahead × slots` leases.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// How far past the committed steps slots are handed out if nobody says otherwise: the step that is being computed,
+/// and the next one, whose data can then travel in the meantime.
+pub const DEFAULT_AHEAD: u64 = 2;
+
+/// One slot of one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Work {
+    /// The epoch that the step belongs to, from 0.
+    pub epoch: u64,
+    /// The step, from 0 through all epochs.
+    pub step: u64,
+    /// The slot within the step, from 0.
+    pub slot: u32,
+}
+
+/// What a loader cannot do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum LeaseError {
+    /// A job of nothing.
+    #[error("a job needs at least one step an epoch, one slot a step and a look-ahead of one step")]
+    Nothing,
+    /// A step was committed that the job does not have.
+    #[error(
+        "step {step} was committed, and the job has {steps}: shard and loader work on different jobs"
+    )]
+    NoSuchStep {
+        /// The step that was committed.
+        step: u64,
+        /// Number of steps of the job.
+        steps: u64,
+    },
+}
+
+/// The leases of one job. `W` names a worker; a worker that comes back after it was lost should have a new name.
+///
+/// ```
+/// # use footlight_actors::data::{Leases, Work};
+/// let mut leases = Leases::new(1, 10, 2)?;                   // one epoch of ten steps, each in two slots
+/// let first = leases.ask("ada").unwrap();
+/// assert_eq!(first, Work { epoch: 0, step: 0, slot: 0 });
+/// leases.worker_lost(&"ada");
+/// assert_eq!(leases.ask("grace"), Some(first));              // what ada had is done again
+/// leases.committed(9)?;
+/// assert!(leases.is_done());
+/// # Ok::<(), footlight_actors::data::LeaseError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Leases<W> {
+    steps_per_epoch: u64,
+    steps: u64,
+    slots: u32,
+    ahead: u64,
+    /// All steps below this one are committed.
+    committed: u64,
+    /// The first slot that was never handed out.
+    next: (u64, u32),
+    /// Slots that lost workers had.
+    returned: BTreeSet<(u64, u32)>,
+    live: BTreeMap<(u64, u32), W>,
+}
+
+impl<W: Ord + Clone> Leases<W> {
+    /// A job of `epochs × steps_per_epoch` steps, each cut into `slots` slots, with a look-ahead of
+    /// [`DEFAULT_AHEAD`] steps.
+    ///
+    /// # Errors
+    /// [`LeaseError::Nothing`] if an epoch has no step or a step no slot. No epochs at all is a job that is done.
+    pub fn new(epochs: u64, steps_per_epoch: u32, slots: u32) -> Result<Self, LeaseError> {
+        if steps_per_epoch == 0 || slots == 0 {
+            return Err(LeaseError::Nothing);
+        }
+        let steps_per_epoch = u64::from(steps_per_epoch);
+        Ok(Self {
+            steps_per_epoch,
+            steps: epochs.saturating_mul(steps_per_epoch),
+            slots,
+            ahead: DEFAULT_AHEAD,
+            committed: 0,
+            next: (0, 0),
+            returned: BTreeSet::new(),
+            live: BTreeMap::new(),
+        })
+    }
+
+    /// Hands out slots of up to `ahead` steps that are not committed yet. 1 is no look-ahead: a step begins when the
+    /// one before it is committed.
+    ///
+    /// # Errors
+    /// [`LeaseError::Nothing`] if `ahead` is 0.
+    pub fn ahead(mut self, ahead: u64) -> Result<Self, LeaseError> {
+        if ahead == 0 {
+            return Err(LeaseError::Nothing);
+        }
+        self.ahead = ahead;
+        Ok(self)
+    }
+
+    /// Leases the next slot to `worker`, who may hold others already. `None`: there is nothing to do now; ask again
+    /// after a step was committed or a worker lost.
+    pub fn ask(&mut self, worker: W) -> Option<Work> {
+        let slot = self.returned.pop_first().or_else(|| self.fresh())?;
+        self.live.insert(slot, worker);
+        Some(self.work(slot))
+    }
+
+    fn fresh(&mut self) -> Option<(u64, u32)> {
+        let (step, slot) = self.next;
+        if step >= self.steps || step - self.committed >= self.ahead {
+            return None;
+        }
+        self.next = if slot + 1 < self.slots { (step, slot + 1) } else { (step + 1, 0) };
+        Some((step, slot))
+    }
+
+    fn work(&self, (step, slot): (u64, u32)) -> Work {
+        Work { epoch: step / self.steps_per_epoch, step, slot }
+    }
+
+    /// All shards have applied `step`, and so all steps before it. Says whether that was news.
+    ///
+    /// A step may be committed that was never (or not all) handed out here: then another loader did so before this
+    /// one took its place.
+    ///
+    /// # Errors
+    /// [`LeaseError::NoSuchStep`].
+    pub fn committed(&mut self, step: u64) -> Result<bool, LeaseError> {
+        if step >= self.steps {
+            return Err(LeaseError::NoSuchStep { step, steps: self.steps });
+        }
+        if step < self.committed {
+            return Ok(false);
+        }
+        self.committed = step + 1;
+        let first = (self.committed, 0);
+        self.live = self.live.split_off(&first);
+        self.returned = self.returned.split_off(&first);
+        self.next = self.next.max(first);
+        Ok(true)
+    }
+
+    /// The worker is gone: its leases go to those who ask next. Returns how many there were.
+    pub fn worker_lost(&mut self, worker: &W) -> usize {
+        let before = self.returned.len();
+        let returned = &mut self.returned;
+        self.live.retain(|slot, holder| holder != worker || !returned.insert(*slot));
+        self.returned.len() - before
+    }
+
+    /// What a worker has to do: its leases whose steps are not committed, in order. A worker that does not know
+    /// whether its question was answered (the reply may be lost) finds out here.
+    pub fn held_by(&self, worker: &W) -> impl Iterator<Item = Work> {
+        self.live
+            .iter()
+            .filter(move |(_, holder)| *holder == worker)
+            .map(|(slot, _)| self.work(*slot))
+    }
+
+    /// Number of steps that are committed: 0 up to [`Leases::steps`].
+    pub fn committed_steps(&self) -> u64 {
+        self.committed
+    }
+
+    /// Number of steps of the whole job.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Every step is committed.
+    pub fn is_done(&self) -> bool {
+        self.committed >= self.steps
+    }
+}
+
+#[cfg(test)]
+#[path = "leases_tests.rs"]
+mod tests;

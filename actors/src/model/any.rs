@@ -1,0 +1,161 @@
+//! What the actors ask of a model, whatever model it is.
+
+use std::ops::Range;
+
+use super::ModelError;
+use crate::data::Dataset;
+use crate::parameters::layout::Layout;
+
+/// Where the random numbers of one slot's forward pass come from: the same for whoever computes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Draw {
+    /// The job's seed.
+    pub seed: u64,
+    /// The step.
+    pub step: u64,
+    /// The slot within the step.
+    pub slot: u32,
+}
+
+impl Draw {
+    /// Three rounds of SplitMix64's finaliser (Steele et al., 2014), one for each number.
+    pub(super) fn seed(self) -> u64 {
+        [self.seed, self.step, self.slot.into()].into_iter().fold(0, |state: u64, number| {
+            let mut z = (state ^ number).wrapping_add(0x9e37_79b9_7f4a_7c15);
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        })
+    }
+}
+
+/// What one slot gives to its step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SlotGradient {
+    /// The loss, summed over the slot's samples.
+    pub loss_sum: f32,
+    /// How many of its samples the model classified rightly (before the step).
+    pub correct: usize,
+    /// Number of samples of the slot.
+    pub samples: usize,
+    /// The gradient of `loss_sum / samples of the whole batch`, in the order of the flat parameters: the sum over all
+    /// slots of a step is the gradient of the batch's mean loss.
+    pub gradient: Vec<f32>,
+}
+
+/// What a model makes of some samples.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Predictions {
+    /// Number of classes.
+    pub classes: usize,
+    /// `n × classes` probabilities, sample after sample; each sample's add up to 1.
+    pub probabilities: Vec<f32>,
+}
+
+impl Predictions {
+    /// Each sample's probabilities.
+    pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
+        self.probabilities.chunks(self.classes.max(1))
+    }
+
+    /// Each sample's most probable class and its probability. Of equal ones the first.
+    pub fn best(&self) -> impl Iterator<Item = (usize, f32)> {
+        self.rows().map(|row| {
+            row.iter().copied().enumerate().fold(
+                (0, f32::NEG_INFINITY),
+                |best, (class, probability)| {
+                    if probability > best.1 { (class, probability) } else { best }
+                },
+            )
+        })
+    }
+}
+
+/// How good a model is on a data set.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evaluation {
+    /// Number of samples.
+    pub samples: usize,
+    /// How many were classified rightly.
+    pub correct: usize,
+    /// The mean loss.
+    pub loss: f64,
+}
+
+impl Evaluation {
+    /// The share that was classified rightly: 0 to 1.
+    pub fn accuracy(&self) -> f64 {
+        self.correct as f64 / self.samples as f64
+    }
+}
+
+/// A [`Replica`] of whatever model: what the actors work with. It stays on the thread where it was built.
+pub trait AnyReplica {
+    /// The model's [`Model::NAME`].
+    fn name(&self) -> &'static str;
+
+    /// The shape of one sample, of one byte an element.
+    fn input_shape(&self) -> &'static [usize];
+
+    /// Number of classes.
+    fn classes(&self) -> usize;
+
+    /// Number of parameters (floats).
+    fn len(&self) -> usize;
+
+    /// Whether there are none. There always are.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The flat space of the parameters, sorted by name, for a number of shards.
+    ///
+    /// # Errors
+    /// No shards, or more than parameters.
+    fn layout(&self, shards: usize) -> Result<Layout, ModelError>;
+
+    /// All parameters.
+    ///
+    /// # Errors
+    /// libtorch's.
+    fn flat_parameters(&self) -> Result<Vec<f32>, ModelError>;
+
+    /// Sets the parameters `range` of the flat space.
+    ///
+    /// # Errors
+    /// [`ModelError::Range`] if there are no such parameters or `values` has another length; then nothing changes.
+    fn set_chunk(&mut self, range: Range<usize>, values: &[f32]) -> Result<(), ModelError>;
+
+    /// Sets all parameters.
+    ///
+    /// # Errors
+    /// As [`AnyReplica::set_chunk`].
+    fn set_all(&mut self, values: &[f32]) -> Result<(), ModelError> {
+        self.set_chunk(0..self.len(), values)
+    }
+
+    /// The gradient of one slot of a batch of `batch` samples. `images` are the slot's samples one after another and
+    /// `labels` one byte for each; a slot without samples has a gradient of zeros.
+    ///
+    /// # Errors
+    /// Input that is not of the model's shape, labels that are no classes, or libtorch's.
+    fn gradient(
+        &mut self,
+        images: &[u8],
+        labels: &[u8],
+        batch: usize,
+        draw: Draw,
+    ) -> Result<SlotGradient, ModelError>;
+
+    /// The probabilities of all classes for samples one after another.
+    ///
+    /// # Errors
+    /// Input that is not of the model's shape, or libtorch's.
+    fn predict(&self, images: &[u8]) -> Result<Predictions, ModelError>;
+
+    /// How good the model is on a whole data set.
+    ///
+    /// # Errors
+    /// A data set that is not of the model's shape, or libtorch's.
+    fn evaluate(&self, data: &Dataset) -> Result<Evaluation, ModelError>;
+}

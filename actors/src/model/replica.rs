@@ -1,0 +1,250 @@
+//! A model with its parameters as one flat array.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tch::nn::VarStore;
+use tch::{Device, Kind, TchError, Tensor};
+
+use super::{AnyReplica, Draw, Evaluation, Model, ModelError, Predictions, SlotGradient};
+use crate::data::Dataset;
+use crate::parameters::layout::Layout;
+
+/// libtorch has one random generator for the whole process. Who seeds it and draws from it holds this meanwhile, so
+/// that several nodes in one process cannot mix their numbers.
+static GENERATOR: Mutex<()> = Mutex::new(());
+
+fn seeded(seed: u64) -> MutexGuard<'static, ()> {
+    let guard = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner); // it guards no data of ours
+    tch::manual_seed(seed as i64);
+    guard
+}
+
+/// How many samples go through the network at a time when a whole data set is evaluated.
+const EVALUATION_BATCH: usize = 500;
+
+/// A model on a device, with its parameters as one flat array in the order of their names.
+pub struct Replica<M> {
+    model: M,
+    device: Device,
+    variables: Vec<Variable>,
+    len: usize,
+    _store: VarStore,
+}
+
+struct Variable {
+    name: String,
+    shape: Vec<usize>,
+    range: Range<usize>,
+    tensor: Tensor,
+}
+
+impl<M: Model> Replica<M> {
+    /// Builds a model. The same seed gives the same parameters on every device: they are drawn on the CPU, from
+    /// libtorch's generator, which is the whole process's (so building seeds it, one model at a time).
+    ///
+    /// # Errors
+    /// A variable that is not a trainable `f32` parameter, no parameters at all, or libtorch's.
+    pub fn new(seed: u64, device: Device) -> Result<Self, ModelError> {
+        let mut store = VarStore::new(Device::Cpu);
+        let model = {
+            let _drawing = seeded(seed);
+            M::new(&store.root())
+        };
+        if device != Device::Cpu {
+            store.set_device(device);
+        }
+        let mut variables = Vec::new();
+        let mut len = 0;
+        let by_name: BTreeMap<String, Tensor> = store.variables().into_iter().collect();
+        for (name, tensor) in by_name {
+            let wrong = |why| ModelError::Variable { model: M::NAME, variable: name.clone(), why };
+            if !tensor.requires_grad() {
+                return Err(wrong("a buffer that is not trained"));
+            }
+            if tensor.f_kind()? != Kind::Float {
+                return Err(wrong("not f32"));
+            }
+            let shape = tensor.size().into_iter().map(|dimension| dimension as usize).collect();
+            let range = len..len + tensor.numel();
+            len = range.end;
+            variables.push(Variable { name, shape, range, tensor });
+        }
+        let replica = Self { model, device, variables, len, _store: store };
+        replica.layout(1)?;
+        Ok(replica)
+    }
+
+    /// The samples in `bytes`, as `u8` `[n, INPUT…]` on the device.
+    fn samples(&self, bytes: &[u8]) -> Result<Tensor, ModelError> {
+        let one: usize = M::INPUT.iter().product();
+        if one == 0 || !bytes.len().is_multiple_of(one) {
+            return Err(ModelError::Input { bytes: bytes.len(), sample: M::INPUT });
+        }
+        let shape: Vec<i64> =
+            [bytes.len() / one].iter().chain(M::INPUT).map(|dimension| *dimension as i64).collect();
+        Ok(Tensor::f_from_data_size(bytes, &shape, Kind::Uint8)?.f_to_device(self.device)?)
+    }
+
+    fn labels(&self, labels: &[u8]) -> Result<Tensor, ModelError> {
+        if let Some(&label) = labels.iter().find(|label| usize::from(**label) >= M::CLASSES) {
+            return Err(ModelError::Label { label, classes: M::CLASSES });
+        }
+        Ok(Tensor::f_from_slice(labels)?.f_to_device(self.device)?.f_to_kind(Kind::Int64)?)
+    }
+
+    fn logits(&self, samples: &Tensor, train: bool) -> Result<Tensor, ModelError> {
+        let logits = self.model.forward(&M::input(samples), train);
+        let (samples, classes) = (samples.size().first().map_or(0, |n| *n as usize), M::CLASSES);
+        let found = logits.size();
+        if found != [samples as i64, classes as i64] {
+            return Err(ModelError::Output { model: M::NAME, found, samples, classes });
+        }
+        Ok(logits)
+    }
+
+    /// The tensors that belong to the parameters, one after another in one array.
+    fn flatten(&self, tensors: &[Tensor]) -> Result<Vec<f32>, ModelError> {
+        let mut flat = vec![0.0; self.len];
+        for (variable, tensor) in self.variables.iter().zip(tensors) {
+            if !tensor.defined() {
+                continue; // no path leads from this parameter to the loss
+            }
+            let place = flat.get_mut(variable.range.clone()).unwrap_or_default();
+            tensor.f_to_device(Device::Cpu)?.f_contiguous()?.f_copy_data(place, place.len())?;
+        }
+        Ok(flat)
+    }
+}
+
+fn count_correct(logits: &Tensor, labels: &Tensor) -> Result<usize, TchError> {
+    let right = logits.f_argmax(-1, false)?.f_eq_tensor(labels)?.f_sum(Kind::Int64)?;
+    Ok(right.f_int64_value(&[])? as usize)
+}
+
+impl<M: Model> AnyReplica for Replica<M> {
+    fn name(&self) -> &'static str {
+        M::NAME
+    }
+
+    fn input_shape(&self) -> &'static [usize] {
+        M::INPUT
+    }
+
+    fn classes(&self) -> usize {
+        M::CLASSES
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn layout(&self, shards: usize) -> Result<Layout, ModelError> {
+        let parameters =
+            self.variables.iter().map(|variable| (variable.name.clone(), variable.shape.clone()));
+        Ok(Layout::new(parameters, shards)?)
+    }
+
+    fn flat_parameters(&self) -> Result<Vec<f32>, ModelError> {
+        let _no_grad = tch::no_grad_guard();
+        let tensors: Vec<Tensor> =
+            self.variables.iter().map(|variable| variable.tensor.detach()).collect();
+        self.flatten(&tensors)
+    }
+
+    fn set_chunk(&mut self, range: Range<usize>, values: &[f32]) -> Result<(), ModelError> {
+        let (Range { start, end }, len, got) = (range, self.len, values.len());
+        if start > end || end > len || end - start != got {
+            return Err(ModelError::Range { start, end, len, got });
+        }
+        let _no_grad = tch::no_grad_guard();
+        for variable in &self.variables {
+            let (from, to) = (start.max(variable.range.start), end.min(variable.range.end));
+            if from >= to {
+                continue;
+            }
+            let part =
+                Tensor::f_from_slice(values.get(from - start..to - start).unwrap_or_default())?;
+            let flat = variable.tensor.f_view([-1])?;
+            flat.f_narrow(0, (from - variable.range.start) as i64, (to - from) as i64)?
+                .f_copy_(&part)?;
+        }
+        Ok(())
+    }
+
+    fn gradient(
+        &mut self,
+        images: &[u8],
+        labels: &[u8],
+        batch: usize,
+        draw: Draw,
+    ) -> Result<SlotGradient, ModelError> {
+        let input = self.samples(images)?;
+        let samples = input.size().first().map_or(0, |n| *n as usize);
+        if samples != labels.len() || samples > batch {
+            return Err(ModelError::Samples { samples, labels: labels.len(), batch });
+        }
+        if samples == 0 {
+            return Ok(SlotGradient {
+                loss_sum: 0.0,
+                correct: 0,
+                samples,
+                gradient: vec![0.0; self.len],
+            });
+        }
+        let labels = self.labels(labels)?;
+        let logits = {
+            let _drawing = M::RANDOM.then(|| seeded(draw.seed()));
+            self.logits(&input, true)?
+        };
+        let loss = self.model.loss(&logits, &labels);
+        let correct = tch::no_grad(|| count_correct(&logits, &labels))?;
+        let share = loss.f_div_scalar(batch as f64)?;
+        let variables: Vec<&Tensor> =
+            self.variables.iter().map(|variable| &variable.tensor).collect();
+        let gradients = Tensor::f_run_backward(&[share], &variables, false, false)?;
+        Ok(SlotGradient {
+            loss_sum: loss.f_double_value(&[])? as f32,
+            correct,
+            samples,
+            gradient: self.flatten(&gradients)?,
+        })
+    }
+
+    fn predict(&self, images: &[u8]) -> Result<Predictions, ModelError> {
+        let _no_grad = tch::no_grad_guard();
+        let samples = self.samples(images)?;
+        let mut probabilities =
+            vec![0.0; images.len() / M::INPUT.iter().product::<usize>() * M::CLASSES];
+        if !probabilities.is_empty() {
+            let all = self
+                .logits(&samples, false)?
+                .f_softmax(-1, Kind::Float)?
+                .f_to_device(Device::Cpu)?;
+            all.f_contiguous()?.f_copy_data(&mut probabilities, all.numel())?;
+        }
+        Ok(Predictions { classes: M::CLASSES, probabilities })
+    }
+
+    fn evaluate(&self, data: &Dataset) -> Result<Evaluation, ModelError> {
+        let sample = data.rows() * data.cols();
+        if sample != M::INPUT.iter().product::<usize>() {
+            return Err(ModelError::Input { bytes: sample, sample: M::INPUT });
+        }
+        let _no_grad = tch::no_grad_guard();
+        let (mut correct, mut loss) = (0, 0.0);
+        let images = data.images().chunks(EVALUATION_BATCH * sample);
+        for (images, labels) in images.zip(data.labels().chunks(EVALUATION_BATCH)) {
+            let labels = self.labels(labels)?;
+            let logits = self.logits(&self.samples(images)?, false)?;
+            correct += count_correct(&logits, &labels)?;
+            loss += self.model.loss(&logits, &labels).f_double_value(&[])?;
+        }
+        Ok(Evaluation { samples: data.len(), correct, loss: loss / data.len() as f64 })
+    }
+}
+
+#[cfg(test)]
+#[path = "replica_tests.rs"]
+mod tests;

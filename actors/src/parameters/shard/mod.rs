@@ -1,0 +1,286 @@
+//! One shard of the parameter server, without I/O: it sums gradients, applies the optimiser, and publishes the new
+//! parameters, chunk by chunk.
+//!
+//! A chunk has a *version*, the number of steps that were applied to it. The gradients of step `s` are due when the
+//! version is `s`: one for each slot of the step's batch. When the last of them is there, they are summed in the
+//! order of the slots, the optimiser takes one step, and the version is `s + 1`.
+//!
+//! - **PS-1** The result has the same bits in whatever order the slots arrive.
+//! - **PS-2** Each slot of a step counts once: a second push is recognised, before the step is applied and after.
+//! - **PS-3** Versions go up one by one; a push for a step that is not due yet is refused.
+//! - **PS-4** Published parameters never change: who reads an old version keeps it whole.
+//! - **PS-5** A number that is not finite is never published: the push that would bring it is refused, and so is every
+//!   later one for that chunk.
+//! - **PS-6** A push that is refused changes nothing.
+
+mod error;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use error::{Numbers, ShardError};
+
+use super::layout::Layout;
+use super::optimizer::{OptimizerSpec, OptimizerState};
+
+/// One slot's gradient of one chunk, however it is stored.
+pub trait Gradient {
+    /// Its numbers: as many as the chunk has.
+    fn floats(&self) -> &[f32];
+}
+
+impl Gradient for Vec<f32> {
+    fn floats(&self) -> &[f32] {
+        self
+    }
+}
+
+impl<G: Gradient + ?Sized> Gradient for Arc<G> {
+    fn floats(&self) -> &[f32] {
+        (**self).floats()
+    }
+}
+
+/// What became of a push that was in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Push {
+    /// It is kept until the step's other slots are there.
+    Accepted,
+    /// It was the step's last, and the step has been applied.
+    Applied {
+        /// The chunk's new version: the number of steps applied to it.
+        version: u64,
+    },
+    /// The same slot was pushed before and waits for the others. This one is dropped.
+    Duplicate,
+    /// The step has been applied already. This one is dropped.
+    AlreadyApplied,
+}
+
+/// The chunks of one shard.
+#[derive(Debug)]
+pub struct Shard<G> {
+    optimizer: OptimizerSpec,
+    total_steps: u64,
+    slots: u32,
+    chunks: BTreeMap<usize, Chunk<G>>,
+    /// Room for one chunk's sum, used again and again.
+    sum: Vec<f32>,
+}
+
+#[derive(Debug)]
+struct Chunk<G> {
+    len: usize,
+    /// Nothing before it was initialised.
+    live: Option<Live<G>>,
+}
+
+#[derive(Debug)]
+struct Live<G> {
+    version: u64,
+    params: Arc<Vec<f32>>,
+    /// The version before: if nobody reads it any more, its memory takes the next one.
+    retired: Option<Arc<Vec<f32>>>,
+    state: OptimizerState,
+    slots: Vec<Option<G>>,
+    missing: u32,
+    diverged: Option<ShardError>,
+}
+
+impl<G: Gradient> Shard<G> {
+    /// Shard number `shard` of `layout`, in a job of `total_steps` steps (for the learning rate's schedule) whose
+    /// batches are cut into `slots` slots. Its chunks wait for [`Shard::init`].
+    ///
+    /// # Errors
+    /// No such shard, no slots, or settings of the optimiser that are out of range.
+    pub fn new(
+        layout: &Layout,
+        shard: usize,
+        optimizer: OptimizerSpec,
+        total_steps: u64,
+        slots: u32,
+    ) -> Result<Self, ShardError> {
+        if shard >= layout.shards() {
+            return Err(ShardError::UnknownShard { shard, shards: layout.shards() });
+        }
+        if slots == 0 {
+            return Err(ShardError::NoSlots);
+        }
+        optimizer.validate()?;
+        let chunk = |chunk| Some((chunk, Chunk { len: layout.chunk(chunk)?.len(), live: None }));
+        let chunks = layout.chunks_of(shard).filter_map(chunk).collect();
+        Ok(Self { optimizer, total_steps, slots, chunks, sum: Vec::new() })
+    }
+
+    /// Gives a chunk its first parameters: version 0. The same parameters a second time change nothing, so that who
+    /// does not know whether the first time arrived may try again.
+    ///
+    /// # Errors
+    /// No such chunk, another length, numbers that are not finite, or a chunk that has other parameters already.
+    pub fn init(&mut self, chunk: usize, params: Vec<f32>) -> Result<(), ShardError> {
+        let at = self.chunks.get_mut(&chunk).ok_or(ShardError::UnknownChunk { chunk })?;
+        if params.len() != at.len {
+            return Err(ShardError::WrongLength { chunk, expected: at.len, got: params.len() });
+        }
+        if !all_finite(&params) {
+            return Err(ShardError::NonFinite { chunk, step: 0, numbers: Numbers::Parameters });
+        }
+        match &at.live {
+            Some(live) if live.version == 0 && same_bits(&live.params, &params) => Ok(()),
+            Some(live) => Err(ShardError::AlreadyInitialised { chunk, version: live.version }),
+            None => {
+                at.live = Some(Live {
+                    version: 0,
+                    params: Arc::new(params),
+                    retired: None,
+                    state: self.optimizer.state(at.len),
+                    slots: (0..self.slots).map(|_| None).collect(),
+                    missing: self.slots,
+                    diverged: None,
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes one slot's gradient of one chunk, of the mean loss's share of that slot. If it is the step's last, the
+    /// step is applied.
+    ///
+    /// # Errors
+    /// See [`ShardError`]. After [`ShardError::NonFinite`] the job must stop: the chunk repeats that error for ever.
+    pub fn push(
+        &mut self,
+        step: u64,
+        slot: u32,
+        chunk: usize,
+        grad: G,
+    ) -> Result<Push, ShardError> {
+        let slots = self.slots;
+        let at = self.chunks.get_mut(&chunk).ok_or(ShardError::UnknownChunk { chunk })?;
+        let live = at.live.as_mut().ok_or(ShardError::NotInitialised { chunk })?;
+        let (expected, got) = (at.len, grad.floats().len());
+        if got != expected {
+            return Err(ShardError::WrongLength { chunk, expected, got });
+        }
+        let place =
+            live.slots.get_mut(slot as usize).ok_or(ShardError::SlotOutOfRange { slot, slots })?;
+        if let Some(diverged) = &live.diverged {
+            return Err(diverged.clone());
+        }
+        if step < live.version {
+            return Ok(Push::AlreadyApplied);
+        }
+        if step > live.version {
+            return Err(ShardError::FromTheFuture { chunk, step, version: live.version });
+        }
+        if place.is_some() {
+            return Ok(Push::Duplicate);
+        }
+        *place = Some(grad);
+        live.missing -= 1;
+        if live.missing > 0 {
+            return Ok(Push::Accepted);
+        }
+        let scale = self.optimizer.schedule().factor(step, self.total_steps);
+        let applied = live.apply(chunk, &self.optimizer, scale, &mut self.sum);
+        live.slots.iter_mut().for_each(|slot| *slot = None);
+        live.missing = slots;
+        match applied {
+            Ok(()) => Ok(Push::Applied { version: live.version }),
+            Err(error) => {
+                live.diverged = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    /// A chunk's newest version and its parameters.
+    ///
+    /// # Errors
+    /// No such chunk, or it is not initialised.
+    pub fn params(&self, chunk: usize) -> Result<(u64, Arc<Vec<f32>>), ShardError> {
+        let at = self.chunks.get(&chunk).ok_or(ShardError::UnknownChunk { chunk })?;
+        let live = at.live.as_ref().ok_or(ShardError::NotInitialised { chunk })?;
+        Ok((live.version, live.params.clone()))
+    }
+
+    /// The number of steps that were applied to all chunks of this shard. `None`: a chunk is not initialised yet.
+    pub fn version(&self) -> Option<u64> {
+        let versions =
+            self.chunks.values().map(|chunk| chunk.live.as_ref().map(|live| live.version));
+        versions.min().flatten() // `None` is smaller than any version
+    }
+
+    /// This shard's chunks, in ascending order.
+    pub fn chunks(&self) -> impl Iterator<Item = usize> {
+        self.chunks.keys().copied()
+    }
+
+    /// The slots of `step` that are still to come for one chunk: none if the step has been applied, all if it is not
+    /// due yet. What a shard waits for, when somebody asks why nothing moves.
+    ///
+    /// # Errors
+    /// No such chunk, or it is not initialised.
+    pub fn missing(&self, step: u64, chunk: usize) -> Result<Vec<u32>, ShardError> {
+        let at = self.chunks.get(&chunk).ok_or(ShardError::UnknownChunk { chunk })?;
+        let live = at.live.as_ref().ok_or(ShardError::NotInitialised { chunk })?;
+        let waits = |slot: &u32| {
+            step > live.version
+                || step == live.version
+                    && live.slots.get(*slot as usize).is_some_and(Option::is_none)
+        };
+        Ok((0..self.slots).filter(waits).collect())
+    }
+}
+
+impl<G: Gradient> Live<G> {
+    /// All slots are there: one step of the optimiser.
+    fn apply(
+        &mut self,
+        chunk: usize,
+        optimizer: &OptimizerSpec,
+        lr_scale: f64,
+        sum: &mut Vec<f32>,
+    ) -> Result<(), ShardError> {
+        sum.clear();
+        for grad in self.slots.iter().flatten() {
+            if sum.is_empty() {
+                sum.extend_from_slice(grad.floats());
+            } else {
+                sum.iter_mut().zip(grad.floats()).for_each(|(sum, grad)| *sum += grad);
+            }
+        }
+        let diverged = |numbers| ShardError::NonFinite { chunk, step: self.version, numbers };
+        if !all_finite(sum) {
+            return Err(diverged(Numbers::Gradient));
+        }
+        let reused = self.retired.take().and_then(|retired| Arc::try_unwrap(retired).ok());
+        let mut next = reused.unwrap_or_else(|| vec![0.0; self.params.len()]);
+        optimizer.apply(
+            &mut self.state,
+            self.version + 1,
+            lr_scale,
+            &self.params,
+            sum,
+            &mut next,
+        )?;
+        if !all_finite(&next) {
+            return Err(diverged(Numbers::Parameters));
+        }
+        self.retired = Some(std::mem::replace(&mut self.params, Arc::new(next)));
+        self.version += 1;
+        Ok(())
+    }
+}
+
+/// Without an early exit, so that it is vectorised.
+fn all_finite(numbers: &[f32]) -> bool {
+    numbers.iter().fold(true, |all, number| all & number.is_finite())
+}
+
+fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::parameters::optimizer::{Adam, Sgd};
+
+const LEN: usize = 48;
+
+fn layout(shards: usize) -> Layout {
+    Layout::new([("all", vec![LEN * shards])], shards).unwrap()
+}
+
+/// One chunk of zeros with number 0, two slots a step, p -= g.
+fn shard(slots: u32) -> Shard<Vec<f32>> {
+    let mut shard = Shard::new(&layout(1), 0, Sgd::new(1.0).into(), 10, slots).unwrap();
+    shard.init(0, vec![0.0; LEN]).unwrap();
+    shard
+}
+
+fn all(value: f32) -> Vec<f32> {
+    vec![value; LEN]
+}
+
+#[test]
+fn a_step_is_applied_when_its_last_slot_arrives() {
+    // PS-3
+    let mut shard = shard(2);
+    assert_eq!(shard.missing(0, 0), Ok(vec![0, 1]));
+    assert_eq!(shard.push(0, 1, 0, all(0.25)), Ok(Push::Accepted));
+    assert_eq!(shard.params(0).unwrap(), (0, Arc::new(all(0.0))));
+    assert_eq!((shard.missing(0, 0), shard.missing(1, 0)), (Ok(vec![0]), Ok(vec![0, 1])));
+    assert_eq!(shard.push(0, 0, 0, all(0.5)), Ok(Push::Applied { version: 1 }));
+    assert_eq!(shard.params(0).unwrap(), (1, Arc::new(all(-0.75))));
+    assert_eq!((shard.version(), shard.missing(0, 0)), (Some(1), Ok(vec![])));
+}
+
+#[test]
+fn a_second_push_is_recognised_before_the_step_is_applied_and_after() {
+    // PS-2
+    let mut shard = shard(2);
+    shard.push(0, 0, 0, all(0.5)).unwrap();
+    assert_eq!(shard.push(0, 0, 0, all(99.0)), Ok(Push::Duplicate));
+    shard.push(0, 1, 0, all(0.25)).unwrap();
+    for slot in [0, 1] {
+        assert_eq!(shard.push(0, slot, 0, all(99.0)), Ok(Push::AlreadyApplied));
+    }
+    assert_eq!(shard.params(0).unwrap(), (1, Arc::new(all(-0.75))));
+}
+
+#[test]
+fn a_push_of_the_future_is_refused() {
+    // PS-3, PS-6
+    let mut shard = shard(1);
+    let refused = shard.push(1, 0, 0, all(1.0));
+    assert_eq!(refused, Err(ShardError::FromTheFuture { chunk: 0, step: 1, version: 0 }));
+    assert_eq!(shard.push(0, 0, 0, all(1.0)), Ok(Push::Applied { version: 1 }));
+    assert_eq!(shard.push(1, 0, 0, all(1.0)), Ok(Push::Applied { version: 2 }));
+    assert!(shard.push(u64::MAX, 0, 0, all(1.0)).is_err());
+}
+
+#[test]
+fn who_reads_an_old_version_keeps_it() {
+    // PS-4
+    let mut shard = shard(1);
+    let versions: Vec<_> = (0..6)
+        .map(|step| {
+            shard.push(step, 0, 0, all(1.0)).unwrap();
+            shard.params(0).unwrap()
+        })
+        .collect();
+    for (version, params) in versions {
+        assert_eq!(*params, all(-(version as f32)));
+    }
+}
+
+#[test]
+fn memory_is_used_again_when_nobody_reads_it() {
+    let mut shard = shard(1);
+    let mut seen = std::collections::BTreeSet::new();
+    for step in 0..20 {
+        shard.push(step, 0, 0, all(1.0)).unwrap();
+        seen.insert(shard.params(0).unwrap().1.as_ptr());
+    }
+    assert_eq!(seen.len(), 2);
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_stops_the_chunk_and_names_it() {
+    // PS-5
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut shard = shard(2);
+        let mut grad = all(1.0);
+        grad[LEN - 1] = bad;
+        assert_eq!(shard.push(0, 0, 0, grad), Ok(Push::Accepted));
+        let error = shard.push(0, 1, 0, all(1.0)).unwrap_err();
+        assert!(
+            error.to_string().starts_with("the gradients of chunk 0 at step 0 are not all finite"),
+            "{error}"
+        );
+        assert_eq!(shard.push(0, 0, 0, all(1.0)), Err(error));
+        assert_eq!(shard.params(0).unwrap(), (0, Arc::new(all(0.0))));
+    }
+}
+
+#[test]
+fn parameters_that_leave_the_numbers_are_never_published() {
+    // PS-5
+    let mut shard = Shard::new(&layout(1), 0, Sgd::new(1e30).into(), 10, 1).unwrap();
+    shard.init(0, all(0.0)).unwrap();
+    let error = shard.push(0, 0, 0, all(1e30)).unwrap_err();
+    assert!(error.to_string().starts_with("the new parameters of chunk 0 at step 0"), "{error}");
+    assert_eq!(shard.push(0, 0, 0, all(0.0)), Err(error));
+    assert_eq!(shard.params(0).unwrap(), (0, Arc::new(all(0.0))));
+}
+
+#[test]
+fn what_does_not_belong_here_is_refused_and_changes_nothing() {
+    // PS-6
+    let layout = layout(2);
+    assert!(matches!(
+        Shard::<Vec<f32>>::new(&layout, 2, Sgd::new(1.0).into(), 10, 1),
+        Err(ShardError::UnknownShard { shard: 2, shards: 2 })
+    ));
+    assert!(matches!(
+        Shard::<Vec<f32>>::new(&layout, 0, Sgd::new(1.0).into(), 10, 0),
+        Err(ShardError::NoSlots)
+    ));
+    assert!(matches!(
+        Shard::<Vec<f32>>::new(&layout, 0, Sgd::new(-1.0).into(), 10, 1),
+        Err(ShardError::Optimizer(_))
+    ));
+    let mut shard = Shard::new(&layout, 1, Sgd::new(1.0).into(), 10, 2).unwrap();
+    assert_eq!(shard.chunks().collect::<Vec<_>>(), [1]);
+    assert_eq!(shard.version(), None);
+    assert_eq!(shard.push(0, 0, 1, all(1.0)), Err(ShardError::NotInitialised { chunk: 1 }));
+    assert_eq!(shard.params(1), Err(ShardError::NotInitialised { chunk: 1 }));
+    assert_eq!(shard.init(0, all(0.0)), Err(ShardError::UnknownChunk { chunk: 0 }));
+    assert!(matches!(
+        shard.init(1, vec![0.0; 3]),
+        Err(ShardError::WrongLength { expected: LEN, got: 3, .. })
+    ));
+    assert!(matches!(shard.init(1, all(f32::NAN)), Err(ShardError::NonFinite { .. })));
+    shard.init(1, all(0.0)).unwrap();
+    assert_eq!(shard.push(0, 0, 0, all(1.0)), Err(ShardError::UnknownChunk { chunk: 0 }));
+    assert!(matches!(
+        shard.push(0, 0, 1, vec![]),
+        Err(ShardError::WrongLength { expected: LEN, got: 0, .. })
+    ));
+    assert_eq!(
+        shard.push(0, 2, 1, all(1.0)),
+        Err(ShardError::SlotOutOfRange { slot: 2, slots: 2 })
+    );
+    assert_eq!(shard.missing(0, 1), Ok(vec![0, 1]));
+}
+
+#[test]
+fn parameters_are_given_once_and_the_same_ones_may_be_given_again() {
+    let mut shard = shard(1);
+    assert_eq!(shard.init(0, all(0.0)), Ok(()));
+    assert_eq!(
+        shard.init(0, all(1.0)),
+        Err(ShardError::AlreadyInitialised { chunk: 0, version: 0 })
+    );
+    shard.push(0, 0, 0, all(1.0)).unwrap();
+    assert_eq!(
+        shard.init(0, all(0.0)),
+        Err(ShardError::AlreadyInitialised { chunk: 0, version: 1 })
+    );
+}
+
+proptest! {
+    #[test]
+    fn the_order_of_arrival_and_repeated_pushes_do_not_change_a_bit(
+        arrivals in prop::collection::vec(Just((0..5u32).collect::<Vec<_>>()).prop_shuffle(), 3),
+        grads in prop::collection::vec(prop::collection::vec(-1e3f32..1e3, LEN), 15),
+        repeated in 0..5usize,
+    ) {
+        // PS-1, PS-2
+        let run = |arrivals: &[Vec<u32>], repeated: Option<usize>| {
+            let mut shard = Shard::new(&layout(1), 0, Adam::new(0.01).into(), 3, 5).unwrap();
+            shard.init(0, all(0.5)).unwrap();
+            for (step, slots) in arrivals.iter().enumerate() {
+                for (number, &slot) in slots.iter().enumerate() {
+                    let grad = &grads[step * 5 + slot as usize];
+                    shard.push(step as u64, slot, 0, grad.clone()).unwrap();
+                    if repeated == Some(number) {
+                        let again = shard.push(step as u64, slot, 0, grad.clone()).unwrap();
+                        assert!(matches!(again, Push::Duplicate | Push::AlreadyApplied));
+                    }
+                }
+            }
+            shard.params(0).unwrap()
+        };
+        let (version, params) = run(&arrivals, Some(repeated));
+        let (expected_version, expected) = run(&[vec![0, 1, 2, 3, 4], vec![0, 1, 2, 3, 4], vec![0, 1, 2, 3, 4]], None);
+        prop_assert_eq!(version, expected_version);
+        prop_assert!(same_bits(&params, &expected));
+    }
+}

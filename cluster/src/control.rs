@@ -1,0 +1,52 @@
+//! The thread that keeps a node in touch with the others.
+//!
+//! Connections, membership and credits run here and nowhere else, on a tokio runtime of one thread:
+//! actors and libtorch may keep every core busy, and the node still answers in time.
+
+use std::{thread, time::Duration};
+
+use tokio::{runtime::Handle, sync::oneshot};
+
+use crate::ClusterError;
+
+pub(crate) struct ControlThread {
+    handle: Handle,
+    stop: Option<oneshot::Sender<()>>,
+    ended: Option<oneshot::Receiver<()>>,
+}
+
+impl ControlThread {
+    pub(crate) fn start() -> Result<Self, ClusterError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(ClusterError::ControlThread)?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (end, ended) = oneshot::channel();
+        thread::Builder::new()
+            .name("footlight-control".to_owned())
+            .spawn(move || {
+                // Ends when told to, or when the node is dropped without a word.
+                let _ = runtime.block_on(stopped);
+                runtime.shutdown_timeout(Duration::from_millis(100));
+                let _ = end.send(());
+            })
+            .map_err(ClusterError::ControlThread)?;
+        Ok(ControlThread { handle, stop: Some(stop), ended: Some(ended) })
+    }
+
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Ends the thread and waits until it has.
+    pub(crate) async fn stop(mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(ended) = self.ended.take() {
+            let _ = ended.await;
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! All that one node knows of the others, and the way to them: the runtime's
+//! [`Remote`](footlight_runtime::remote::Remote).
+//!
+//! * [`peer`]: one other node: its latest session, who waits for it, what is watched there.
+//! * [`dial`]: making connections and answering those that arrive.
+//! * [`membership_task`]: foca's packets and timers on the control thread.
+//! * [`view`]: the members as users see them.
+//!
+//! Only membership declares a node lost. A connection that broke is dialed again; until then sends
+//! wait, within their deadlines.
+
+pub(crate) mod dial;
+pub(crate) mod membership_task;
+pub(crate) mod peer;
+pub mod view;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, RwLock, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use footlight_runtime::{
+    ActorAddr, Incarnation, NodeId, System, Watch,
+    error::{Cause, Failure},
+    remote::{Answer, End, Outgoing, Remote},
+    telemetry::Counts,
+};
+use futures::future::BoxFuture;
+use rand::Rng;
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+    task::AbortHandle,
+    time::Instant,
+};
+
+use crate::{
+    membership::MemberId,
+    transport::{
+        bulk,
+        endpoint::{Endpoint, Purpose as Carries},
+        frame::Header,
+        handshake::{NodeRecord, Purpose},
+        session::{Host, Session},
+    },
+};
+use membership_task::Input;
+use peer::Peer;
+use view::View;
+
+/// How long a node that nobody has told us of is waited for: news of a member may be on its way.
+const UNKNOWN_NODE: Duration = Duration::from_secs(5);
+
+pub(crate) struct Network {
+    pub(crate) system: System,
+    /// What this node tells of itself.
+    pub(crate) record: RwLock<NodeRecord>,
+    pub(crate) version: u16,
+    pub(crate) purpose: Purpose,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) bulk: Endpoint,
+    pub(crate) control_thread: Handle,
+    pub(crate) view: View,
+    peers: DashMap<NodeId, Arc<Peer>>,
+    /// Those who only ask: kept alive until they go.
+    observers: DashMap<u64, Arc<Session>>,
+    /// Watches of other nodes on actors of this one, by session and number.
+    watched: DashMap<(u64, u64), AbortHandle>,
+    numbers: AtomicU64,
+    pub(crate) leaving: AtomicBool,
+    pub(crate) membership: mpsc::UnboundedSender<Input>,
+    /// Told whenever a node becomes known.
+    known: watch::Sender<()>,
+    me: Weak<Network>,
+}
+
+impl Network {
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn new(
+        system: System,
+        record: NodeRecord,
+        version: u16,
+        purpose: Purpose,
+        endpoint: Endpoint,
+        bulk: Endpoint,
+        control_thread: Handle,
+        membership: mpsc::UnboundedSender<Input>,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|me| Network {
+            view: View::new(),
+            numbers: AtomicU64::new(system.env().seeds.stream("session ids").next_u64()),
+            system,
+            record: RwLock::new(record),
+            version,
+            purpose,
+            endpoint,
+            bulk,
+            control_thread,
+            peers: DashMap::new(),
+            observers: DashMap::new(),
+            watched: DashMap::new(),
+            leaving: AtomicBool::new(false),
+            membership,
+            known: watch::Sender::new(()),
+            me: me.clone(),
+        })
+    }
+
+    pub(crate) fn record(&self) -> NodeRecord {
+        self.record.read().unwrap_or_else(|poison| poison.into_inner()).clone()
+    }
+
+    pub(crate) fn node(&self) -> NodeId {
+        self.system.node()
+    }
+
+    /// A number for a session or a watch: starts at random, so that two lives of a node don't meet.
+    pub(crate) fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// UDP bytes of ended and live sessions, and the runtime's counters.
+    pub(crate) fn counts(&self) -> Counts {
+        let mut counts = self.system.telemetry().counts();
+        let mut add = |session: &Session| {
+            let (sent, received) = session.wire_bytes();
+            counts.wire_bytes_sent += sent;
+            counts.wire_bytes_received += received;
+        };
+        for peer in &self.peers {
+            if let Some(session) = peer.session() {
+                add(&session);
+            }
+        }
+        self.observers.iter().for_each(|session| add(&session));
+        counts
+    }
+
+    pub(crate) fn peer(&self, node: NodeId) -> Option<Arc<Peer>> {
+        self.peers.get(&node).map(|peer| peer.clone())
+    }
+
+    pub(crate) fn peers(&self) -> Vec<Arc<Peer>> {
+        let mut peers: Vec<_> = self.peers.iter().map(|peer| peer.clone()).collect();
+        peers.sort_by_key(|peer| peer.id);
+        peers
+    }
+
+    pub(crate) fn peer_or_new(&self, node: NodeId) -> Arc<Peer> {
+        let peer = self.peers.entry(node).or_insert_with(|| Arc::new(Peer::new(node))).clone();
+        self.known.send_replace(());
+        peer
+    }
+
+    /// A session has shaken hands.
+    pub(crate) fn install(&self, session: &Arc<Session>) {
+        if session.purpose == Purpose::Observer {
+            self.observers.insert(session.id, session.clone());
+            let (network, session) = (self.me.clone(), session.clone());
+            self.control_thread.spawn(async move {
+                session.ended().await;
+                if let Some(network) = network.upgrade() {
+                    network.observers.remove(&session.id);
+                    network.forget_watches(session.id);
+                }
+            });
+            return;
+        }
+        let peer = self.peer_or_new(session.peer.node);
+        peer.install(session);
+        self.view.record(&session.peer);
+        let (network, ended) = (self.me.clone(), session.clone());
+        self.control_thread.spawn(async move {
+            ended.ended().await;
+            if let Some(network) = network.upgrade() {
+                network.forget_watches(ended.id);
+            }
+        });
+    }
+
+    fn forget_watches(&self, session: u64) {
+        self.watched.retain(|(of, _), task| {
+            if *of == session {
+                task.abort();
+            }
+            *of != session
+        });
+    }
+
+    /// Membership says that a node is there: keep a connection with it.
+    pub(crate) fn meet(&self, member: MemberId) {
+        let peer = self.peer_or_new(member.node);
+        peer.met(member);
+        if peer.begin_maintenance()
+            && let Some(network) = self.me.upgrade()
+        {
+            self.control_thread.spawn(dial::maintain(network, peer));
+        }
+    }
+
+    /// Membership says that a life of a node is over, or the node has said so itself.
+    pub(crate) fn lost(&self, member: MemberId, why: &str) {
+        if let Some(peer) = self.peer(member.node) {
+            peer.lost(member.incarnation, why);
+        }
+    }
+
+    /// Sends a membership packet; without a connection one is made for it.
+    pub(crate) fn send_packet(&self, to: MemberId, data: Bytes, must_arrive: bool) {
+        let peer = self.peer_or_new(to.node);
+        match peer.session() {
+            Some(session) => session.send_packet(data, must_arrive),
+            None if self.leaving.load(Ordering::Acquire) => {}
+            None => {
+                peer.seen_at(to.addr);
+                if let Some(network) = self.me.upgrade()
+                    && peer.begin_dial()
+                {
+                    self.control_thread.spawn(async move {
+                        // A datagram could overtake the handshake's end and be lost.
+                        if let Ok(session) = dial::dial(&network, to.addr, Some(to.node)).await {
+                            session.send_packet(data, true);
+                        }
+                        peer.end_dial();
+                    });
+                }
+            }
+        }
+    }
+
+    /// Waits for a session with a node.
+    async fn session(&self, node: NodeId, deadline: Instant) -> Result<Arc<Session>, Failure> {
+        let unknown = deadline.min(Instant::now() + UNKNOWN_NODE);
+        let mut known = self.known.subscribe();
+        let peer = loop {
+            if let Some(peer) = self.peer(node) {
+                break peer;
+            }
+            if !matches!(tokio::time::timeout_at(unknown, known.changed()).await, Ok(Ok(()))) {
+                let why = format!("node {node} is not known here");
+                return Err(Failure::not_sent(Cause::Unreachable(why)));
+            }
+        };
+        peer.wait_session(deadline).await
+    }
+
+    fn watch_remote(&self, actor: ActorAddr) -> Watch {
+        let (sender, watch) = Watch::new(actor);
+        let peer = self.peer_or_new(actor.node);
+        let id = self.number();
+        peer.watch(id, actor, sender);
+        if !peer.is_known() {
+            // Nobody may ever tell us of this node: don't let the watcher wait for ever.
+            let network = self.me.clone();
+            self.control_thread.spawn(async move {
+                tokio::time::sleep(UNKNOWN_NODE).await;
+                if let Some(peer) = network.upgrade().and_then(|network| network.peer(actor.node))
+                    && !peer.is_known()
+                {
+                    peer.lost(actor.incarnation, "it never became known here");
+                }
+            });
+        }
+        watch
+    }
+
+    /// Begins a new life: the present one was declared over by others.
+    pub(crate) fn renew(&self, incarnation: Incarnation) {
+        self.record.write().unwrap_or_else(|poison| poison.into_inner()).incarnation = incarnation;
+        self.system.renew(incarnation);
+        // The others learn the new life from the greeting of the next connection.
+        self.close_sessions("this node has a new incarnation");
+    }
+
+    /// Closes all sessions, because this node is leaving or has a new incarnation.
+    pub(crate) fn close_sessions(&self, why: &str) {
+        for peer in self.peers() {
+            if let Some(session) = peer.session() {
+                session.close(why.to_owned());
+            }
+        }
+        let observers: Vec<_> = self.observers.iter().map(|session| session.clone()).collect();
+        observers.iter().for_each(|session| session.close(why.to_owned()));
+    }
+}
+
+impl Remote for Network {
+    fn send(
+        &self,
+        message: Outgoing,
+        answer: Option<Answer>,
+        patience: Duration,
+    ) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            let deadline = Instant::now() + patience;
+            let session = self.session(message.to.node, deadline).await?;
+            session.send(message, answer, deadline).await
+        })
+    }
+
+    fn try_send(&self, message: Outgoing) -> Result<(), Failure> {
+        let peer = self.peer(message.to.node);
+        let session = peer.and_then(|peer| peer.session()).ok_or_else(|| {
+            let why = format!("no connection with node {} yet", message.to.node);
+            Failure::not_sent(Cause::Unreachable(why))
+        })?;
+        session.try_send(message)
+    }
+
+    fn watch(&self, actor: ActorAddr) -> Watch {
+        self.watch_remote(actor)
+    }
+
+    fn end(&self, actor: ActorAddr, how: End) {
+        if let Some(session) = self.peer(actor.node).and_then(|peer| peer.session()) {
+            session.control(Header::End { actor, how });
+        }
+    }
+}
+
+impl Host for Network {
+    fn control(&self, session: &Arc<Session>, header: Header) {
+        match header {
+            Header::Watch { id, actor } => {
+                let watch = self.system.watch(actor);
+                let (network, from) = (self.me.clone(), Arc::downgrade(session));
+                let key = (session.id, id);
+                let task = self.control_thread.spawn(async move {
+                    let down = watch.await;
+                    if let Some(session) = from.upgrade() {
+                        session.control(Header::Down { id, down });
+                    }
+                    if let Some(network) = network.upgrade() {
+                        network.watched.remove(&key);
+                    }
+                });
+                self.watched.insert(key, task.abort_handle());
+            }
+            Header::Unwatch { id } => {
+                if let Some((_, task)) = self.watched.remove(&(session.id, id)) {
+                    task.abort();
+                }
+            }
+            Header::Down { id, down } => {
+                if let Some(peer) = self.peer(session.peer.node) {
+                    peer.down(id, down);
+                }
+            }
+            Header::End { actor, how } => {
+                // Those who only ask end nothing.
+                if session.purpose == Purpose::Member && actor.node == self.node() {
+                    self.system.end(actor, how);
+                }
+            }
+            Header::Leaving => {
+                let NodeRecord { node, incarnation, addr, .. } = session.peer;
+                let _ =
+                    self.membership.send(Input::Leaving(MemberId::new(node, incarnation, addr)));
+                // Tells the one who leaves that the goodbye was heard.
+                session.close_soon("goodbye".to_owned());
+            }
+            Header::Packet(data) => self.datagram(session, data.into()),
+            other => tracing::debug!(?other, "a frame that needs no control"),
+        }
+    }
+
+    fn bulk(
+        &self,
+        session: &Arc<Session>,
+    ) -> BoxFuture<'static, Result<quinn::Connection, String>> {
+        let dialed = self.bulk.dial(session.peer.bulk_addr, Carries::Bulk);
+        let (version, id, peer) = (self.version, session.id, session.peer.node);
+        Box::pin(async move {
+            let connecting = dialed.map_err(|error| error.to_string())?;
+            let connection = dial::established(connecting, Some(peer)).await?;
+            bulk::introduce(&connection, version, id).await.map_err(|error| error.to_string())?;
+            Ok(connection)
+        })
+    }
+
+    fn datagram(&self, session: &Arc<Session>, data: Bytes) {
+        let _ = self.membership.send(Input::Packet { from: session.peer.node, data });
+    }
+}
+
+/// Where a new connection would go: for errors.
+pub(crate) fn named(node: Option<NodeId>, addr: SocketAddr) -> String {
+    match node {
+        Some(node) => format!("node {node} at {addr}"),
+        None => addr.to_string(),
+    }
+}
+
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Network")
+            .field("node", &self.node())
+            .field("peers", &self.peers.len())
+            .finish_non_exhaustive()
+    }
+}

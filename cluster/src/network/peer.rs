@@ -1,0 +1,306 @@
+//! One other node, over all its lives and connections.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use footlight_runtime::{
+    ActorAddr, Down, Incarnation, NodeId,
+    error::{Cause, Failure},
+};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
+
+use crate::{
+    membership::MemberId,
+    transport::{
+        frame::Header,
+        handshake::{Hello, NodeRecord, Refusal},
+        session::Session,
+    },
+};
+
+pub(crate) struct Peer {
+    pub(crate) id: NodeId,
+    state: Mutex<State>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Default)]
+struct State {
+    addr: Option<SocketAddr>,
+    /// The latest life that is known.
+    incarnation: Incarnation,
+    /// The latest life that membership declared over, and why.
+    lost: Option<(Incarnation, String)>,
+    session: Option<Arc<Session>>,
+    /// The latest session there was, for the dialer's greeting.
+    latest_session: Option<u64>,
+    record: Option<NodeRecord>,
+    dialing: bool,
+    maintained: bool,
+    /// Why there is no session, as far as known.
+    trouble: Option<String>,
+    watches: HashMap<u64, (ActorAddr, oneshot::Sender<Down>)>,
+}
+
+impl State {
+    fn is_lost(&self) -> bool {
+        self.lost.as_ref().is_some_and(|(lost, _)| *lost >= self.incarnation)
+    }
+
+    fn live(&self) -> Option<&Arc<Session>> {
+        self.session.as_ref().filter(|session| session.is_live())
+    }
+
+    /// All that belongs to lives up to `over` ends.
+    fn end_lives(&mut self, node: NodeId, over: Incarnation) -> Vec<oneshot::Sender<Down>> {
+        if let Some(session) = self.session.as_ref()
+            && session.peer.incarnation <= over
+        {
+            session.fail_calls(&Failure::may_have_run(Cause::NodeLost(node)));
+        }
+        let gone: Vec<u64> = self
+            .watches
+            .iter()
+            .filter(|(_, (actor, _))| actor.incarnation <= over)
+            .map(|(id, _)| *id)
+            .collect();
+        gone.iter().filter_map(|id| self.watches.remove(id)).map(|(_, sender)| sender).collect()
+    }
+}
+
+impl Peer {
+    pub(crate) fn new(id: NodeId) -> Self {
+        Peer { id, state: Mutex::default(), changed: watch::Sender::new(()) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    fn tell_all(&self, gone: Vec<oneshot::Sender<Down>>) {
+        for watcher in gone {
+            let _ = watcher.send(Down::NodeLost(self.id));
+        }
+        self.changed.send_replace(());
+    }
+
+    /// The present session, if it lives.
+    pub(crate) fn session(&self) -> Option<Arc<Session>> {
+        self.state().live().cloned()
+    }
+
+    pub(crate) fn record(&self) -> Option<NodeRecord> {
+        self.state().record.clone()
+    }
+
+    pub(crate) fn addr(&self) -> Option<SocketAddr> {
+        self.state().addr
+    }
+
+    pub(crate) fn is_known(&self) -> bool {
+        let state = self.state();
+        state.addr.is_some() || state.lost.is_some()
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.state().is_lost()
+    }
+
+    pub(crate) fn latest_session(&self) -> Option<u64> {
+        self.state().latest_session
+    }
+
+    /// Where the node was seen, if nothing better is known.
+    pub(crate) fn seen_at(&self, addr: SocketAddr) {
+        self.state().addr.get_or_insert(addr);
+        self.changed.send_replace(());
+    }
+
+    /// Membership knows a life of this node.
+    pub(crate) fn met(&self, member: MemberId) {
+        let mut state = self.state();
+        let mut gone = Vec::new();
+        if member.incarnation > state.incarnation {
+            let before = Incarnation(member.incarnation.0.saturating_sub(1));
+            gone = state.end_lives(self.id, before);
+            state.incarnation = member.incarnation;
+        }
+        if member.incarnation >= state.incarnation {
+            state.addr = Some(member.addr);
+        }
+        drop(state);
+        self.tell_all(gone);
+    }
+
+    /// A life of this node is over.
+    pub(crate) fn lost(&self, incarnation: Incarnation, why: &str) {
+        let mut state = self.state();
+        if state.lost.as_ref().is_some_and(|(lost, _)| *lost >= incarnation) {
+            return;
+        }
+        state.lost = Some((incarnation, why.to_owned()));
+        let gone = state.end_lives(self.id, incarnation);
+        if let Some(session) = state.session.as_ref()
+            && session.peer.incarnation <= incarnation
+        {
+            session.fence();
+        }
+        drop(state);
+        self.tell_all(gone);
+    }
+
+    /// Takes note of trouble with dialing, for the errors of those who wait.
+    pub(crate) fn trouble(&self, why: String) {
+        self.state().trouble = Some(why);
+    }
+
+    /// Whether this caller is to dial now.
+    pub(crate) fn begin_dial(&self) -> bool {
+        let mut state = self.state();
+        !std::mem::replace(&mut state.dialing, true)
+    }
+
+    pub(crate) fn end_dial(&self) {
+        self.state().dialing = false;
+        self.changed.send_replace(());
+    }
+
+    /// Whether this caller is to keep the connection from now on.
+    pub(crate) fn begin_maintenance(&self) -> bool {
+        !std::mem::replace(&mut self.state().maintained, true)
+    }
+
+    pub(crate) fn end_maintenance(&self) {
+        self.state().maintained = false;
+    }
+
+    /// Whether a connection that the peer dialed is to be taken.
+    pub(crate) fn admit(&self, hello: &Hello, me: NodeId) -> Result<(), Refusal> {
+        let state = self.state();
+        if hello.record.incarnation < state.incarnation {
+            return Err(Refusal::PastLife {
+                yours: hello.record.incarnation.0,
+                latest: state.incarnation.0,
+            });
+        }
+        match state.live() {
+            // A new life, or the peer knows the present session and dials all the same: it is dead
+            // on its side.
+            Some(session) if session.peer.incarnation < hello.record.incarnation => Ok(()),
+            Some(session) if !session.dialed || hello.knows == Some(session.id) => Ok(()),
+            // Both dialed at once, and this node's connection is the one that stands.
+            Some(_) => Err(Refusal::Duplicate),
+            // Both are dialing: that of the smaller node stands.
+            None if state.dialing && me < self.id => Err(Refusal::Duplicate),
+            None => Ok(()),
+        }
+    }
+
+    /// A session has shaken hands: it replaces the one before, and the watches move to it.
+    pub(crate) fn install(&self, session: &Arc<Session>) {
+        let mut state = self.state();
+        let record = &session.peer;
+        let mut gone = Vec::new();
+        if record.incarnation > state.incarnation {
+            let before = Incarnation(record.incarnation.0.saturating_sub(1));
+            gone = state.end_lives(self.id, before);
+        }
+        state.incarnation = state.incarnation.max(record.incarnation);
+        state.addr = Some(record.addr);
+        state.record = Some(record.clone());
+        state.latest_session = Some(session.id);
+        state.trouble = None;
+        if state.is_lost() {
+            session.fence();
+        }
+        let replaced = state.session.replace(session.clone());
+        for (id, (actor, _)) in &state.watches {
+            session.control(Header::Watch { id: *id, actor: *actor });
+        }
+        drop(state);
+        if let Some(old) = replaced.filter(|old| old.id != session.id && old.is_live()) {
+            old.close("replaced by a newer connection".into());
+        }
+        self.tell_all(gone);
+    }
+
+    /// Waits for a session.
+    pub(crate) async fn wait_session(&self, deadline: Instant) -> Result<Arc<Session>, Failure> {
+        let mut changed = self.changed.subscribe();
+        loop {
+            {
+                let state = self.state();
+                if state.is_lost() {
+                    return Err(Failure::not_sent(Cause::NodeLost(self.id)));
+                }
+                if let Some(session) = state.live() {
+                    return Ok(session.clone());
+                }
+            }
+            if !matches!(tokio::time::timeout_at(deadline, changed.changed()).await, Ok(Ok(()))) {
+                let trouble = self.state().trouble.clone();
+                let why = trouble.unwrap_or_else(|| format!("no connection with node {}", self.id));
+                return Err(Failure::not_sent(Cause::Unreachable(why)));
+            }
+        }
+    }
+
+    /// Waits until the latest known life is declared over.
+    pub(crate) async fn until_lost(&self) {
+        let mut changed = self.changed.subscribe();
+        while !self.is_lost() {
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until something about this peer has changed, or the time is over.
+    pub(crate) async fn wait_change(&self, at_most: std::time::Duration) {
+        let mut changed = self.changed.subscribe();
+        let _ = tokio::time::timeout(at_most, changed.changed()).await;
+    }
+
+    /// Watches an actor of this node.
+    pub(crate) fn watch(&self, id: u64, actor: ActorAddr, sender: oneshot::Sender<Down>) {
+        let mut state = self.state();
+        let over = actor.incarnation < state.incarnation
+            || state.lost.as_ref().is_some_and(|(lost, _)| *lost >= actor.incarnation);
+        if over {
+            drop(state);
+            let _ = sender.send(Down::NodeLost(self.id));
+            return;
+        }
+        // Watchers that have gone leave their place when others come.
+        let stale: Vec<u64> = state
+            .watches
+            .iter()
+            .filter(|(_, (_, sender))| sender.is_closed())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in stale {
+            state.watches.remove(&id);
+            if let Some(session) = state.live() {
+                session.control(Header::Unwatch { id });
+            }
+        }
+        state.watches.insert(id, (actor, sender));
+        if let Some(session) = state.live() {
+            session.control(Header::Watch { id, actor });
+        }
+    }
+
+    /// A watched actor of this node has ended.
+    pub(crate) fn down(&self, id: u64, down: Down) {
+        let watcher = self.state().watches.remove(&id);
+        if let Some((_, sender)) = watcher {
+            let _ = sender.send(down);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Large tensors: each on a one-way stream of a connection and a socket of their own.
+//!
+//! Sending hands the tensor's memory to quinn as it is; quinn copies it once, into the packets that
+//! it encrypts. Receiving copies each decrypted slice once, to its place in a buffer of the node's
+//! pool, which then is the tensor's memory.
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use footlight_runtime::tensor::BufferPool;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::{
+    frame::MAX_SEGMENT,
+    handshake::{self, BulkHello},
+    session::Session,
+};
+
+/// Most tensors under way at once on one connection, each way.
+const CONCURRENT: usize = 32;
+
+/// Why the bulk connection of a session is of no more use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BulkError {
+    #[error("a tensor of {0} bytes was announced, at most {MAX_SEGMENT} are allowed")]
+    TooLong(u64),
+    #[error("tensor {id} ended after {got} of {length} bytes")]
+    Short { id: u64, got: u64, length: u64 },
+    #[error("{0}")]
+    Broken(String),
+}
+
+fn broken(error: impl std::fmt::Display) -> BulkError {
+    BulkError::Broken(error.to_string())
+}
+
+/// Tells the receiver which session the tensors on this connection belong to, and waits until it
+/// agrees.
+pub(crate) async fn introduce(
+    connection: &quinn::Connection,
+    version: u16,
+    session: u64,
+) -> Result<(), BulkError> {
+    let (mut send, mut recv) = connection.open_bi().await.map_err(broken)?;
+    handshake::write(&mut send, version, &BulkHello { session }).await.map_err(broken)?;
+    let agreed: bool = handshake::read(&mut recv, version).await.map_err(broken)?;
+    if agreed { Ok(()) } else { Err(broken("the other node does not know this session")) }
+}
+
+/// Sends what the queue brings until the session ends.
+pub(crate) async fn send(
+    session: Arc<Session>,
+    connection: quinn::Connection,
+    mut queue: mpsc::UnboundedReceiver<(u64, Bytes)>,
+) -> Result<(), BulkError> {
+    let places = Arc::new(Semaphore::new(CONCURRENT));
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = session.ended() => return Ok(()),
+            next = queue.recv() => next,
+        };
+        let Some((id, bytes)) = next else { return Ok(()) };
+        let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
+        let mut stream = connection.open_uni().await.map_err(broken)?;
+        let session = session.clone();
+        tokio::spawn(async move {
+            let mut head = [0u8; 16];
+            head[..8].copy_from_slice(&id.to_le_bytes());
+            head[8..].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+            let sent = async {
+                stream.write_all(&head).await?;
+                stream.write_chunk(bytes).await?;
+                stream.finish().map_err(|_| quinn::WriteError::ClosedStream)
+            };
+            if let Err(error) = sent.await {
+                session.close(format!("a tensor could not be sent: {error}"));
+            }
+            drop(place);
+        });
+    }
+}
+
+/// Takes tensors until the connection ends.
+pub(crate) async fn receive(session: Arc<Session>, connection: quinn::Connection) {
+    let places = Arc::new(Semaphore::new(CONCURRENT));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let stream = tokio::select! {
+            biased;
+            () = session.ended() => {
+                connection.close(0u32.into(), b"the session ended");
+                return;
+            }
+            stream = connection.accept_uni() => stream,
+        };
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(error) => return session.close(format!("the bulk connection ended: {error}")),
+        };
+        let session = session.clone();
+        tokio::spawn(async move {
+            match tensor(stream, session.pool()).await {
+                Ok((id, bytes)) => session.segment(id, bytes),
+                Err(error) => session.close(error.to_string()),
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn tensor(
+    mut stream: quinn::RecvStream,
+    pool: &BufferPool,
+) -> Result<(u64, Bytes), BulkError> {
+    let mut head = [0u8; 16];
+    stream.read_exact(&mut head).await.map_err(broken)?;
+    let mut head = &head[..];
+    let (id, length) = (head.get_u64_le(), head.get_u64_le());
+    if length > MAX_SEGMENT {
+        return Err(BulkError::TooLong(length));
+    }
+    let mut buffer = pool.take(length as usize);
+    let mut filled = 0;
+    while let Some(chunk) = stream.read_chunk(usize::MAX, true).await.map_err(broken)? {
+        let end = filled + chunk.bytes.len();
+        match buffer.get_mut(filled..end) {
+            Some(place) => place.copy_from_slice(&chunk.bytes),
+            None => return Err(BulkError::TooLong(end as u64)),
+        }
+        filled = end;
+    }
+    if filled as u64 != length {
+        return Err(BulkError::Short { id, got: filled as u64, length });
+    }
+    Ok((id, buffer.freeze()))
+}

@@ -1,0 +1,347 @@
+//! A node's QUIC endpoint: one socket that both listens and dials, with settings for its path.
+//!
+//! A node has one endpoint for control (membership, calls, small messages) and, once tensors flow,
+//! others for bulk, so that a call never waits behind a full socket buffer. The figures behind the
+//! numbers here stand in docs/architecture.md.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use quinn::{
+    ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
+    TransportConfig, VarInt, congestion::CubicConfig,
+};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha12Rng;
+use ring::{hkdf, hmac};
+
+use super::socket::{SocketError, Sockets};
+use crate::trust::{Credentials, TrustError, tls};
+
+/// The largest UDP payload that is ever sent, in bytes.
+///
+/// quinn hands the kernel up to ten packets at once (GSO), and the kernel takes at most 64 KiB: from
+/// about 6,550 bytes on, every such send fails and the transfer crawls.
+pub const MAX_PAYLOAD: u16 = 6500;
+
+/// The connection ends after this long without a packet. Membership declares a node down much
+/// earlier; this only frees what an unreachable peer left behind.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a loopback connection may have on its way, in bytes. A few peers that send at once stay
+/// within one socket's buffer (8 MiB where the system grants them).
+const LOOPBACK_IN_FLIGHT: u64 = 2 << 20;
+
+const KEEP_ALIVE: Duration = Duration::from_millis(500);
+const CID_LENGTH: usize = 8;
+
+/// What lies between two ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PathKind {
+    /// The same machine: large packets fit, no need to look for the limit.
+    Loopback,
+    /// A network: start small and let path discovery find what fits.
+    Network,
+}
+
+impl PathKind {
+    /// The path to `peer`, judged by its address. A wildcard address counts as a network.
+    pub fn to(peer: &SocketAddr) -> Self {
+        if peer.ip().to_canonical().is_loopback() { Self::Loopback } else { Self::Network }
+    }
+}
+
+/// What a connection carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// Small messages and membership's datagrams.
+    Control,
+    /// Large tensors, one unidirectional stream each.
+    Bulk,
+}
+
+/// The transport's settings for a path and a purpose.
+///
+/// | | control | bulk |
+/// | --- | --- | --- |
+/// | a stream may hold, unread | 4 MiB | 32 MiB |
+/// | a connection may hold, unread | 16 MiB | 64 MiB |
+/// | sent and not acknowledged, network | 16 MiB | 64 MiB |
+/// | the same, loopback | 2 MiB | 2 MiB |
+/// | streams open at once, two-way / one-way | 256 / 1024 | 16 / 1024 |
+/// | datagrams kept to receive / to send | 1 MiB / 256 KiB | none |
+/// | first congestion window | quinn's | 1 MiB on loopback |
+///
+/// On loopback packets have [`MAX_PAYLOAD`] from the start; on a network they start at 1200 bytes
+/// and discovery finds up to 1452 (control), or up to [`MAX_PAYLOAD`] where the path has jumbo
+/// frames (bulk). A keep-alive goes out after 500 ms of silence.
+pub fn transport_config(path: PathKind, purpose: Purpose) -> TransportConfig {
+    let mut config = TransportConfig::default();
+    config.keep_alive_interval(Some(KEEP_ALIVE)).max_idle_timeout(Some(IdleTimeout::from(
+        VarInt::from_u32(IDLE_TIMEOUT.as_millis() as u32),
+    )));
+    match path {
+        PathKind::Loopback => config
+            .initial_mtu(MAX_PAYLOAD)
+            .min_mtu(MAX_PAYLOAD)
+            .mtu_discovery_config(None)
+            // Not lower: a busy machine answers late, and what is sent again makes it busier.
+            .initial_rtt(Duration::from_millis(10)),
+        PathKind::Network => {
+            let mut discovery = MtuDiscoveryConfig::default();
+            if purpose == Purpose::Bulk {
+                discovery.upper_bound(MAX_PAYLOAD);
+            }
+            config.mtu_discovery_config(Some(discovery)).initial_rtt(Duration::from_millis(100))
+        }
+    };
+    const MIB: u32 = 1 << 20;
+    let (stream, connection, two_way) = match purpose {
+        Purpose::Control => (4 * MIB, 16 * MIB, 256u32),
+        Purpose::Bulk => (32 * MIB, 64 * MIB, 16),
+    };
+    config
+        .stream_receive_window(stream.into())
+        .receive_window(connection.into())
+        .send_window(connection.into())
+        .max_concurrent_bidi_streams(two_way.into())
+        .max_concurrent_uni_streams(1024u32.into());
+    if path == PathKind::Loopback {
+        // The round trip is next to nothing, so more than this only waits in the receiver's socket
+        // buffer, and is lost there while the receiver has no processor (measured with both cores
+        // busy: 3 to 15 % lost without it, none with it, and twice the speed).
+        config.send_window(LOOPBACK_IN_FLIGHT);
+    }
+    match purpose {
+        Purpose::Control => {
+            config.datagram_receive_buffer_size(Some(1 << 20)).datagram_send_buffer_size(256 << 10);
+        }
+        Purpose::Bulk => {
+            config.datagram_receive_buffer_size(None);
+            if path == PathKind::Loopback {
+                let mut congestion = CubicConfig::default();
+                congestion.initial_window(1 << 20);
+                config.congestion_controller_factory(Arc::new(congestion));
+            }
+        }
+    }
+    config
+}
+
+/// What an endpoint is made from.
+#[derive(Debug)]
+pub struct EndpointSettings<'a> {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// What the connections that arrive will carry.
+    pub purpose: Purpose,
+    /// Seeds connection ids, reset and token keys and quinn's own choices. Drawn from the system's
+    /// randomness in a real node: who knows it can close other nodes' connections.
+    pub seed: [u8; 32],
+    /// Who this node is.
+    pub credentials: &'a Credentials,
+    /// Protocol, cryptography and wall clock.
+    pub tls: tls::TlsSettings,
+}
+
+/// Why there is no endpoint, or why a dial could not even begin.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EndpointError {
+    /// No socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// No TLS settings.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The address can't be dialled from here, or the endpoint is closing.
+    #[error("cannot dial {peer}: {source}")]
+    Dial {
+        /// The address.
+        peer: SocketAddr,
+        /// quinn's reason.
+        source: quinn::ConnectError,
+    },
+}
+
+/// One socket, its connections, and the right settings for each new one.
+pub struct Endpoint {
+    quinn: quinn::Endpoint,
+    local: SocketAddr,
+    purpose: Purpose,
+    tls: tls::TlsSettings,
+    keys: Keys,
+    client: Mutex<Arc<quinn::crypto::rustls::QuicClientConfig>>,
+    ids: Arc<Mutex<ChaCha12Rng>>,
+}
+
+/// The keys of the endpoint itself, all from its seed.
+struct Keys {
+    token: Arc<hkdf::Prk>,
+}
+
+impl Endpoint {
+    /// Opens the socket and starts the endpoint's driver on `runtime`.
+    ///
+    /// # Errors
+    /// [`EndpointError::Socket`] if the address can't be had, [`EndpointError::Trust`].
+    pub fn bind(
+        settings: EndpointSettings<'_>,
+        sockets: &dyn Sockets,
+        runtime: Arc<dyn quinn::Runtime>,
+    ) -> Result<Self, EndpointError> {
+        let EndpointSettings { listen, purpose, seed, credentials, tls } = settings;
+        let mut rng = ChaCha12Rng::from_seed(seed);
+        let mut draw = || {
+            let mut key = [0; 64];
+            rng.fill_bytes(&mut key);
+            key
+        };
+        let reset = hmac::Key::new(hmac::HMAC_SHA256, &draw());
+        let token = Arc::new(hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&draw()));
+        let mut quinn_seed = [0; 32];
+        quinn_seed.copy_from_slice(&draw()[..32]);
+        let ids = Arc::new(Mutex::new(rng));
+
+        let mut config = EndpointConfig::new(Arc::new(reset));
+        let own_ids = ids.clone();
+        config
+            .rng_seed(Some(quinn_seed))
+            .cid_generator(move || Box::new(SeededIds(own_ids.clone())))
+            // Always: a peer on this machine may send large packets to a wildcard address too.
+            .max_udp_payload_size(MAX_PAYLOAD)
+            .map_err(|error| rustls::Error::General(error.to_string()))
+            .map_err(TrustError::Tls)?;
+
+        let socket = sockets.bind(listen, &*runtime)?;
+        let io = |source| SocketError::Io { addr: listen, source };
+        let local = socket.local_addr().map_err(io)?;
+        let keys = Keys { token };
+        let server = server_config(&local, purpose, credentials, &tls, &keys)?;
+        let client = Mutex::new(tls::client(credentials, &tls)?);
+        let quinn =
+            quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)
+                .map_err(io)?;
+        Ok(Self { quinn, local, purpose, tls, keys, client, ids })
+    }
+
+    /// Starts a handshake with the node at `peer`.
+    ///
+    /// # Errors
+    /// [`EndpointError::Dial`] if it can't begin: an IPv6 address on an IPv4 socket, port 0, an
+    /// endpoint that is closing.
+    pub fn dial(
+        &self,
+        peer: SocketAddr,
+        purpose: Purpose,
+    ) -> Result<quinn::Connecting, EndpointError> {
+        let crypto = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut config = quinn::ClientConfig::new(crypto);
+        let ids = self.ids.clone();
+        config
+            .transport_config(Arc::new(transport_config(PathKind::to(&peer), purpose)))
+            .initial_dst_cid_provider(Arc::new(move || random_id(&ids, INITIAL_ID_LENGTH)));
+        self.quinn
+            .connect_with(config, peer, tls::ANY_NODE)
+            .map_err(|source| EndpointError::Dial { peer, source })
+    }
+
+    /// The next connection that somebody wants, or `None` once the endpoint is closed.
+    pub fn accept(&self) -> quinn::Accept<'_> {
+        self.quinn.accept()
+    }
+
+    /// Shows other credentials from the next handshake on; open connections stay as they are.
+    ///
+    /// # Errors
+    /// [`EndpointError::Trust`] if TLS can't use them; then nothing changes.
+    pub fn set_credentials(&self, credentials: &Credentials) -> Result<(), EndpointError> {
+        let client = tls::client(credentials, &self.tls)?;
+        let server = server_config(&self.local, self.purpose, credentials, &self.tls, &self.keys)?;
+        self.quinn.set_server_config(Some(server));
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
+        Ok(())
+    }
+
+    /// The socket's address, with the port that a wish for port 0 got.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The endpoint underneath, to close it, wait for its idleness or read its counters.
+    pub fn quinn(&self) -> &quinn::Endpoint {
+        &self.quinn
+    }
+}
+
+fn server_config(
+    local: &SocketAddr,
+    purpose: Purpose,
+    credentials: &Credentials,
+    tls: &tls::TlsSettings,
+    keys: &Keys,
+) -> Result<quinn::ServerConfig, TrustError> {
+    let crypto = tls::server(credentials, tls)?;
+    let mut config = quinn::ServerConfig::new(crypto, keys.token.clone());
+    config
+        // quinn has one setting for all that arrive: only a loopback socket knows them to be local.
+        .transport_config(Arc::new(transport_config(PathKind::to(local), purpose)))
+        .time_source(Arc::new(InjectedTime(tls.clock.clone())))
+        // A peer that moves to another address proves itself again.
+        .migration(false)
+        .max_incoming(1024)
+        .incoming_buffer_size(64 << 10)
+        .incoming_buffer_size_total(16 << 20);
+    Ok(config)
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Endpoint");
+        shown.field("local", &self.local).field("purpose", &self.purpose).finish_non_exhaustive()
+    }
+}
+
+/// A client's first destination id: RFC 9000 asks for at least 8 unpredictable bytes.
+const INITIAL_ID_LENGTH: usize = 20;
+
+fn random_id(rng: &Mutex<ChaCha12Rng>, length: usize) -> ConnectionId {
+    let mut bytes = [0; INITIAL_ID_LENGTH];
+    rng.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut bytes[..length]);
+    ConnectionId::new(&bytes[..length])
+}
+
+/// Connection ids from the endpoint's seed; quinn's own come from the system's randomness.
+struct SeededIds(Arc<Mutex<ChaCha12Rng>>);
+
+impl ConnectionIdGenerator for SeededIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        random_id(&self.0, CID_LENGTH)
+    }
+
+    fn cid_len(&self) -> usize {
+        CID_LENGTH
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// The wall clock of address-validation tokens.
+struct InjectedTime(Arc<dyn rustls::time_provider::TimeProvider>);
+
+impl quinn::TimeSource for InjectedTime {
+    fn now(&self) -> std::time::SystemTime {
+        let now = self.0.current_time().map_or(0, |now| now.as_secs());
+        std::time::UNIX_EPOCH + Duration::from_secs(now)
+    }
+}
+
+#[cfg(test)]
+#[path = "endpoint_tests.rs"]
+mod tests;

@@ -1,0 +1,347 @@
+//! What two nodes say to each other once they have shaken hands.
+//!
+//! ```text
+//! frame   = length: u32 LE │ header_length: u16 LE │ header: bincode of Header │ body │ inline segments
+//! length  = everything behind it
+//! segment = on a stream of a bulk connection: id: u64 LE │ length: u64 LE │ bytes
+//! ```
+//!
+//! Tensors up to [`INLINE_SEGMENT`] bytes travel inside the frame, larger ones each on a stream of
+//! its own. Every length is checked against a limit before memory is taken.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use footlight_runtime::{
+    ActorAddr, ActorId, Down, Failure, Fence, Incarnation,
+    codec::{Encoded, MAX_BODY},
+    remote::End,
+};
+use serde::{Deserialize, Serialize};
+
+/// Tensors up to this many bytes travel within the frame of their message: below it a stream of
+/// its own costs more than the copy.
+pub(crate) const INLINE_SEGMENT: usize = 32 << 10;
+/// Most inline segments' bytes in one frame; past it further small tensors get streams.
+const INLINE_TOTAL: usize = 1 << 20;
+/// Longest frame.
+pub(crate) const MAX_FRAME: usize = MAX_BODY + INLINE_TOTAL + MAX_HEADER + 2;
+/// Longest header.
+const MAX_HEADER: usize = 60 << 10;
+/// Longest tensor that one stream carries: 4 GiB.
+pub(crate) const MAX_SEGMENT: u64 = 4 << 30;
+/// Most tensors, and most streams, of one message.
+const MAX_PARTS: usize = 2048;
+
+/// The first part of each frame.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Header {
+    /// To an actor. `incarnation` is the receiving node's, as the sender knows it: a message to a
+    /// past life is refused.
+    Message {
+        to: ActorId,
+        incarnation: Incarnation,
+        key: u64,
+        fence: Option<Fence>,
+        /// Set if an answer is awaited.
+        call: Option<u64>,
+        payload: Payload,
+    },
+    /// The answer to a call.
+    Reply { call: u64, payload: Payload },
+    /// A call that has no answer.
+    Failed { call: u64, failure: Failure },
+    /// One item of a stream that a message or reply carried.
+    StreamItem { stream: u64, payload: Payload },
+    /// A stream's end; with a failure if its sender could not go on.
+    StreamEnd { stream: u64, failure: Option<Failure> },
+    /// The reader of a stream has taken so many items.
+    StreamCredit { stream: u64, items: u32 },
+    /// The reader of a stream wants no more.
+    StreamCancel { stream: u64 },
+    /// An actor has taken so many messages and bytes out of its mailbox.
+    Credit { actor: ActorId, messages: u32, bytes: u64 },
+    /// Tell me when this actor ends.
+    Watch { id: u64, actor: ActorAddr },
+    /// I no longer want to know.
+    Unwatch { id: u64 },
+    /// The watched actor has ended.
+    Down { id: u64, down: Down },
+    /// End this actor.
+    End { actor: ActorAddr, how: End },
+    /// A membership packet that must arrive; the others travel as datagrams.
+    Packet(Vec<u8>),
+    /// The sender is leaving the cluster of its own will.
+    Leaving,
+}
+
+/// How a value lies in the frame and beside it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Payload {
+    pub(crate) body: u32,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) streams: Vec<u64>,
+}
+
+/// Where one tensor's bytes are.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) enum Segment {
+    Inline { len: u32 },
+    Stream { id: u64, len: u64 },
+}
+
+impl Payload {
+    /// Body and segments in bytes, as the window counts them.
+    pub(crate) fn bytes(&self) -> u64 {
+        let segments = self.segments.iter().map(|segment| match *segment {
+            Segment::Inline { len } => u64::from(len),
+            Segment::Stream { len, .. } => len,
+        });
+        u64::from(self.body).saturating_add(segments.fold(0, u64::saturating_add))
+    }
+}
+
+impl Header {
+    pub(crate) fn payload(&self) -> Option<&Payload> {
+        match self {
+            Header::Message { payload, .. }
+            | Header::Reply { payload, .. }
+            | Header::StreamItem { payload, .. } => Some(payload),
+            _ => None,
+        }
+    }
+}
+
+/// What a peer sent that it never may.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum FrameError {
+    #[error("a frame of {0} bytes, at most {MAX_FRAME} are allowed")]
+    TooLong(usize),
+    #[error("a frame whose parts don't add up to its length")]
+    Lengths,
+    #[error("a frame header that can't be read: {0}")]
+    Header(String),
+    #[error("a message with more than {MAX_PARTS} tensors or streams")]
+    Parts,
+    #[error("a tensor of {0} bytes, at most {MAX_SEGMENT} are allowed")]
+    Segment(u64),
+}
+
+fn config() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<MAX_HEADER>()
+}
+
+/// A frame as pieces of memory, in the order in which they are written.
+pub(crate) type Pieces = Vec<Bytes>;
+
+/// A frame without a payload.
+pub(crate) fn bare(header: &Header) -> Result<Pieces, FrameError> {
+    seal(header, Bytes::new(), Vec::new())
+}
+
+/// Splits a value into what goes inside the frame and the large segments that get streams, which
+/// are numbered by `next_id`.
+pub(crate) struct Laid {
+    pub(crate) payload: Payload,
+    body: Bytes,
+    inline: Vec<Bytes>,
+    /// The large tensors, each with the number under which the payload names it.
+    pub(crate) large: Vec<(u64, Bytes)>,
+}
+
+/// Lays out a value's body and segments; its streams are numbered by the caller.
+pub(crate) fn lay_out(
+    value: &mut Encoded,
+    mut next_id: impl FnMut() -> u64,
+) -> Result<Laid, FrameError> {
+    let segments = std::mem::take(&mut value.segments);
+    if segments.len() > MAX_PARTS || value.streams.len() > MAX_PARTS {
+        return Err(FrameError::Parts);
+    }
+    let body = std::mem::take(&mut value.body);
+    let mut laid = Laid {
+        payload: Payload { body: body.len() as u32, ..Payload::default() },
+        body,
+        inline: Vec::new(),
+        large: Vec::new(),
+    };
+    let mut inline_total = 0;
+    for segment in segments {
+        let len = segment.len();
+        if len <= INLINE_SEGMENT && inline_total + len <= INLINE_TOTAL {
+            inline_total += len;
+            laid.payload.segments.push(Segment::Inline { len: len as u32 });
+            laid.inline.push(segment);
+        } else {
+            if len as u64 > MAX_SEGMENT {
+                return Err(FrameError::Segment(len as u64));
+            }
+            let id = next_id();
+            laid.payload.segments.push(Segment::Stream { id, len: len as u64 });
+            laid.large.push((id, segment));
+        }
+    }
+    Ok(laid)
+}
+
+impl Laid {
+    /// The frame and the large segments; `header` puts the payload into its header.
+    pub(crate) fn seal(
+        self,
+        header: impl FnOnce(Payload) -> Header,
+    ) -> Result<(Pieces, Vec<(u64, Bytes)>), FrameError> {
+        let pieces = seal(&header(self.payload), self.body, self.inline)?;
+        Ok((pieces, self.large))
+    }
+}
+
+fn seal(header: &Header, body: Bytes, inline: Vec<Bytes>) -> Result<Pieces, FrameError> {
+    let header = bincode::serde::encode_to_vec(header, config())
+        .map_err(|error| FrameError::Header(error.to_string()))?;
+    let rest = body.len() + inline.iter().map(Bytes::len).sum::<usize>();
+    let length = 2 + header.len() + rest;
+    if length > MAX_FRAME || header.len() > MAX_HEADER {
+        return Err(FrameError::TooLong(length));
+    }
+    // Small bodies are copied behind the header: one piece is cheaper than two.
+    let small = rest <= 1024;
+    let mut front = BytesMut::with_capacity(6 + header.len() + if small { rest } else { 0 });
+    front.put_u32_le(length as u32);
+    front.put_u16_le(header.len() as u16);
+    front.put_slice(&header);
+    if small {
+        front.put_slice(&body);
+        for segment in &inline {
+            front.put_slice(segment);
+        }
+        return Ok(vec![front.freeze()]);
+    }
+    let mut pieces = Vec::with_capacity(2 + inline.len());
+    pieces.push(front.freeze());
+    if !body.is_empty() {
+        pieces.push(body);
+    }
+    pieces.extend(inline.into_iter().filter(|segment| !segment.is_empty()));
+    Ok(pieces)
+}
+
+/// A frame that arrived.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) header: Header,
+    pub(crate) body: Bytes,
+    pub(crate) inline: Vec<Bytes>,
+}
+
+/// Checks the length that a frame announces.
+pub(crate) fn check_length(length: u32) -> Result<usize, FrameError> {
+    let length = length as usize;
+    if length > MAX_FRAME { Err(FrameError::TooLong(length)) } else { Ok(length) }
+}
+
+/// Reads a frame from the bytes behind its length.
+pub(crate) fn open(mut bytes: Bytes) -> Result<Frame, FrameError> {
+    if bytes.len() < 2 {
+        return Err(FrameError::Lengths);
+    }
+    let header_length = bytes.get_u16_le() as usize;
+    if bytes.len() < header_length {
+        return Err(FrameError::Lengths);
+    }
+    let header_bytes = bytes.split_to(header_length);
+    let (header, read) = bincode::serde::decode_from_slice::<Header, _>(&header_bytes, config())
+        .map_err(|error| FrameError::Header(error.to_string()))?;
+    if read != header_length {
+        return Err(FrameError::Lengths);
+    }
+    let mut body = Bytes::new();
+    let mut inline = Vec::new();
+    if let Some(payload) = header.payload() {
+        if payload.segments.len() > MAX_PARTS || payload.streams.len() > MAX_PARTS {
+            return Err(FrameError::Parts);
+        }
+        if bytes.len() < payload.body as usize {
+            return Err(FrameError::Lengths);
+        }
+        body = bytes.split_to(payload.body as usize);
+        for segment in &payload.segments {
+            match *segment {
+                Segment::Inline { len } if bytes.len() >= len as usize => {
+                    inline.push(bytes.split_to(len as usize));
+                }
+                Segment::Inline { .. } => return Err(FrameError::Lengths),
+                Segment::Stream { len, .. } if len > MAX_SEGMENT => {
+                    return Err(FrameError::Segment(len));
+                }
+                Segment::Stream { .. } => {}
+            }
+        }
+    }
+    if !bytes.is_empty() {
+        return Err(FrameError::Lengths);
+    }
+    Ok(Frame { header, body, inline })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message(payload: Payload) -> Header {
+        Header::Message {
+            to: ActorId(17),
+            incarnation: Incarnation(3),
+            key: 9,
+            fence: Some(Fence { lease: 1, generation: 2 }),
+            call: Some(5),
+            payload,
+        }
+    }
+
+    fn joined(pieces: Pieces) -> Bytes {
+        let mut all = BytesMut::new();
+        pieces.iter().for_each(|piece| all.put_slice(piece));
+        let length = all.split_to(4).get_u32_le() as usize;
+        assert_eq!(length, all.len());
+        all.freeze()
+    }
+
+    #[test]
+    fn small_tensors_travel_in_the_frame_and_large_ones_beside_it() {
+        let small = Bytes::from(vec![1u8; 100]);
+        let large = Bytes::from(vec![2u8; INLINE_SEGMENT + 1]);
+        let mut value = Encoded {
+            body: Bytes::from_static(b"body"),
+            segments: vec![small.clone(), large.clone(), small.clone()],
+            streams: Vec::new(),
+        };
+        let laid = lay_out(&mut value, || 77).unwrap();
+        let (pieces, beside) = laid.seal(message).unwrap();
+        assert_eq!(beside, vec![(77, large)]);
+        let frame = open(joined(pieces)).unwrap();
+        assert_eq!(frame.body, Bytes::from_static(b"body"));
+        assert_eq!(frame.inline, vec![small.clone(), small]);
+        assert_eq!(frame.header.payload().unwrap().bytes(), 4 + 200 + INLINE_SEGMENT as u64 + 1);
+    }
+
+    #[test]
+    fn a_length_over_the_limit_is_refused_before_memory_is_taken() {
+        assert_eq!(check_length(u32::MAX), Err(FrameError::TooLong(u32::MAX as usize)));
+    }
+
+    #[test]
+    fn a_frame_with_bytes_left_over_or_missing_is_refused() {
+        let whole = joined(bare(&Header::Leaving).unwrap());
+        let mut longer = BytesMut::from(&whole[..]);
+        longer.put_u8(0);
+        assert_eq!(open(longer.freeze()).unwrap_err(), FrameError::Lengths);
+        assert!(open(whole.slice(..whole.len() - 1)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = open(Bytes::from(bytes));
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! How messages travel between two nodes.
+//!
+//! ```text
+//!            control connection (one a peer)                       bulk connections (own sockets)
+//!   control  ═ credits, watches, stream flow, leaving              one stream a large tensor
+//!   lanes    ═ messages and replies, by receiver                            │
+//!   datagrams═ membership                                                   │
+//!                 │                                                         │
+//!   lane ─► frame::open ─► Inbox (order for each receiver) ◄────────────────┘
+//!                              └► Session::dispatch ─► System::deliver
+//! ```
+//!
+//! * [`socket`], [`endpoint`]: sockets, quinn's settings, which thread drives them.
+//! * [`handshake`]: who speaks, in which version.
+//! * [`frame`], [`lane`]: frames as bytes, read and written in batches.
+//! * [`inbox`]: order for each receiver, although large tensors overtake.
+//! * [`window`]: credits.
+//! * [`session`]: one connection between two nodes and all that is under way on it.
+//! * [`flow`]: streams of items; [`bulk`]: large tensors.
+
+pub(crate) mod bulk;
+pub mod endpoint;
+pub(crate) mod flow;
+pub(crate) mod frame;
+pub(crate) mod handshake;
+pub(crate) mod inbox;
+pub(crate) mod lane;
+pub(crate) mod session;
+pub mod socket;
+pub(crate) mod window;

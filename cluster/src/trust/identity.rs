@@ -1,0 +1,208 @@
+//! A node's identity: the id that outlives a restart, and the incarnation that does not.
+
+use std::{fs::File, net::SocketAddr, path::PathBuf, str::FromStr};
+
+use footlight_runtime::id::{Incarnation, NodeId};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use super::{StateDir, TrustError, files};
+
+const ADVICE: &str = "delete it, and the node starts under a new id";
+
+/// Who this process is: a node's id and which life of that node this is.
+///
+/// Holds the identity's lock: as long as it lives, no other process can be the same node.
+#[derive(Debug)]
+pub struct NodeIdentity {
+    /// The node, the same after a restart on the same fixed port.
+    pub id: NodeId,
+    /// This life of the node, greater than every earlier one.
+    pub incarnation: Incarnation,
+    kept: Option<Kept>,
+}
+
+/// Where an identity is kept, and the lock that makes it this process's.
+#[derive(Debug)]
+struct Kept {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// What `identity.json` says.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    id: String,
+    incarnation: u64,
+}
+
+impl NodeIdentity {
+    /// Takes the identity that belongs to a listen address, for a new life.
+    ///
+    /// With a fixed port the id is kept in the state directory under the address, and the
+    /// incarnation is the last one + 1 or the wall clock, in microseconds since 1970, whichever is
+    /// greater: so it grows although the clock is set back, and also although the file was lost. It
+    /// is on the disk before this returns. With port 0 nobody can be meant by the address, so the
+    /// id is drawn from `rng` and nothing is kept.
+    ///
+    /// # Errors
+    /// [`TrustError::IdentityInUse`] if a running node has it, [`TrustError::Damaged`] if its file
+    /// can't be understood, [`TrustError::Io`].
+    pub fn claim(
+        state: &StateDir,
+        listen: SocketAddr,
+        wall_clock_micros: u64,
+        rng: &mut impl Rng,
+    ) -> Result<Self, TrustError> {
+        // 0 is left free: a record of nothing must not look like a node.
+        let fresh = NodeId(rng.next_u64().max(1));
+        if listen.port() == 0 {
+            let incarnation = Incarnation(wall_clock_micros);
+            return Ok(Self { id: fresh, incarnation, kept: None });
+        }
+        let dir = state.node_dir(&listen);
+        files::make_private_dir(&dir)?;
+        let lock_path = dir.join("lock");
+        let lock = files::lock_file(&lock_path)?;
+        lock.try_lock().map_err(|error| match error {
+            std::fs::TryLockError::WouldBlock => {
+                TrustError::IdentityInUse { listen, dir: dir.clone() }
+            }
+            std::fs::TryLockError::Error(error) => TrustError::io("lock", &lock_path)(error),
+        })?;
+
+        let path = dir.join("identity.json");
+        let damaged = |why| TrustError::Damaged { path: path.clone(), why, advice: ADVICE };
+        let (id, last) = match files::read(&path)? {
+            None => (fresh, 0),
+            Some(text) => parse(&text).map_err(damaged)?,
+        };
+        let next = last
+            .checked_add(1)
+            .ok_or_else(|| damaged("there is no incarnation after the last one".to_owned()))?;
+        let incarnation = next.max(wall_clock_micros);
+        let kept = Some(Kept { path, _lock: lock });
+        let mut identity = Self { id, incarnation: Incarnation(last), kept };
+        identity.raise(Incarnation(incarnation))?;
+        Ok(identity)
+    }
+
+    /// Takes a later incarnation, as a node does that comes back after it was declared down.
+    ///
+    /// It is on the disk before this returns. One that is not later changes nothing.
+    ///
+    /// # Errors
+    /// [`TrustError::Io`]; then nothing has changed.
+    pub fn raise(&mut self, incarnation: Incarnation) -> Result<(), TrustError> {
+        if incarnation <= self.incarnation {
+            return Ok(());
+        }
+        if let Some(Kept { path, .. }) = &self.kept {
+            let record = Record { id: self.id.to_string(), incarnation: incarnation.0 };
+            let json = serde_json::to_vec(&record)
+                .map_err(|error| TrustError::io("write", path)(error.into()))?;
+            files::replace(path, &json, 0o600)?;
+        }
+        self.incarnation = incarnation;
+        Ok(())
+    }
+}
+
+fn parse(text: &str) -> Result<(NodeId, u64), String> {
+    let record: Record = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    match NodeId::from_str(&record.id) {
+        Ok(id) if id != NodeId(0) => Ok((id, record.incarnation)),
+        _ => Err(format!("{:?} is no node id", record.id)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+    use rustls::time_provider::DefaultTimeProvider;
+
+    use super::*;
+
+    const LISTEN: &str = "127.0.0.1:7400";
+
+    fn state() -> (tempfile::TempDir, StateDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(Some(dir.path()), &DefaultTimeProvider).unwrap();
+        (dir, state)
+    }
+
+    fn claim(state: &StateDir, listen: &str, now: u64, seed: u64) -> Result<(NodeId, u64), String> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        NodeIdentity::claim(state, listen.parse().unwrap(), now, &mut rng)
+            .map(|identity| (identity.id, identity.incarnation.0))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_restart_keeps_the_id_and_raises_the_incarnation_whatever_the_clock_does() {
+        let (_dir, state) = state();
+        let (id, first) = claim(&state, LISTEN, 1_000, 1).unwrap();
+        assert_eq!(first, 1_000);
+        assert_eq!(claim(&state, LISTEN, 5_000, 2).unwrap(), (id, 5_000));
+        assert_eq!(claim(&state, LISTEN, 3_000, 3).unwrap(), (id, 5_001));
+        assert_eq!(claim(&state, LISTEN, 5_001, 4).unwrap(), (id, 5_002));
+    }
+
+    #[test]
+    fn an_incarnation_that_was_raised_while_running_is_never_used_again() {
+        let (_dir, state) = state();
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let listen = LISTEN.parse().unwrap();
+        let mut identity = NodeIdentity::claim(&state, listen, 10, &mut rng).unwrap();
+        identity.raise(Incarnation(12)).unwrap();
+        identity.raise(Incarnation(11)).unwrap();
+        assert_eq!(identity.incarnation, Incarnation(12));
+        let id = identity.id;
+        drop(identity);
+        assert_eq!(claim(&state, LISTEN, 10, 2).unwrap(), (id, 13));
+    }
+
+    #[test]
+    fn other_addresses_and_free_ports_are_other_nodes() {
+        let (_dir, state) = state();
+        let (id, _) = claim(&state, LISTEN, 1_000, 1).unwrap();
+        assert_ne!(claim(&state, "127.0.0.1:7401", 1_000, 2).unwrap().0, id);
+        assert_ne!(claim(&state, "[::1]:7400", 1_000, 3).unwrap().0, id);
+        let (free, incarnation) = claim(&state, "127.0.0.1:0", 7, 4).unwrap();
+        assert_eq!(incarnation, 7);
+        assert_ne!(claim(&state, "127.0.0.1:0", 7, 5).unwrap().0, free);
+    }
+
+    #[test]
+    fn two_running_nodes_never_share_an_identity() {
+        let (_dir, state) = state();
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let first = NodeIdentity::claim(&state, LISTEN.parse().unwrap(), 1, &mut rng).unwrap();
+        let refused = claim(&state, LISTEN, 2, 2).unwrap_err();
+        assert!(refused.contains("another running node"), "{refused}");
+        let id = first.id;
+        drop(first);
+        assert_eq!(claim(&state, LISTEN, 2, 3).unwrap().0, id);
+    }
+
+    #[test]
+    fn a_damaged_identity_is_named_with_what_to_do() {
+        let (_dir, state) = state();
+        claim(&state, LISTEN, 1, 1).unwrap();
+        let path = state.node_dir(&LISTEN.parse().unwrap()).join("identity.json");
+        let zero = r#"{"id":"0000000000000000","incarnation":1}"#;
+        let last = r#"{"id":"0000000000000001","incarnation":18446744073709551615}"#;
+        for text in ["", "{", "\u{0}\u{1}", r#"{"id":"zz","incarnation":1}"#, zero, last] {
+            fs::write(&path, text).unwrap();
+            let error = claim(&state, LISTEN, 1, 1).unwrap_err();
+            assert!(error.contains("identity.json is damaged"), "{error}");
+            assert!(error.contains("delete it"), "{error}");
+        }
+        fs::write(&path, [0xff, 0xfe]).unwrap();
+        assert!(claim(&state, LISTEN, 1, 1).unwrap_err().contains("identity.json"));
+    }
+}

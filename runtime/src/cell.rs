@@ -1,0 +1,217 @@
+//! One running actor: a user's type inside a ractor actor.
+
+use std::{collections::HashMap, marker::PhantomData, sync::Arc};
+
+use ractor::{ActorProcessingErr, SupervisionEvent};
+
+use crate::{
+    Context,
+    actor::Actor,
+    error::{Cause, Error, Failure},
+    id::{ActorId, Fence},
+    mailbox::{Envelope, Mailbox},
+    registry::Handlers,
+    remote::Incoming,
+    reply::ReplyTo,
+    system::{Entry, System},
+    watch::Down,
+};
+
+/// The ractor actor that runs a user's actor. Stateless: ractor shares it between threads.
+pub(crate) struct Cell<A>(PhantomData<fn() -> A>);
+
+impl<A> Cell<A> {
+    pub(crate) fn new() -> Self {
+        Cell(PhantomData)
+    }
+}
+
+pub(crate) struct Birth<A: Actor> {
+    pub(crate) id: ActorId,
+    pub(crate) args: A::Args,
+    pub(crate) system: System,
+}
+
+pub(crate) struct Running<A: Actor> {
+    actor: A,
+    context: Context<A>,
+    handlers: Option<Arc<Handlers<A>>>,
+    /// The greatest generation seen of each lease.
+    fences: HashMap<u64, u64>,
+}
+
+/// An error that the actor itself gave, to tell it from a panic's text.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct GaveUp(pub(crate) String);
+
+impl<A: Actor> ractor::Actor for Cell<A> {
+    type Msg = Envelope<A>;
+    type State = Running<A>;
+    type Arguments = Birth<A>;
+
+    async fn pre_start(
+        &self,
+        myself: ractor::ActorRef<Envelope<A>>,
+        birth: Birth<A>,
+    ) -> Result<Running<A>, ActorProcessingErr> {
+        let Birth { id, args, system } = birth;
+        let mailbox = Arc::new(Mailbox::new(myself.clone()));
+        // Known before it starts, so that `start` can hand out references to itself.
+        system.enter(id, Entry::new(mailbox.clone()), myself.get_id());
+        let unregister = Unregister { system: &system, id, armed: true };
+        let context = Context::new(id, mailbox, system.clone());
+        let actor = A::start(args, &context).await.map_err(|error| GaveUp(error.to_string()))?;
+        unregister.disarm();
+        let handlers = system.handlers::<A>();
+        Ok(Running { actor, context, handlers, fences: HashMap::new() })
+    }
+
+    async fn handle(
+        &self,
+        _: ractor::ActorRef<Envelope<A>>,
+        envelope: Envelope<A>,
+        running: &mut Running<A>,
+    ) -> Result<(), ActorProcessingErr> {
+        match envelope {
+            Envelope::Local { message, fence, permit } => {
+                drop(permit);
+                match running.pass(fence) {
+                    Ok(()) => message.deliver(&mut running.actor, &running.context).await,
+                    Err(failure) => message.refuse(failure),
+                }
+                running.context.system().telemetry().messages_handled.add(1);
+            }
+            Envelope::Wire(queued) => {
+                if let Some(incoming) = queued.take() {
+                    running.wire(incoming).await;
+                    running.context.system().telemetry().messages_handled.add(1);
+                }
+            }
+            Envelope::Down(who, down) => running
+                .actor
+                .down(who, down, &running.context)
+                .await
+                .map_err(|error| GaveUp(error.to_string()))?,
+            Envelope::Fail(why) => return Err(GaveUp(why).into()),
+        }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _: ractor::ActorRef<Envelope<A>>,
+        running: &mut Running<A>,
+    ) -> Result<(), ActorProcessingErr> {
+        running.context.cancel_tasks();
+        running.actor.stopped(&running.context).await;
+        Ok(())
+    }
+}
+
+impl<A: Actor> Running<A> {
+    /// Refuses what is sent under a lease that another holder has since taken over.
+    fn pass(&mut self, fence: Option<Fence>) -> Result<(), Failure> {
+        let Some(Fence { lease, generation }) = fence else { return Ok(()) };
+        let greatest = self.fences.entry(lease).or_insert(generation);
+        if generation < *greatest {
+            return Err(Failure::not_sent(Cause::Refused(format!(
+                "sent under generation {generation} of a lease that is at generation {greatest} now"
+            ))));
+        }
+        *greatest = generation;
+        Ok(())
+    }
+
+    async fn wire(&mut self, incoming: Incoming) {
+        let Incoming { key, fence, parcel, reply, credit, .. } = incoming;
+        drop(credit);
+        let handler = self.handlers.as_ref().and_then(|handlers| handlers.get(key));
+        let refusal = match (handler, self.pass(fence)) {
+            (_, Err(failure)) => failure,
+            (None, _) => Failure::not_sent(Cause::Refused(format!(
+                "{} takes no such message here: register it with `.handles::<…>()`",
+                A::NAME
+            ))),
+            (Some(handler), Ok(())) => {
+                return handler(&mut self.actor, parcel, reply, &self.context).await;
+            }
+        };
+        match reply {
+            Some(port) => ReplyTo::<()>::wire(port).fail(refusal),
+            None => tracing::warn!(actor = A::NAME, %refusal, "a cast was refused"),
+        }
+    }
+}
+
+/// Forgets an actor whose `start` failed, panicked or was cancelled.
+struct Unregister<'a> {
+    system: &'a System,
+    id: ActorId,
+    armed: bool,
+}
+
+impl Unregister<'_> {
+    fn disarm(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for Unregister<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.system.leave(self.id, Down::Failed("it did not start".into()));
+        }
+    }
+}
+
+/// The root that every actor of a node is linked to. It restarts nothing (supervisors do): it turns
+/// ractor's events into [`Down`].
+pub(crate) struct Guardian;
+
+impl ractor::Actor for Guardian {
+    type Msg = ();
+    type State = System;
+    type Arguments = System;
+
+    async fn pre_start(
+        &self,
+        _: ractor::ActorRef<()>,
+        system: System,
+    ) -> Result<System, ActorProcessingErr> {
+        Ok(system)
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ractor::ActorRef<()>,
+        event: SupervisionEvent,
+        system: &mut System,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorTerminated(who, _, reason) => {
+                let killed = reason.as_deref() == Some("killed");
+                let down = if killed { Down::Killed } else { Down::Stopped };
+                system.leave_by_pid(who.get_id(), down);
+            }
+            SupervisionEvent::ActorFailed(who, error) => {
+                let down = match error.downcast_ref::<GaveUp>() {
+                    Some(GaveUp(why)) => Down::Failed(why.clone()),
+                    None => Down::Panicked(error.to_string()),
+                };
+                system.leave_by_pid(who.get_id(), down);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// What `start` said, as an error of ours.
+pub(crate) fn start_error<A: Actor>(error: ractor::SpawnErr) -> Error {
+    let why = match error {
+        ractor::SpawnErr::StartupFailed(why) => why.to_string(),
+        other => other.to_string(),
+    };
+    Error::Start { actor: A::NAME.to_owned(), why }
+}

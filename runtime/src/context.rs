@@ -1,0 +1,106 @@
+//! What an actor knows of itself.
+
+use std::{fmt, future::Future, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    ActorRef, Result, System,
+    actor::Actor,
+    id::ActorId,
+    mailbox::{Envelope, Mailbox},
+};
+
+/// An actor's view of itself and its node, handed to each handler.
+pub struct Context<A: Actor> {
+    me: ActorRef<A>,
+    mailbox: Arc<Mailbox<A>>,
+    tasks: CancellationToken,
+}
+
+impl<A: Actor> Context<A> {
+    pub(crate) fn new(id: ActorId, mailbox: Arc<Mailbox<A>>, system: System) -> Self {
+        Context {
+            me: ActorRef::local(system.addr_of(id), mailbox.clone(), system),
+            mailbox,
+            tasks: CancellationToken::new(),
+        }
+    }
+
+    /// A reference to this actor, to be stored or sent.
+    pub fn me(&self) -> ActorRef<A> {
+        self.me.clone()
+    }
+
+    /// The node's actors.
+    pub fn system(&self) -> &System {
+        self.me.system()
+    }
+
+    /// Stops this actor once the message in hand is done; what waits in the mailbox is dropped and
+    /// its callers are told.
+    pub fn stop(&self) {
+        self.mailbox.queue.stop(None);
+    }
+
+    /// Runs a task beside the message loop. It is cancelled when the actor ends; if it ends with
+    /// an error or a panic, the actor fails with it.
+    pub fn run(&self, task: impl Future<Output = Result<()>> + Send + 'static) {
+        use futures::FutureExt;
+        let cancelled = self.tasks.clone();
+        let mailbox = self.mailbox.clone();
+        self.system().env().spawner.spawn(async move {
+            let task = std::panic::AssertUnwindSafe(task).catch_unwind();
+            let why = tokio::select! {
+                biased;
+                () = cancelled.cancelled() => return,
+                outcome = task => match outcome {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => error.to_string(),
+                    Err(panic) => format!("a task panicked: {}", panic_text(&*panic)),
+                },
+            };
+            mailbox.put(Envelope::Fail(why));
+        });
+    }
+
+    /// Calls [`Actor::down`] once when the other actor, on this node or another, has ended.
+    pub fn watch<B: Actor>(&self, other: &ActorRef<B>) {
+        let watch = other.watch();
+        let mailbox = self.mailbox.clone();
+        let cancelled = self.tasks.clone();
+        self.system().env().spawner.spawn(async move {
+            let who = watch.actor();
+            tokio::select! {
+                biased;
+                () = cancelled.cancelled() => {}
+                down = watch => mailbox.put(Envelope::Down(who, down)),
+            }
+        });
+    }
+
+    pub(crate) fn cancel_tasks(&self) {
+        self.tasks.cancel();
+    }
+}
+
+impl<A: Actor> Drop for Context<A> {
+    fn drop(&mut self) {
+        self.tasks.cancel();
+    }
+}
+
+/// The text of a panic, if it has one.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic without a text")
+}
+
+impl<A: Actor> fmt::Debug for Context<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("me", &self.me).finish()
+    }
+}

@@ -1,0 +1,53 @@
+//! One node of Footlight: actors, typed messages, bounded mailboxes, supervision, the wire codec,
+//! tensors in messages and compute threads.
+//!
+//! This room knows no socket. What leaves the node goes through [`remote::Remote`], which the
+//! `cluster` room implements over QUIC; what arrives enters through [`System`].
+//!
+//! ```text
+//! ActorRef::call ──┬─ same node ── Mailbox ───────────────► Cell (ractor) ── Handler
+//!                  └─ elsewhere ── codec ── Remote ─ … ─ System::deliver ──┘
+//! ```
+//!
+//! * [`actor`], [`message`], [`context`], [`actor_ref`]: what users write and hold.
+//! * [`reply`], [`stream`]: answers now, later, or as a stream.
+//! * [`codec`], [`tensor`]: how values become bytes; tensors stay outside the encoded bytes.
+//! * [`system`], [`registry`], [`remote`]: one node's actors, the types it can host, and the seam
+//!   to other nodes.
+//! * [`watch`], [`supervision`]: how an actor ends, who learns it, and what is started again.
+//! * [`mod@env`]: clock, randomness and spawner come from outside, so that a node can be simulated and
+//!   several can live in one process.
+
+pub mod actor;
+pub mod actor_ref;
+mod cell;
+pub mod codec;
+#[cfg(feature = "torch")]
+pub mod compute;
+pub mod context;
+pub mod env;
+pub mod error;
+pub mod id;
+mod mailbox;
+pub mod message;
+pub mod registry;
+pub mod remote;
+pub mod reply;
+pub mod stream;
+pub mod supervision;
+pub mod system;
+pub mod telemetry;
+pub mod tensor;
+pub mod watch;
+
+pub use actor::{Actor, DeferredHandler, Handler};
+pub use actor_ref::ActorRef;
+pub use context::Context;
+pub use error::{CallError, Cause, Error, Failure, Fate, Result};
+pub use id::{ActorAddr, ActorId, Fence, Incarnation, NodeId};
+pub use message::Message;
+pub use reply::ReplyTo;
+pub use stream::{StreamSender, Streamed};
+pub use system::System;
+pub use tensor::HostTensor;
+pub use watch::{Down, Watch};

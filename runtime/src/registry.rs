@@ -1,0 +1,194 @@
+//! The actor types that a binary can host, by name, and what other nodes may send them.
+
+use std::{
+    any::{Any, TypeId},
+    collections::{BTreeMap, HashMap},
+    fmt,
+    marker::PhantomData,
+    sync::Arc,
+};
+
+use futures::future::BoxFuture;
+
+use crate::{
+    Context, Message, ReplyTo, Result, System,
+    actor::{Actor, DeferredHandler, Handler, Receives},
+    codec::{Opaque, Parcel},
+    error::{Cause, Failure},
+    id::ActorAddr,
+    message::{Fingerprint, fingerprint_of, fingerprint_of_message, name_hash},
+    remote::ReplyPort,
+};
+
+pub(crate) type WireHandler<A> =
+    for<'a> fn(&'a mut A, Parcel, Option<Box<dyn ReplyPort>>, &'a Context<A>) -> BoxFuture<'a, ()>;
+
+/// The handlers of one actor type, by the hash of the message's name.
+pub(crate) struct Handlers<A: Actor>(HashMap<u64, WireHandler<A>>);
+
+impl<A: Actor> Handlers<A> {
+    pub(crate) fn get(&self, key: u64) -> Option<WireHandler<A>> {
+        self.0.get(&key).copied()
+    }
+}
+
+/// Says what other nodes may send to an actor type; see [`Types::register`].
+pub struct Registration<A: Actor> {
+    handlers: HashMap<u64, WireHandler<A>>,
+    messages: Vec<(&'static str, fn(&System) -> Fingerprint)>,
+}
+
+impl<A: Actor> Registration<A> {
+    /// Other nodes may send `M`, answered by [`Handler`].
+    pub fn handles<M: Message>(self) -> Self
+    where
+        A: Handler<M>,
+    {
+        self.takes::<M, crate::actor::Now>()
+    }
+
+    /// Other nodes may send `M`, answered by [`DeferredHandler`].
+    pub fn defers<M: Message>(self) -> Self
+    where
+        A: DeferredHandler<M>,
+    {
+        self.takes::<M, crate::actor::Later>()
+    }
+
+    fn takes<M: Message, How: 'static>(mut self) -> Self
+    where
+        A: Receives<M, How>,
+    {
+        self.handlers.insert(name_hash(M::NAME), receive::<A, M, How>);
+        self.messages.push((M::NAME, fingerprint_of_message::<M>));
+        self
+    }
+}
+
+fn receive<'a, A: Receives<M, How>, M: Message, How: 'static>(
+    actor: &'a mut A,
+    parcel: Parcel,
+    port: Option<Box<dyn ReplyPort>>,
+    context: &'a Context<A>,
+) -> BoxFuture<'a, ()> {
+    Box::pin(async move {
+        let mut reply = port.map_or_else(ReplyTo::nobody, ReplyTo::wire);
+        match parcel.decode::<M>() {
+            Ok(message) => {
+                reply.begin();
+                actor.receive(message, reply, context).await;
+            }
+            Err(error) => {
+                tracing::warn!(message = M::NAME, %error, "a message could not be decoded");
+                reply.fail(Failure::not_sent(Cause::CannotDecode(error.to_string())));
+            }
+        }
+    })
+}
+
+/// One registered type, its Rust type forgotten.
+trait AnyType: Send + Sync {
+    fn spawn<'a>(&'a self, args: Opaque, system: &'a System) -> BoxFuture<'a, Result<ActorAddr>>;
+    fn args(&self, system: &System) -> Fingerprint;
+    fn messages(&self) -> &[(&'static str, fn(&System) -> Fingerprint)];
+    fn handlers(&self) -> Arc<dyn Any + Send + Sync>;
+}
+
+struct Registered<A: Actor> {
+    handlers: Arc<Handlers<A>>,
+    messages: Vec<(&'static str, fn(&System) -> Fingerprint)>,
+    actor: PhantomData<fn() -> A>,
+}
+
+impl<A: Actor> AnyType for Registered<A> {
+    fn spawn<'a>(&'a self, args: Opaque, system: &'a System) -> BoxFuture<'a, Result<ActorAddr>> {
+        Box::pin(async move {
+            let args = args.decode::<A::Args>(system)?;
+            Ok(system.spawn::<A>(args).await?.addr())
+        })
+    }
+    fn args(&self, system: &System) -> Fingerprint {
+        fingerprint_of::<A::Args>(system)
+    }
+    fn messages(&self) -> &[(&'static str, fn(&System) -> Fingerprint)] {
+        &self.messages
+    }
+    fn handlers(&self) -> Arc<dyn Any + Send + Sync> {
+        self.handlers.clone()
+    }
+}
+
+/// The actor types of one node. They are fixed before the node starts.
+#[derive(Default, Clone)]
+pub struct Types {
+    by_name: BTreeMap<&'static str, Arc<dyn AnyType>>,
+    by_type: HashMap<TypeId, Arc<dyn AnyType>>,
+}
+
+/// Names and shapes of all that a node takes, exchanged when two nodes meet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Catalog {
+    /// Actor types that can be spawned, with the shape of their arguments.
+    pub actors: BTreeMap<String, Fingerprint>,
+    /// Messages, by the hash of their name, with their shape.
+    pub messages: BTreeMap<u64, Fingerprint>,
+}
+
+impl Types {
+    /// Registers an actor type: other nodes may spawn it by name and send it what `describe`
+    /// names. A second registration of one name replaces the first.
+    pub fn register<A: Actor>(
+        &mut self,
+        describe: impl FnOnce(Registration<A>) -> Registration<A>,
+    ) {
+        let described = describe(Registration { handlers: HashMap::new(), messages: Vec::new() });
+        let registered: Arc<dyn AnyType> = Arc::new(Registered::<A> {
+            handlers: Arc::new(Handlers(described.handlers)),
+            messages: described.messages,
+            actor: PhantomData,
+        });
+        self.by_name.insert(A::NAME, registered.clone());
+        self.by_type.insert(TypeId::of::<A>(), registered);
+    }
+
+    pub(crate) fn handlers<A: Actor>(&self) -> Option<Arc<Handlers<A>>> {
+        self.by_type.get(&TypeId::of::<A>())?.handlers().downcast().ok()
+    }
+
+    /// Spawns a type by its name, on this node.
+    ///
+    /// # Errors
+    /// An unknown name, arguments that can't be decoded, or what `start` said.
+    pub(crate) async fn spawn(
+        &self,
+        name: &str,
+        args: Opaque,
+        system: &System,
+    ) -> Result<ActorAddr> {
+        let known = self.by_name.get(name);
+        let known = known.ok_or_else(|| crate::Error::UnknownActorType(name.to_owned()))?;
+        known.spawn(args, system).await
+    }
+
+    /// The names of all registered types, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.by_name.keys().copied()
+    }
+
+    pub(crate) fn catalog(&self, system: &System) -> Catalog {
+        let mut catalog = Catalog::default();
+        for (name, kind) in &self.by_name {
+            catalog.actors.insert((*name).to_owned(), kind.args(system));
+            for (message, fingerprint) in kind.messages() {
+                catalog.messages.insert(name_hash(message), fingerprint(system));
+            }
+        }
+        catalog
+    }
+}
+
+impl fmt::Debug for Types {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.by_name.keys()).finish()
+    }
+}

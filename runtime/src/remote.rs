@@ -1,0 +1,114 @@
+//! The seam between one node and the others.
+//!
+//! The `cluster` room implements [`Remote`]; this room never learns what carries a message. What
+//! arrives is handed to [`System::deliver`](crate::System::deliver) as an [`Incoming`].
+
+use std::{any::Any, time::Duration};
+
+use futures::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use crate::{
+    codec::{Encoded, Parcel},
+    error::Failure,
+    id::{ActorAddr, ActorId, Fence, NodeId},
+    message::Fingerprint,
+    watch::Watch,
+};
+
+/// How many messages one node may have unread at one actor of another node. The receiver gives
+/// credits back as the actor takes messages out of its mailbox, so senders wait for the actor, and
+/// only those who send to it.
+pub const WINDOW: usize = 256;
+
+/// How many bytes (body and tensors) one node may have unread at one actor of another node. A
+/// single larger message takes the whole window and travels alone.
+pub const WINDOW_BYTES: usize = 64 << 20;
+
+/// A message on its way out.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// The receiver.
+    pub to: ActorAddr,
+    /// The message's name.
+    pub name: &'static str,
+    /// The hash of the name, as the envelope carries it.
+    pub key: u64,
+    /// The shape that the sender knows.
+    pub fingerprint: Fingerprint,
+    /// The right under which it is sent.
+    pub fence: Option<Fence>,
+    /// The value.
+    pub value: Encoded,
+}
+
+/// Where an answer from another node goes.
+pub type Answer = oneshot::Sender<Result<Parcel, Failure>>;
+
+/// How an actor on another node is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum End {
+    /// Finish the message in hand, then stop.
+    Stop,
+    /// End at the next await.
+    Kill,
+}
+
+/// The way to other nodes.
+pub trait Remote: Send + Sync + 'static {
+    /// Sends one message, waiting for a connection and for credits at most `patience`.
+    ///
+    /// `Ok` means that the message is on its way, in order after those sent before to the same
+    /// receiver. With an `answer`, exactly one outcome is sent to it afterwards unless this
+    /// returns an error.
+    fn send(
+        &self,
+        message: Outgoing,
+        answer: Option<Answer>,
+        patience: Duration,
+    ) -> BoxFuture<'_, Result<(), Failure>>;
+
+    /// Sends one message without an answer, now or not at all.
+    fn try_send(&self, message: Outgoing) -> Result<(), Failure>;
+
+    /// Learns of the end of an actor.
+    fn watch(&self, actor: ActorAddr) -> Watch;
+
+    /// Ends an actor; the watch tells when it has.
+    fn end(&self, actor: ActorAddr, how: End);
+}
+
+/// Where the answer to a message that came from another node goes.
+pub trait ReplyPort: Send {
+    /// Sends the answer. Never waits: replies pass every bound.
+    fn answer(self: Box<Self>, outcome: Result<Encoded, Failure>);
+}
+
+/// A message that arrived from another node, not yet decoded: decoding is the work of the
+/// receiver's task, never of the reader of a connection.
+pub struct Incoming {
+    /// The node that sent it.
+    pub from: NodeId,
+    /// The receiver on this node.
+    pub to: ActorId,
+    /// The hash of the message's name.
+    pub key: u64,
+    /// The right under which it was sent.
+    pub fence: Option<Fence>,
+    /// The value.
+    pub parcel: Parcel,
+    /// Where the answer goes; none for a cast.
+    pub reply: Option<Box<dyn ReplyPort>>,
+    /// Gives the sender its credit back when dropped, which is when the actor takes the message.
+    pub credit: Box<dyn Any + Send>,
+}
+
+impl std::fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Incoming")
+            .field("from", &self.from)
+            .field("to", &self.to)
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}

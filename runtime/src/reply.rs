@@ -1,0 +1,97 @@
+//! The right to answer one message.
+
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::oneshot;
+
+use crate::{
+    codec,
+    error::{Cause, Failure},
+    remote::ReplyPort,
+};
+
+/// The right to answer one message, once, from wherever it is held.
+///
+/// Dropped without an answer it tells the caller: *not sent* if the handler had not begun, *may
+/// have run* if it had. For a cast there is nobody to tell, and the answer is thrown away.
+pub struct ReplyTo<R> {
+    port: Option<Port<R>>,
+    begun: bool,
+}
+
+enum Port<R> {
+    Local(oneshot::Sender<Result<R, Failure>>),
+    Wire(Box<dyn ReplyPort>, fn(&R) -> Result<codec::Encoded, codec::CodecError>),
+}
+
+impl<R: Serialize + DeserializeOwned + Send + 'static> ReplyTo<R> {
+    pub(crate) fn local(sender: oneshot::Sender<Result<R, Failure>>) -> Self {
+        ReplyTo { port: Some(Port::Local(sender)), begun: false }
+    }
+
+    pub(crate) fn wire(port: Box<dyn ReplyPort>) -> Self {
+        ReplyTo { port: Some(Port::Wire(port, codec::encode::<R>)), begun: false }
+    }
+
+    /// For a cast: nobody waits.
+    pub(crate) fn nobody() -> Self {
+        ReplyTo { port: None, begun: false }
+    }
+
+    /// Answers. A caller that has given up by now is no error.
+    pub fn send(mut self, reply: R) {
+        match self.port.take() {
+            Some(Port::Local(sender)) => drop(sender.send(Ok(reply))),
+            Some(Port::Wire(port, encode)) => port
+                .answer(encode(&reply).map_err(|error| {
+                    Failure::may_have_run(Cause::CannotEncode(error.to_string()))
+                })),
+            None => {}
+        }
+    }
+
+    /// Whether somebody waits for the answer (a call, not a cast) as far as this side knows.
+    pub fn is_awaited(&self) -> bool {
+        match &self.port {
+            Some(Port::Local(sender)) => !sender.is_closed(),
+            Some(Port::Wire(..)) => true,
+            None => false,
+        }
+    }
+}
+
+impl<R> ReplyTo<R> {
+    /// From here on the handler may have run.
+    pub(crate) fn begin(&mut self) {
+        self.begun = true;
+    }
+
+    /// Answers with a failure in place of a reply.
+    pub(crate) fn fail(mut self, failure: Failure) {
+        self.finish(failure);
+    }
+
+    fn finish(&mut self, failure: Failure) {
+        match self.port.take() {
+            Some(Port::Local(sender)) => drop(sender.send(Err(failure))),
+            Some(Port::Wire(port, _)) => port.answer(Err(failure)),
+            None => {}
+        }
+    }
+}
+
+impl<R> Drop for ReplyTo<R> {
+    fn drop(&mut self) {
+        let failure = if self.begun {
+            Failure::may_have_run(Cause::Stopped)
+        } else {
+            Failure::not_sent(Cause::Stopped)
+        };
+        self.finish(failure);
+    }
+}
+
+impl<R> std::fmt::Debug for ReplyTo<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReplyTo").field("begun", &self.begun).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,11 @@
+//! What is started again when an actor ends: [`strategy`] decides, without I/O; [`supervisor`] does
+//! what it says.
+
+pub mod strategy;
+pub mod supervisor;
+
+pub use strategy::{
+    Action, Backoff, Intensity, OneForAll, OneForOne, RestForOne, Restart, Restarts, Strategy,
+    Supervision, TooManyRestarts,
+};
+pub use supervisor::{ChildEvent, ChildSpec, Supervisor};

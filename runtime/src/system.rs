@@ -1,0 +1,362 @@
+//! The actors of one node.
+
+use std::{
+    any::{Any, TypeId},
+    fmt,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use dashmap::DashMap;
+use tokio::sync::oneshot;
+
+use crate::{
+    ActorRef, Message, Result,
+    actor::Actor,
+    cell::{Birth, Cell, Guardian, start_error},
+    codec::Opaque,
+    env::Env,
+    error::{Cause, Error, Failure},
+    id::{ActorAddr, ActorId, Incarnation, NodeId},
+    mailbox::{Envelope, Mailbox, Queued},
+    message::{Fingerprint, fingerprint_of_message},
+    registry::{Catalog, Handlers, Types},
+    remote::{End, Incoming, Remote},
+    telemetry::Telemetry,
+    tensor::BufferPool,
+    watch::{Down, Watch},
+};
+
+/// Numbers below this one are for a node's own actors, whose number other nodes know beforehand.
+const FIRST_FREE_ACTOR: u64 = 16;
+
+/// The actors of one node: spawns them, finds them, learns their end. Cheap to clone.
+///
+/// Nothing here is process-wide: a test runs several systems in one process.
+#[derive(Clone)]
+pub struct System(Arc<Inner>);
+
+struct Inner {
+    node: NodeId,
+    incarnation: AtomicU64,
+    env: Env,
+    types: Types,
+    actors: DashMap<ActorId, Entry>,
+    pids: DashMap<ractor::ActorId, ActorId>,
+    next: AtomicU64,
+    guardian: OnceLock<ractor::ActorRef<()>>,
+    remote: OnceLock<Arc<dyn Remote>>,
+    fingerprints: DashMap<TypeId, Fingerprint>,
+    catalog: OnceLock<Catalog>,
+    extensions: DashMap<TypeId, Arc<dyn Any + Send + Sync>>,
+    pool: BufferPool,
+    telemetry: Telemetry,
+}
+
+/// One running actor, its Rust type forgotten.
+pub(crate) struct Entry {
+    name: &'static str,
+    mailbox: Arc<dyn Any + Send + Sync>,
+    deliver: Box<dyn Fn(Incoming) + Send + Sync>,
+    cell: ractor::ActorCell,
+    watchers: Mutex<Vec<oneshot::Sender<Down>>>,
+}
+
+impl Entry {
+    pub(crate) fn new<A: Actor>(mailbox: Arc<Mailbox<A>>) -> Self {
+        let queue = mailbox.clone();
+        Entry {
+            name: A::NAME,
+            cell: mailbox.queue.get_cell(),
+            deliver: Box::new(move |incoming| queue.put(Envelope::Wire(Queued::new(incoming)))),
+            mailbox,
+            watchers: Mutex::new(Vec::new()),
+        }
+    }
+}
+
+impl System {
+    /// Starts a node's actor system.
+    ///
+    /// # Errors
+    /// If ractor can't start its root actor.
+    pub async fn start(
+        node: NodeId,
+        incarnation: Incarnation,
+        types: Types,
+        env: Env,
+    ) -> Result<Self> {
+        let system = System(Arc::new(Inner {
+            node,
+            incarnation: AtomicU64::new(incarnation.0),
+            env,
+            types,
+            actors: DashMap::new(),
+            pids: DashMap::new(),
+            next: AtomicU64::new(FIRST_FREE_ACTOR),
+            guardian: OnceLock::new(),
+            remote: OnceLock::new(),
+            fingerprints: DashMap::new(),
+            catalog: OnceLock::new(),
+            extensions: DashMap::new(),
+            pool: BufferPool::default(),
+            telemetry: Telemetry::default(),
+        }));
+        let (guardian, _) = ractor::Actor::spawn(None, Guardian, system.clone())
+            .await
+            .map_err(|error| Error::other(error.to_string()))?;
+        let _ = system.0.guardian.set(guardian);
+        Ok(system)
+    }
+
+    /// The node's identifier.
+    pub fn node(&self) -> NodeId {
+        self.0.node
+    }
+
+    /// Which life of the node this is.
+    pub fn incarnation(&self) -> Incarnation {
+        Incarnation(self.0.incarnation.load(Ordering::Acquire))
+    }
+
+    /// Clock, randomness and spawner.
+    pub fn env(&self) -> &Env {
+        &self.0.env
+    }
+
+    /// The node's counters.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.0.telemetry
+    }
+
+    /// Where the memory of arriving tensors comes from.
+    pub fn pool(&self) -> &BufferPool {
+        &self.0.pool
+    }
+
+    /// Names and shapes of all that this node takes.
+    pub fn catalog(&self) -> &Catalog {
+        self.0.catalog.get_or_init(|| self.0.types.catalog(self))
+    }
+
+    /// How many actors run here, the node's own included, as (type name, count), sorted by name.
+    pub fn census(&self) -> Vec<(&'static str, usize)> {
+        let mut counts = std::collections::BTreeMap::new();
+        for entry in &self.0.actors {
+            *counts.entry(entry.name).or_insert(0) += 1;
+        }
+        counts.into_iter().collect()
+    }
+
+    /// Connects this node to others. The first connection stays.
+    pub fn connect(&self, remote: Arc<dyn Remote>) {
+        let _ = self.0.remote.set(remote);
+    }
+
+    /// Lays something of the outer rooms beside the actors, one value of each type, so that they
+    /// can find it from their context.
+    pub fn extend<T: Any + Send + Sync>(&self, value: Arc<T>) {
+        self.0.extensions.insert(TypeId::of::<T>(), value);
+    }
+
+    /// What [`extend`](Self::extend) laid here.
+    pub fn extension<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        let found = self.0.extensions.get(&TypeId::of::<T>())?.value().clone();
+        found.downcast().ok()
+    }
+
+    /// Starts an actor on this node.
+    ///
+    /// # Errors
+    /// What the actor's `start` said, panics included.
+    pub async fn spawn<A: Actor>(&self, args: A::Args) -> Result<ActorRef<A>> {
+        let id = ActorId(self.0.next.fetch_add(1, Ordering::Relaxed));
+        self.spawn_as(id, args).await
+    }
+
+    /// Starts one of the node's own actors under a number below 16, which other nodes know.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn), and if the number is taken or not below 16.
+    pub async fn spawn_well_known<A: Actor>(
+        &self,
+        id: ActorId,
+        args: A::Args,
+    ) -> Result<ActorRef<A>> {
+        if id.0 >= FIRST_FREE_ACTOR || self.0.actors.contains_key(&id) {
+            let why = format!("actor number {} is taken or not a well-known one", id.0);
+            return Err(Error::Start { actor: A::NAME.to_owned(), why });
+        }
+        self.spawn_as(id, args).await
+    }
+
+    async fn spawn_as<A: Actor>(&self, id: ActorId, args: A::Args) -> Result<ActorRef<A>> {
+        let Some(guardian) = self.0.guardian.get() else {
+            return Err(Error::other("the node has not started"));
+        };
+        let birth = Birth { id, args, system: self.clone() };
+        let started =
+            ractor::Actor::spawn_linked(None, Cell::<A>::new(), birth, guardian.get_cell()).await;
+        started.map_err(|error| start_error::<A>(error))?;
+        Ok(ActorRef::at(self.addr_of(id), self))
+    }
+
+    /// Starts a registered actor type by its name, with arguments that came from elsewhere.
+    ///
+    /// # Errors
+    /// An unknown type, arguments of another shape, or what `start` said.
+    pub async fn spawn_by_name(&self, name: &str, args: Opaque) -> Result<ActorAddr> {
+        self.0.types.spawn(name, args, self).await
+    }
+
+    /// Hands a message from another node to its receiver. Never waits and never decodes.
+    pub fn deliver(&self, incoming: Incoming) {
+        self.0.telemetry.messages_received.add(1);
+        match self.0.actors.get(&incoming.to) {
+            Some(entry) => (entry.deliver)(incoming),
+            None => {
+                if let Some(reply) = incoming.reply {
+                    reply.answer(Err(Failure::not_sent(Cause::NoSuchActor)));
+                }
+            }
+        }
+    }
+
+    /// Learns of the end of an actor, here or on another node.
+    pub fn watch(&self, actor: ActorAddr) -> Watch {
+        if !self.is_here(actor) {
+            if let Some(remote) = self.0.remote.get()
+                && actor.node != self.0.node
+            {
+                return remote.watch(actor);
+            }
+            // Of a past life of this node, or of a node that this one has no way to.
+            let (sender, watch) = Watch::new(actor);
+            let _ = sender.send(Down::NodeLost(actor.node));
+            return watch;
+        }
+        let (sender, watch) = Watch::new(actor);
+        match self.0.actors.get(&actor.actor) {
+            Some(entry) => {
+                entry.watchers.lock().unwrap_or_else(|p| p.into_inner()).push(sender);
+            }
+            None => drop(sender.send(Down::NoSuchActor)),
+        }
+        watch
+    }
+
+    /// Ends an actor, here or on another node; nothing happens if it has ended already.
+    pub fn end(&self, actor: ActorAddr, how: End) {
+        if self.is_here(actor) {
+            let cell = self.0.actors.get(&actor.actor).map(|entry| entry.cell.clone());
+            match (cell, how) {
+                (Some(cell), End::Stop) => cell.stop(None),
+                (Some(cell), End::Kill) => cell.kill(),
+                (None, _) => {}
+            }
+        } else if actor.node != self.0.node
+            && let Some(remote) = self.0.remote.get()
+        {
+            remote.end(actor, how);
+        }
+    }
+
+    /// Begins a new life of this node: it was declared down while it was alive, and others may have
+    /// started its actors elsewhere. All actors but the node's own are killed, and what is still
+    /// sent to the old incarnation is refused.
+    pub fn renew(&self, incarnation: Incarnation) {
+        self.0.incarnation.fetch_max(incarnation.0, Ordering::AcqRel);
+        for entry in &self.0.actors {
+            if entry.key().0 >= FIRST_FREE_ACTOR {
+                entry.cell.kill();
+            }
+        }
+    }
+
+    /// Stops all actors and waits for them, at most `patience`; then kills what is left.
+    pub async fn shutdown(&self, patience: Duration) {
+        let cells: Vec<_> = self.0.actors.iter().map(|entry| entry.cell.clone()).collect();
+        // Children first: a stopping ractor parent kills its children without their `stopped`.
+        let stops = cells.iter().map(|cell| cell.stop_and_wait(None, Some(patience)));
+        for (cell, stopped) in cells.iter().zip(futures::future::join_all(stops).await) {
+            if stopped.is_err() {
+                cell.kill();
+            }
+        }
+        if let Some(guardian) = self.0.guardian.get() {
+            let _ = guardian.stop_and_wait(None, Some(Duration::from_secs(1))).await;
+        }
+    }
+
+    /// Whether an address means this node in its present life.
+    pub(crate) fn is_here(&self, addr: ActorAddr) -> bool {
+        addr.node == self.0.node && addr.incarnation == self.incarnation()
+    }
+
+    pub(crate) fn is_alive(&self, addr: ActorAddr) -> bool {
+        self.is_here(addr) && self.0.actors.contains_key(&addr.actor)
+    }
+
+    pub(crate) fn addr_of(&self, actor: ActorId) -> ActorAddr {
+        ActorAddr { node: self.0.node, incarnation: self.incarnation(), actor }
+    }
+
+    pub(crate) fn mailbox<A: Actor>(&self, id: ActorId) -> Option<Arc<Mailbox<A>>> {
+        let mailbox = self.0.actors.get(&id)?.mailbox.clone();
+        mailbox.downcast().ok()
+    }
+
+    pub(crate) fn handlers<A: Actor>(&self) -> Option<Arc<Handlers<A>>> {
+        self.0.types.handlers()
+    }
+
+    pub(crate) fn remote(&self) -> Result<&Arc<dyn Remote>, Failure> {
+        self.0.remote.get().ok_or_else(|| {
+            Failure::not_sent(Cause::Unreachable("this node is connected to no other".into()))
+        })
+    }
+
+    /// The shape of a message and its reply; worked out once for each type.
+    pub fn fingerprint<M: Message>(&self) -> Fingerprint {
+        if let Some(known) = self.0.fingerprints.get(&TypeId::of::<M>()) {
+            return *known;
+        }
+        let fingerprint = fingerprint_of_message::<M>(self);
+        self.0.fingerprints.insert(TypeId::of::<M>(), fingerprint);
+        fingerprint
+    }
+
+    pub(crate) fn enter(&self, id: ActorId, entry: Entry, pid: ractor::ActorId) {
+        self.0.pids.insert(pid, id);
+        self.0.actors.insert(id, entry);
+    }
+
+    pub(crate) fn leave(&self, id: ActorId, down: Down) {
+        let Some((_, entry)) = self.0.actors.remove(&id) else { return };
+        self.0.pids.remove(&entry.cell.get_id());
+        let watchers = entry.watchers.into_inner().unwrap_or_else(|poison| poison.into_inner());
+        for watcher in watchers {
+            let _ = watcher.send(down.clone());
+        }
+    }
+
+    pub(crate) fn leave_by_pid(&self, pid: ractor::ActorId, down: Down) {
+        let id = self.0.pids.get(&pid).map(|id| *id);
+        if let Some(id) = id {
+            self.leave(id, down);
+        }
+    }
+}
+
+impl fmt::Debug for System {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("System")
+            .field("node", &self.0.node)
+            .field("incarnation", &self.incarnation())
+            .field("actors", &self.0.actors.len())
+            .finish()
+    }
+}

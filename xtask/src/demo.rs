@@ -1,0 +1,161 @@
+//! `cargo xtask demo`: set-up, build, and then the job itself in this process's place.
+
+use crate::dataset::Name;
+use crate::setup::{self, FlavourOptions};
+use crate::test::PROFILE;
+use crate::{command, paths};
+use anyhow::{Context, Result, anyhow};
+use clap::Args;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// Train on a cluster of real processes, lose one, finish, and serve the model.
+///
+/// Does the set-up first if something is missing. Results go to target/demo.
+#[derive(Args, Default)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    flavour: FlavourOptions,
+    /// The data set to train on.
+    #[arg(long, value_enum, default_value_t, value_name = "NAME")]
+    dataset: Name,
+    /// A folder with the four IDX files of that data set, instead of the cache.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    job: JobOptions,
+    /// More options for the job, after `--`.
+    #[arg(last = true, value_name = "OPTION")]
+    more: Vec<String>,
+}
+
+/// Options that the job understands and judges: they are handed on as they are.
+#[derive(Args, Default)]
+struct JobOptions {
+    /// Passes over the training images.
+    #[arg(long, value_name = "N")]
+    epochs: Option<String>,
+    /// Worker processes.
+    #[arg(long, value_name = "N")]
+    workers: Option<String>,
+    /// Parameter-server processes.
+    #[arg(long, value_name = "N")]
+    servers: Option<String>,
+    /// Images in a step.
+    #[arg(long, value_name = "N")]
+    batch: Option<String>,
+    /// Seed of everything random.
+    #[arg(long, value_name = "N")]
+    seed: Option<String>,
+    /// auto, cpu or cuda:N.
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Let every process live.
+    #[arg(long)]
+    no_kill: bool,
+    /// Print the report on standard output, and nothing else there.
+    #[arg(long)]
+    json: bool,
+}
+
+impl JobOptions {
+    fn arguments(&self) -> Vec<String> {
+        let valued = [
+            ("--epochs", &self.epochs),
+            ("--workers", &self.workers),
+            ("--servers", &self.servers),
+            ("--batch", &self.batch),
+            ("--seed", &self.seed),
+            ("--device", &self.device),
+        ];
+        let valued = valued
+            .into_iter()
+            .filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?)));
+        let flags = [("--no-kill", self.no_kill), ("--json", self.json)];
+        valued
+            .chain(flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| name.to_owned()))
+            .collect()
+    }
+}
+
+/// Does everything that comes before the job, and returns the job, ready to be started.
+pub(crate) fn prepare(options: &Options) -> Result<Command> {
+    let own = options
+        .data
+        .as_deref()
+        .map(std::path::absolute)
+        .transpose()
+        .context("no current directory")?;
+    let wish = options.flavour.wish();
+    let ready = setup::prepare(wish, options.dataset, own)?;
+    // The whole workspace decides on the features of what is shared, as in the tests: without that, each of the two
+    // would compile the packages below anew.
+    command::openly(command::cargo().args([
+        "build",
+        PROFILE,
+        "--workspace",
+        "--example=image_classification",
+    ]))?;
+    let mut job = Command::new(target_directory()?.join("release/examples/image_classification"));
+    job.current_dir(paths::root())
+        .arg("--data")
+        .arg(&ready.data)
+        .args(["--dataset", options.dataset.as_str(), "--output", "target/demo"])
+        .args(options.job.arguments())
+        .args(&options.more);
+    Ok(job)
+}
+
+fn target_directory() -> Result<PathBuf> {
+    let asked = command::cargo()
+        .args(["metadata", "--no-deps", "--format-version=1"])
+        .output()
+        .context("cannot start `cargo metadata`")?;
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&asked.stdout).context("`cargo metadata` did not answer in JSON")?;
+    let folder = metadata["target_directory"]
+        .as_str()
+        .context("`cargo metadata` names no target directory")?;
+    Ok(Path::new(folder).to_path_buf())
+}
+
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let mut job = prepare(options)?;
+    // Replaced, not waited for: a signal meant for the job reaches the job, whatever sends it.
+    let error = job.exec();
+    Err(anyhow!(error).context(format!("cannot start {}", job.get_program().display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn arguments(line: &str) -> Result<Vec<String>, clap::Error> {
+        let options = Cli::try_parse_from(line.split_whitespace())?.options;
+        Ok(options.job.arguments().into_iter().chain(options.more).collect())
+    }
+
+    #[test]
+    fn options_of_the_job_are_handed_on() -> Result<(), clap::Error> {
+        assert_eq!(arguments("demo")?, [""; 0]);
+        assert_eq!(
+            arguments("demo --json --dataset fashion-mnist --epochs 3 --no-kill -- --new -x")?,
+            ["--epochs=3", "--no-kill", "--json", "--new", "-x"],
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_mistyped_option_is_refused_before_anything_is_done() {
+        assert!(arguments("demo --epoch 3").is_err());
+        assert!(arguments("demo --cuda --cpu").is_err());
+    }
+}

@@ -1,0 +1,52 @@
+//! The developer's commands of this checkout, run as `cargo xtask …`.
+//!
+//! `setup` brings what a build needs into the user's cache directory; `demo`, `test` and `ci` do that first and then
+//! run cargo. Everything said here goes to standard error, so that the demo's `--json` has standard output to itself.
+
+mod checksum;
+mod ci;
+mod command;
+mod dataset;
+mod demo;
+mod libtorch;
+mod lock;
+mod paths;
+mod progress;
+mod setup;
+mod test;
+mod tools;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Set-up, demo, tests and CI of Footlight.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Setup(setup::Options),
+    Demo(demo::Options),
+    Test(test::Options),
+    Ci(ci::Options),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Setup(options) => setup::run(&options),
+        Command::Demo(options) => demo::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::Ci(options) => ci::run(&options),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

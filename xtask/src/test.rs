@@ -1,0 +1,59 @@
+//! `cargo xtask test`: every test of the workspace.
+
+use crate::{command, dataset, setup};
+use anyhow::Result;
+use clap::Args;
+use std::process::{Command, ExitCode};
+
+/// The profile of everything that `test` and `ci` build. It is the demo's: the C++ of the binding to libtorch compiles
+/// for the better part of a minute, once for each profile.
+pub(crate) const PROFILE: &str = "--profile=release";
+
+/// Run every test: units, tests across processes, and the examples in the documentation.
+///
+/// Does the set-up first if something is missing.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Arguments for `cargo test`, as in `cargo xtask test -p footlight-runtime -- --nocapture`.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+    arguments: Vec<String>,
+}
+
+/// The test run as a command.
+pub(crate) fn tests(arguments: &[String]) -> Command {
+    let mut cargo = command::cargo();
+    cargo.args(["test", PROFILE]);
+    // A package that is named is meant alone.
+    let own = arguments.iter().take_while(|argument| *argument != "--");
+    let named = |argument: &String| argument.starts_with("-p") || argument.starts_with("--package");
+    if !own.into_iter().any(named) {
+        cargo.arg("--workspace");
+    }
+    cargo.args(arguments);
+    cargo
+}
+
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    setup::prepare(None, dataset::Name::default(), None)?;
+    command::openly(&mut tests(&options.arguments))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tests;
+
+    fn line(arguments: &[&str]) -> String {
+        let arguments: Vec<String> =
+            arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let command = tests(&arguments);
+        command.get_args().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn the_whole_workspace_unless_a_package_is_named() {
+        assert_eq!(line(&[]), "test --profile=release --workspace");
+        assert_eq!(line(&["-p", "xtask"]), "test --profile=release -p xtask");
+        assert_eq!(line(&["name", "--", "-p"]), "test --profile=release --workspace name -- -p");
+    }
+}

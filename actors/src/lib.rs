@@ -1,1 +1,63 @@
-//! footlight-actors
+//! The cast of Footlight: parameter server, data loader, worker, trainer, inference, HTTP gateway.
+//!
+//! * [`parameters`]: shards that sum gradients by slot and apply the optimiser.
+//! * [`data`]: data sets, their order, and who works on which part.
+//! * [`schedule`]: how the learning rate changes.
+//! * [`report`]: what a user sees of a job.
+//!
+//! With the feature `torch`:
+//!
+//! * `model`: the `Model` trait and replicas of models on compute threads.
+//! * `training`: the job, its trainer and its workers.
+//! * `serving`: inference and the HTTP gateway.
+//!
+//! [`cast`] registers them all with a node.
+
+pub mod data;
+#[cfg(feature = "torch")]
+pub mod model;
+pub mod parameters;
+pub mod report;
+pub mod schedule;
+#[cfg(feature = "torch")]
+pub mod serving;
+#[cfg(feature = "torch")]
+pub mod training;
+
+use footlight_cluster::NodeBuilder;
+
+use data::loader::{DataLoader, Describe, NextWork, WorkerLost};
+use parameters::server::{FollowSteps, Initialise, ParameterServer, Pull, PushGradient};
+
+/// Registers the actors that need no model: what the plain `footlight` binary hosts.
+pub fn stagehands(builder: NodeBuilder) -> NodeBuilder {
+    builder
+        .register::<ParameterServer>(|server| {
+            server
+                .handles::<Initialise>()
+                .handles::<PushGradient>()
+                .defers::<Pull>()
+                .handles::<FollowSteps>()
+        })
+        .register::<DataLoader>(|loader| {
+            loader.defers::<NextWork>().handles::<WorkerLost>().handles::<Describe>()
+        })
+}
+
+/// Registers the whole cast, with the models that this binary knows: for
+/// [`NodeBuilder::with`](footlight_cluster::NodeBuilder::with).
+#[cfg(feature = "torch")]
+pub fn cast(models: model::Models) -> impl FnOnce(NodeBuilder) -> NodeBuilder {
+    use serving::inference::{Inference, Predict};
+    use training::{
+        trainer::{AskJob, AskWeights, FollowJob, Trainer},
+        worker::{AskDevice, Worker},
+    };
+    move |builder| {
+        stagehands(builder)
+            .extension(std::sync::Arc::new(models))
+            .register::<Worker>(|worker| worker.handles::<AskDevice>())
+            .register::<Trainer>(|trainer| trainer.handles::<FollowJob>().handles::<AskJob>().handles::<AskWeights>())
+            .register::<Inference>(|inference| inference.handles::<Predict>())
+    }
+}

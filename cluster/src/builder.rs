@@ -45,6 +45,7 @@ pub struct NodeBuilder {
     version: u16,
     http: Option<SocketAddr>,
     purpose: Purpose,
+    extensions: Vec<Box<dyn FnOnce(&System) + Send>>,
 }
 
 /// rustls asks for seconds where the node has a clock.
@@ -76,6 +77,7 @@ impl NodeBuilder {
             version: PROTOCOL_VERSION,
             http: None,
             purpose: Purpose::Member,
+            extensions: Vec::new(),
         }
     }
 
@@ -94,6 +96,14 @@ impl NodeBuilder {
     #[must_use]
     pub fn with(self, f: impl FnOnce(Self) -> Self) -> Self {
         f(self)
+    }
+
+    /// Lays something beside the node's actors before it meets other nodes, one value of each type;
+    /// actors find it with [`System::extension`].
+    #[must_use]
+    pub fn extension<T: Send + Sync + 'static>(mut self, value: Arc<T>) -> Self {
+        self.extensions.push(Box::new(move |system| system.extend(value)));
+        self
     }
 
     /// Clock, randomness and spawner from outside; by default the system's.
@@ -227,6 +237,9 @@ impl NodeBuilder {
 
         let system =
             System::start(identity.id, identity.incarnation, self.types, env.clone()).await?;
+        for extend in self.extensions {
+            extend(&system);
+        }
         let addr = advertised(endpoint.local_addr());
         let record = NodeRecord {
             node: identity.id,

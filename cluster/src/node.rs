@@ -28,7 +28,7 @@ use crate::{
         membership_task::Input,
         view::{ClusterEvent, Member, MemberState},
     },
-    node_actor::{AskStatus, NodeActor, Spawn, Status},
+    node_actor::{AskStatus, FindActors, NodeActor, Spawn, Status},
     placement,
     transport::{frame::Header, handshake::Purpose},
     trust::NodeIdentity,
@@ -36,6 +36,8 @@ use crate::{
 
 /// Starting an actor on another node may take so long (a model may have to be loaded).
 const SPAWN_TIMEOUT: Duration = Duration::from_secs(120);
+/// A node has so long to tell which actors it has.
+const FIND_TIMEOUT: Duration = Duration::from_secs(3);
 /// Actors have so long to stop when the node leaves.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The goodbyes have so long to arrive.
@@ -208,6 +210,19 @@ impl Node {
             incarnation.ok_or_else(|| Error::other(format!("node {node} is not known here")))?;
         let asked = NodeActor::of(node, incarnation, &self.0.system);
         Ok(asked.call(AskStatus).await?)
+    }
+
+    /// Finds the actors of a type on all nodes that are up. A node that does not answer is left out.
+    pub async fn find<A: Actor>(&self) -> Vec<ActorRef<A>> {
+        let system = &self.0.system;
+        let members = self.members().into_iter().filter(Member::is_up);
+        let asked = members.map(|member| async move {
+            let asked = NodeActor::of(member.id, member.incarnation, system);
+            let find = FindActors { actor: A::NAME.to_owned() };
+            asked.call_within(find, FIND_TIMEOUT).await.unwrap_or_default()
+        });
+        let found = futures::future::join_all(asked).await.into_iter().flatten();
+        found.map(|addr| ActorRef::at(addr, system)).collect()
     }
 
     /// Asks an [observed](NodeBuilder::observe) node how it and its cluster are.

@@ -41,6 +41,19 @@ impl Message for AskStatus {
     const NAME: &'static str = "cluster.status";
 }
 
+/// Tell which actors of a type run on the node.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FindActors {
+    /// The type's registered name.
+    pub actor: String,
+}
+
+impl Message for FindActors {
+    /// Sorted by number: the oldest first.
+    type Reply = Vec<ActorAddr>;
+    const NAME: &'static str = "cluster.find_actors";
+}
+
 /// How a node and its cluster are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -58,7 +71,9 @@ pub struct Status {
 
 impl NodeActor {
     pub(crate) fn register(types: &mut Types) {
-        types.register::<NodeActor>(|node| node.defers::<Spawn>().handles::<AskStatus>());
+        types.register::<NodeActor>(|node| 
+            node.defers::<Spawn>().handles::<AskStatus>().handles::<FindActors>()
+        );
     }
 
     /// The node actor of a node in one of its lives.
@@ -118,5 +133,11 @@ impl Handler<AskStatus> for NodeActor {
                 .collect(),
             counts: cluster.map_or_else(Default::default, |cluster| cluster.counts()),
         }
+    }
+}
+
+impl Handler<FindActors> for NodeActor {
+    async fn handle(&mut self, find: FindActors, context: &Context<Self>) -> Vec<ActorAddr> {
+        context.system().find(&find.actor)
     }
 }

@@ -107,6 +107,7 @@ impl<A: Actor> ActorRef<A> {
                 .await
                 .map_err(|_| Failure::not_sent(Cause::Overloaded))?,
         };
+        self.system.receives(self.addr)?;
         let (sender, answer) = oneshot::channel();
         let message = Box::new(Typed { message, reply: ReplyTo::local(sender), how: PhantomData });
         mailbox.put(Envelope::Local { message, fence: self.fence, permit });
@@ -195,9 +196,7 @@ impl<A: Actor> ActorRef<A> {
     where
         A: Receives<M, How>,
     {
-        if !self.system.is_alive(self.addr) {
-            return Err(Failure::not_sent(Cause::NoSuchActor));
-        }
+        self.system.receives(self.addr)?;
         let message = Box::new(Typed { message, reply: ReplyTo::nobody(), how: PhantomData });
         mailbox.put(Envelope::Local { message, fence: self.fence, permit });
         Ok(())

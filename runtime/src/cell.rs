@@ -210,7 +210,10 @@ impl ractor::Actor for Guardian {
 /// What `start` said, as an error of ours.
 pub(crate) fn start_error<A: Actor>(error: ractor::SpawnErr) -> Error {
     let why = match error {
-        ractor::SpawnErr::StartupFailed(why) => why.to_string(),
+        ractor::SpawnErr::StartupFailed(why) => match why.downcast_ref::<GaveUp>() {
+            Some(GaveUp(why)) => why.clone(),
+            None => format!("panicked: {why}"),
+        },
         other => other.to_string(),
     };
     Error::Start { actor: A::NAME.to_owned(), why }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     ActorRef, Result, System,
     actor::Actor,
-    id::ActorId,
+    id::{ActorAddr, ActorId},
     mailbox::{Envelope, Mailbox},
 };
 
@@ -66,7 +66,12 @@ impl<A: Actor> Context<A> {
 
     /// Calls [`Actor::down`] once when the other actor, on this node or another, has ended.
     pub fn watch<B: Actor>(&self, other: &ActorRef<B>) {
-        let watch = other.watch();
+        self.watch_addr(other.addr());
+    }
+
+    /// As [`watch`](Self::watch), for an actor whose type is not known here.
+    pub fn watch_addr(&self, other: ActorAddr) {
+        let watch = self.system().watch(other);
         let mailbox = self.mailbox.clone();
         let cancelled = self.tasks.clone();
         self.system().env().spawner.spawn(async move {

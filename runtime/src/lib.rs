@@ -51,3 +51,6 @@ pub use stream::{StreamSender, Streamed};
 pub use system::System;
 pub use tensor::HostTensor;
 pub use watch::{Down, Watch};
+
+#[cfg(test)]
+mod tests;

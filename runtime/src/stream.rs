@@ -58,6 +58,11 @@ impl<T> StreamSender<T> {
         self.0.send(item).await.map_err(|back| back.0)
     }
 
+    /// Sends an item if there is room. Gives it back if there is none, or nobody listens any more.
+    pub fn try_send(&self, item: T) -> Result<(), T> {
+        self.0.try_send(item).map_err(mpsc::error::TrySendError::into_inner)
+    }
+
     /// Waits until nobody listens any more.
     pub async fn closed(&self) {
         self.0.closed().await;

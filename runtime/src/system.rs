@@ -151,6 +151,14 @@ impl System {
         counts.into_iter().collect()
     }
 
+    /// The actors of a type that run here, the oldest first.
+    pub fn find(&self, name: &str) -> Vec<ActorAddr> {
+        let found = self.0.actors.iter().filter(|entry| entry.name == name);
+        let mut found: Vec<_> = found.map(|entry| self.addr_of(*entry.key())).collect();
+        found.sort();
+        found
+    }
+
     /// Connects this node to others. The first connection stays.
     pub fn connect(&self, remote: Arc<dyn Remote>) {
         let _ = self.0.remote.set(remote);
@@ -276,19 +284,24 @@ impl System {
         }
     }
 
-    /// Stops all actors and waits for them, at most `patience`; then kills what is left.
+    /// Stops all actors and waits until those who watch them have been told, at most `patience`;
+    /// then kills what is left.
     pub async fn shutdown(&self, patience: Duration) {
-        let cells: Vec<_> = self.0.actors.iter().map(|entry| entry.cell.clone()).collect();
-        // Children first: a stopping ractor parent kills its children without their `stopped`.
-        let stops = cells.iter().map(|cell| cell.stop_and_wait(None, Some(patience)));
-        for (cell, stopped) in cells.iter().zip(futures::future::join_all(stops).await) {
-            if stopped.is_err() {
-                cell.kill();
-            }
+        let addrs: Vec<_> = self.0.actors.iter().map(|entry| self.addr_of(*entry.key())).collect();
+        let watches: Vec<_> = addrs.iter().map(|addr| self.watch(*addr)).collect();
+        addrs.iter().for_each(|addr| self.end(*addr, End::Stop));
+        // The guardian tells of each end and so goes last: ractor lets its own stop overtake the
+        // news of its children, and kills those that are left.
+        let all_told = futures::future::join_all(watches);
+        if tokio::time::timeout(patience, all_told).await.is_err() {
+            addrs.iter().for_each(|addr| self.end(*addr, End::Kill));
         }
         if let Some(guardian) = self.0.guardian.get() {
             let _ = guardian.stop_and_wait(None, Some(Duration::from_secs(1))).await;
         }
+        // What never awaits can't be killed; nobody is to wait for it.
+        let left: Vec<_> = self.0.actors.iter().map(|entry| *entry.key()).collect();
+        left.into_iter().for_each(|id| self.leave(id, Down::Killed));
     }
 
     /// Whether an address means this node in its present life.
@@ -296,8 +309,15 @@ impl System {
         addr.node == self.0.node && addr.incarnation == self.incarnation()
     }
 
-    pub(crate) fn is_alive(&self, addr: ActorAddr) -> bool {
-        self.is_here(addr) && self.0.actors.contains_key(&addr.actor)
+    /// Whether an actor of this node still takes messages.
+    pub(crate) fn receives(&self, addr: ActorAddr) -> Result<(), Failure> {
+        if !self.is_here(addr) {
+            return Err(Failure::not_sent(Cause::NodeLost(addr.node)));
+        }
+        match self.0.actors.contains_key(&addr.actor) {
+            true => Ok(()),
+            false => Err(Failure::not_sent(Cause::NoSuchActor)),
+        }
     }
 
     pub(crate) fn addr_of(&self, actor: ActorId) -> ActorAddr {

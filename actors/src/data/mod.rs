@@ -1,15 +1,18 @@
 //! Training data: what it is, in which order it is seen, and who works on which part of it.
 //!
 //! - [`idx`] reads a data set from IDX files into memory ([`Dataset`]).
-//! - [`order`] puts its samples into one order for each (seed, epoch), and cuts that order into batches and each
+//! - [`mod@order`] puts its samples into one order for each (seed, epoch), and cuts that order into batches and each
 //!   batch into slots ([`Batches`]).
 //! - [`leases`] hands the slots out to workers, in order, each to one living worker ([`Leases`]).
 //!
-//! A loader asks [`Leases`] what a worker does next, finds the slot's samples with [`Batches`] and [`order()`](order::order),
+//! - [`loader`] is the actor around them ([`DataLoader`]).
+//!
+//! The loader asks [`Leases`] what a worker does next, finds the slot's samples with [`Batches`] and [`order()`](order::order),
 //! and sends what [`Dataset::gather`] gives.
 
 pub mod idx;
 pub mod leases;
+pub mod loader;
 pub mod order;
 
 use bytes::Bytes;
@@ -17,6 +20,7 @@ use thiserror::Error;
 
 pub use idx::{IdxDataset, IdxError, Split};
 pub use leases::{LeaseError, Leases, Work};
+pub use loader::{DataLoader, DataSpec, LoaderSpec};
 pub use order::{Batches, BatchesError, order};
 
 /// Labelled images of one size, in memory. Cloning it copies nothing.

@@ -89,9 +89,9 @@ impl Evaluation {
     }
 }
 
-/// A [`Replica`] of whatever model: what the actors work with. It stays on the thread where it was built.
+/// A [`Replica`](super::Replica) of whatever model: what the actors work with. It stays on the thread where it was built.
 pub trait AnyReplica {
-    /// The model's [`Model::NAME`].
+    /// The model's [`Model::NAME`](super::Model::NAME).
     fn name(&self) -> &'static str;
 
     /// The shape of one sample, of one byte an element.

@@ -12,6 +12,7 @@ mod any;
 mod lenet;
 mod registry;
 mod replica;
+mod thread;
 
 use tch::nn;
 use tch::{Kind, Reduction, TchError, Tensor};
@@ -21,6 +22,7 @@ pub use any::{AnyReplica, Draw, Evaluation, Predictions, SlotGradient};
 pub use lenet::LeNet5;
 pub use registry::{ModelFactory, ModelSpec, Models};
 pub use replica::Replica;
+pub use thread::ReplicaThread;
 
 use crate::data::DatasetError;
 use crate::parameters::layout::LayoutError;

@@ -194,14 +194,14 @@ fn plain(number: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// A running mean of the logarithm over about a thirtieth of the job, begun with the first values' own mean.
+/// A running mean over about a thirtieth of the job, begun with the first values' own mean.
 fn smoothed(points: &[(f64, f64)]) -> Points {
     let new = (30.0 / points.len().max(1) as f64).clamp(0.005, 0.5);
     let (mut mean, mut weight) = (0.0, 0.0);
     let smooth = points.iter().map(|(x, loss)| {
-        mean = mean * (1.0 - new) + loss.ln() * new;
+        mean = mean * (1.0 - new) + loss * new;
         weight = weight * (1.0 - new) + new;
-        (*x, f64::exp(mean / weight))
+        (*x, mean / weight)
     });
     let every = points.len() / (POINTS / 4) + 1;
     smooth

@@ -11,7 +11,7 @@ use super::MemberId;
 /// A cluster is made for some hundred members; this bounds what a mad one can make others keep.
 pub(super) const MAX_MEMBERS: usize = 4096;
 
-/// What the owner of a [`Swim`] has to do, in this order.
+/// What the owner of a [`super::Swim`] has to do, in this order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum SwimAction {

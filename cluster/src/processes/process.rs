@@ -17,7 +17,7 @@ pub(super) const KEPT_OUTPUT: usize = 64 * 1024;
 /// How many of the last lines of the standard error output an error shows.
 const SHOWN_LINES: usize = 20;
 
-/// One process. Clones mean the same one; it outlives them all, but not its [`Processes`].
+/// One process. Clones mean the same one; it outlives them all, but not its [`super::Processes`].
 #[derive(Clone)]
 pub struct Process(pub(super) Arc<Shared>);
 

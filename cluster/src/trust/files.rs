@@ -14,9 +14,6 @@ use super::TrustError;
 /// Nothing that is kept in a state directory is nearly as long as this, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
 
-/// How long the holder of a lock is waited for. It only reads and writes a few small files.
-const LOCK_PATIENCE: Duration = Duration::from_secs(10);
-
 /// Makes a directory and what is missing above it, for this user only.
 pub(super) fn make_private_dir(path: &Path) -> Result<(), TrustError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(TrustError::io("make", path))
@@ -63,33 +60,25 @@ pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), Trus
     Ok(())
 }
 
-/// Opens the file that a lock is taken on. The lock ends when the file is closed, also by a crash.
-pub(super) fn lock_file(path: &Path) -> Result<File, TrustError> {
-    OpenOptions::new()
+/// Takes the lock of a file, which is made if it is missing; `None` if another holds it all the time.
+///
+/// The lock ends when the file is closed, also by a crash.
+pub(super) fn lock(path: &Path, patience: Duration) -> Result<Option<File>, TrustError> {
+    let file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
         .open(path)
-        .map_err(TrustError::io("open", path))
-}
-
-/// Takes a lock that others hold only for moments.
-pub(super) fn lock(path: &Path) -> Result<File, TrustError> {
-    let file = lock_file(path)?;
+        .map_err(TrustError::io("open", path))?;
     let start = Instant::now();
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok(file),
+            Ok(()) => return Ok(Some(file)),
             Err(TryLockError::Error(error)) => return Err(TrustError::io("lock", path)(error)),
-            Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_PATIENCE => {
-                // `File::lock` waits for ever behind a process that is stopped; asking does not.
-                thread::sleep(Duration::from_millis(5));
-            }
-            Err(TryLockError::WouldBlock) => {
-                let seconds = LOCK_PATIENCE.as_secs();
-                return Err(TrustError::Locked { path: path.to_owned(), seconds });
-            }
+            Err(TryLockError::WouldBlock) if start.elapsed() >= patience => return Ok(None),
+            // `File::lock` would wait for ever behind a process that is stopped.
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(5)),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A node's identity: the id that outlives a restart, and the incarnation that does not.
 
-use std::{fs::File, net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{fs::File, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use footlight_runtime::id::{Incarnation, NodeId};
 use rand::Rng;
@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::{StateDir, TrustError, files};
 
 const ADVICE: &str = "delete it, and the node starts under a new id";
+
+/// A node that was just killed, or a child on its way from fork to exec, holds the lock for moments.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Who this process is: a node's id and which life of that node this is.
 ///
@@ -63,14 +66,9 @@ impl NodeIdentity {
         }
         let dir = state.node_dir(&listen);
         files::make_private_dir(&dir)?;
-        let lock_path = dir.join("lock");
-        let lock = files::lock_file(&lock_path)?;
-        lock.try_lock().map_err(|error| match error {
-            std::fs::TryLockError::WouldBlock => {
-                TrustError::IdentityInUse { listen, dir: dir.clone() }
-            }
-            std::fs::TryLockError::Error(error) => TrustError::io("lock", &lock_path)(error),
-        })?;
+        let Some(lock) = files::lock(&dir.join("lock"), LOCK_PATIENCE)? else {
+            return Err(TrustError::IdentityInUse { listen, dir });
+        };
 
         let path = dir.join("identity.json");
         let damaged = |why| TrustError::Damaged { path: path.clone(), why, advice: ADVICE };

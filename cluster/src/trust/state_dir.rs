@@ -7,6 +7,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
@@ -16,6 +17,8 @@ use super::{Authority, TrustError, files};
 const CA_CERT: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";
 const LOCK: &str = "lock";
+/// How long the holder of the lock is waited for. It only reads and writes a few small files.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A state directory with the cluster's authority in it.
 ///
@@ -60,7 +63,11 @@ impl StateDir {
         let (path, named) = locate(explicit, env)?;
         files::make_private_dir(&path)?;
         check_mode(&path, 0o002, "write to", "go-w")?;
-        let _lock = files::lock(&path.join(LOCK))?;
+        let lock_path = path.join(LOCK);
+        let Some(_lock) = files::lock(&lock_path, LOCK_PATIENCE)? else {
+            let seconds = LOCK_PATIENCE.as_secs();
+            return Err(TrustError::Locked { path: lock_path, seconds });
+        };
         let now = clock.current_time().ok_or(TrustError::NoClock)?;
         let (authority, existed_before) = load_or_mint(&path, now)?;
         Ok(Self { path, named, existed_before, authority })

@@ -111,7 +111,8 @@ impl Supervisor {
         let stop = CancellationToken::new();
         let places: Arc<Mutex<_>> =
             Arc::new(Mutex::new(children.iter().map(|c| (c.name.clone(), None)).collect()));
-        let (up, all_up) = watch::channel(FirstStart::Pending);
+        let first = if children.is_empty() { FirstStart::Up } else { FirstStart::Pending };
+        let (up, all_up) = watch::channel(first);
         let (end, ended) = watch::channel(false);
         let restarts = Restarts::new(
             supervision,
@@ -123,7 +124,7 @@ impl Supervisor {
             restarts,
             children: children
                 .into_iter()
-                .map(|spec| State { spec, starts: 0, actor: None, doomed: false })
+                .map(|spec| State { spec, starts: 0, actor: None, doomed: false, tried: false })
                 .collect(),
             places: places.clone(),
             events,
@@ -185,6 +186,8 @@ struct State {
     actor: Option<ActorAddr>,
     /// Told to stop while it was still starting.
     doomed: bool,
+    /// It was up, or failed to start and is not tried again.
+    tried: bool,
 }
 
 type Starting = BoxFuture<'static, (usize, Result<ActorAddr>)>;
@@ -206,16 +209,15 @@ impl Run {
     async fn run(mut self, stop: CancellationToken) {
         let first = self.restarts.start();
         self.perform(first);
-        loop {
+        // Without a child that runs or starts, nothing can happen any more.
+        while !self.restarts.has_given_up()
+            && !(self.watches.is_empty() && self.starting.is_empty())
+        {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 Some((index, actor, down)) = self.watches.next() => self.down(index, actor, down),
                 Some((index, outcome)) = self.starting.next() => self.started(index, outcome),
-                else => break,
-            }
-            if self.restarts.has_given_up() {
-                break;
             }
         }
         self.stop_all().await;
@@ -239,6 +241,7 @@ impl Run {
             Ok(actor) => {
                 let starts = child.starts;
                 child.starts += 1;
+                child.tried = true;
                 let doomed = std::mem::take(&mut child.doomed);
                 self.set_place(index, Some(actor));
                 let watch = self.system.watch(actor);
@@ -251,6 +254,7 @@ impl Run {
             }
             Err(error) => {
                 child.doomed = false;
+                child.tried |= child.spec.restart == Restart::Temporary;
                 let why = error.to_string();
                 tracing::warn!(child = name, why, "a child could not be started");
                 self.tell(ChildEvent::StartFailed { child: name.clone(), why: why.clone() });
@@ -267,7 +271,7 @@ impl Run {
                 actions
             }
         };
-        if self.children.iter().all(|child| child.starts > 0) {
+        if self.children.iter().all(|child| child.tried) {
             self.up.send_if_modified(|state| {
                 let pending = matches!(state, FirstStart::Pending);
                 if pending {
@@ -349,3 +353,7 @@ impl Run {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "supervisor_tests.rs"]
+mod tests;

@@ -99,9 +99,9 @@ fn from_debian(
     };
     if let Err(error) = download() {
         if !tools::is_root() {
-            return Err(error)
-                .context("if apt's lists are empty, `sudo apt-get update` fills them");
+            bail!("{error:#} (if apt's lists are empty, `sudo apt-get update` fills them)");
         }
+        eprintln!("{name}: updating apt's lists");
         command::quietly(
             "apt-get update",
             Command::new("apt-get").args(["-q", "update"]),

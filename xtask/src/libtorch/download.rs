@@ -70,8 +70,10 @@ fn fetch_one(
         .env("TMPDIR", &growing)
         .env("PIP_REQUIRE_VIRTUALENV", "0");
     let what = format!("pip download {}", wheel.requirement);
-    command::quietly(&what, &mut pip, &scratch.join("log"), || tick(folder_size(scratch)))
-        .context("cannot download libtorch (run it again to go on from here)")?;
+    command::quietly(&what, &mut pip, &scratch.with_extension("log"), || {
+        tick(folder_size(scratch))
+    })
+    .context("cannot download libtorch (run it again to go on from here)")?;
     let came = whole.join(wheel.file);
     if !came.is_file() {
         let names =

@@ -1,0 +1,62 @@
+//! A replica on a thread of its own: what actors hold of a model.
+
+use std::sync::Arc;
+
+use footlight_runtime::{
+    Error, Result, System,
+    compute::{ComputeError, ComputeThread, Device},
+};
+
+use super::{AnyReplica, ModelError, ModelSpec, Models};
+
+/// A model on a compute thread. libtorch runs there and nowhere else; what awaits this blocks
+/// nobody.
+pub struct ReplicaThread(ComputeThread<Box<dyn AnyReplica>>);
+
+impl ReplicaThread {
+    /// Builds a model that this node knows, with parameters drawn from a seed.
+    ///
+    /// # Errors
+    /// If the node has no models or not this one, or libtorch refuses.
+    pub async fn build(
+        system: &System,
+        name: impl Into<String>,
+        spec: &ModelSpec,
+        seed: u64,
+        device: Device,
+    ) -> Result<Self> {
+        let models = system.extension::<Models>().unwrap_or_else(|| Arc::new(Models::new()));
+        let factory = models.get(spec).map_err(Error::other)?;
+        let thread = ComputeThread::spawn(name, device, move |device| {
+            factory(seed, device.to_tch()).map_err(|error| match error {
+                ModelError::Torch(text) => tch::TchError::Torch(text).into(),
+                other => ComputeError::Torch(other.to_string()),
+            })
+        });
+        Ok(ReplicaThread(thread.await?))
+    }
+
+    /// Runs `work` with the replica.
+    ///
+    /// # Errors
+    /// What `work` says. After a panic or the loss of the device the thread is gone, and every
+    /// later call fails.
+    pub async fn run<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut dyn AnyReplica) -> std::result::Result<R, ModelError> + Send + 'static,
+    ) -> Result<R> {
+        let outcome = self.0.run(move |replica| match work(replica.as_mut()) {
+            Ok(value) => Ok(Ok(value)),
+            // As libtorch's own error, so that the loss of a device is recognised.
+            Err(ModelError::Torch(text)) => Err(tch::TchError::Torch(text).into()),
+            Err(other) => Ok(Err(other)),
+        });
+        outcome.await?.map_err(Error::other)
+    }
+}
+
+impl std::fmt::Debug for ReplicaThread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("ReplicaThread").field(&self.0.name()).finish()
+    }
+}

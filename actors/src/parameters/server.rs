@@ -1,0 +1,354 @@
+//! The actor around one [`Shard`].
+//!
+//! A worker pushes one message for each chunk of a slot's gradient and pulls each chunk of the next
+//! version; a pull waits until its version is there. So the barrier of bulk-synchronous training is
+//! nothing but the order of versions, chunk by chunk: push, sum and pull overlap.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use footlight_runtime::{
+    Actor, ActorAddr, Context, DeferredHandler, Down, Error, Handler, HostTensor, Message, ReplyTo,
+    Result, StreamSender, Streamed, tensor::DType,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    layout::Layout,
+    optimizer::OptimizerSpec,
+    shard::{Gradient, Push, Shard, ShardError},
+};
+
+/// Steps that a listener may be behind before the server stops telling it.
+const STEPS_BEHIND: usize = 16 << 10;
+
+/// One shard of a parameter server: holds chunks of the parameters, sums gradients by slot, applies
+/// the optimiser.
+pub struct ParameterServer {
+    shard: Shard<Floats>,
+    slots: u32,
+    pulls: HashMap<u32, Vec<(u64, ReplyTo<<Pull as Message>::Reply>)>>,
+    /// What slots reported of steps that are not applied yet, by step and slot.
+    metrics: BTreeMap<u64, BTreeMap<u32, SlotMetrics>>,
+    followers: Vec<StreamSender<StepDone>>,
+    /// Steps since which nobody followed yet.
+    unseen: Vec<StepDone>,
+}
+
+/// What a shard is started with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ShardSpec {
+    /// Where each parameter lies.
+    pub layout: Layout,
+    /// Which shard of the layout this is.
+    pub shard: u32,
+    /// How gradients become parameters.
+    pub optimizer: OptimizerSpec,
+    /// Steps of the whole job, for the learning rate's schedule.
+    pub total_steps: u64,
+    /// Slots of each step.
+    pub slots: u32,
+    /// The actor that the shard serves: it ends with it.
+    pub owner: ActorAddr,
+}
+
+/// Gives a chunk its first parameters.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Initialise {
+    /// Which chunk.
+    pub chunk: u32,
+    /// As many `f32` as the chunk has.
+    pub params: HostTensor,
+}
+
+impl Message for Initialise {
+    type Reply = std::result::Result<(), PushError>;
+    const NAME: &'static str = "parameters.initialise";
+}
+
+/// One slot's gradient of one chunk.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PushGradient {
+    /// Which step, from 0.
+    pub step: u64,
+    /// Which slot of it.
+    pub slot: u32,
+    /// Which chunk.
+    pub chunk: u32,
+    /// As many `f32` as the chunk has.
+    pub gradient: HostTensor,
+    /// What the slot has to report of itself; it comes with one chunk, and counts once as the
+    /// gradient does.
+    pub metrics: Option<SlotMetrics>,
+}
+
+impl Message for PushGradient {
+    type Reply = std::result::Result<Pushed, PushError>;
+    const NAME: &'static str = "parameters.push";
+}
+
+/// What became of a push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pushed {
+    /// It counts.
+    Accepted,
+    /// The slot had been pushed before: this one is dropped, and nothing is lost by it.
+    Repeated,
+}
+
+/// A gradient or parameters that a shard can't take: the job can't go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{0}")]
+pub struct PushError(pub String);
+
+impl From<ShardError> for PushError {
+    fn from(error: ShardError) -> Self {
+        PushError(error.to_string())
+    }
+}
+
+/// What one slot reports.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct SlotMetrics {
+    /// Its samples.
+    pub samples: u32,
+    /// Their losses' sum.
+    pub loss_sum: f32,
+    /// How many were classified rightly before the step.
+    pub correct: u32,
+}
+
+/// Asks for a chunk's parameters as soon as they have at least a version.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Pull {
+    /// Which chunk.
+    pub chunk: u32,
+    /// The number of steps that must have been applied.
+    pub version: u64,
+}
+
+impl Message for Pull {
+    type Reply = std::result::Result<Chunk, PushError>;
+    const NAME: &'static str = "parameters.pull";
+}
+
+/// A chunk's parameters. Whoever asked before the version was there gets exactly that version.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Chunk {
+    /// The number of steps that have been applied.
+    pub version: u64,
+    /// The parameters, `f32`.
+    pub params: HostTensor,
+}
+
+/// Asks to be told of each step that is applied, in order, from the first on that nobody was told.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FollowSteps;
+
+impl Message for FollowSteps {
+    type Reply = Streamed<StepDone>;
+    const NAME: &'static str = "parameters.follow_steps";
+}
+
+/// A step that was applied, and what its slots reported: each slot counts once, whoever computed it
+/// and how often.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct StepDone {
+    /// Which step, from 0.
+    pub step: u64,
+    /// Samples of its batch.
+    pub samples: u32,
+    /// Their losses' sum.
+    pub loss_sum: f32,
+    /// How many were classified rightly before the step.
+    pub correct: u32,
+}
+
+/// A tensor that is known to be `f32`.
+#[derive(Debug)]
+struct Floats(HostTensor);
+
+impl Floats {
+    fn new(tensor: HostTensor) -> std::result::Result<Self, PushError> {
+        match tensor.as_slice::<f32>() {
+            Ok(_) => Ok(Floats(tensor)),
+            Err(error) => Err(PushError(format!("parameters and gradients are f32: {error}"))),
+        }
+    }
+}
+
+impl Gradient for Floats {
+    fn floats(&self) -> &[f32] {
+        self.0.as_slice().unwrap_or_default()
+    }
+}
+
+/// Parameters that the shard and those who read them share.
+struct Shared(Arc<Vec<f32>>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+fn chunk(version: u64, params: Arc<Vec<f32>>) -> std::result::Result<Chunk, PushError> {
+    let shape = [params.len()];
+    // Not copied: the shard writes the next version elsewhere while this one is on its way.
+    HostTensor::from_bytes(DType::F32, &shape, Bytes::from_owner(Shared(params)))
+        .map(|params| Chunk { version, params })
+        .map_err(|error| PushError(error.to_string()))
+}
+
+impl Actor for ParameterServer {
+    type Args = ShardSpec;
+    const NAME: &'static str = "parameters.server";
+
+    async fn start(spec: ShardSpec, context: &Context<Self>) -> Result<Self> {
+        let ShardSpec { layout, shard, optimizer, total_steps, slots, owner } = spec;
+        let shard = Shard::new(&layout, shard as usize, optimizer, total_steps, slots)
+            .map_err(Error::other)?;
+        context.watch_addr(owner);
+        Ok(ParameterServer {
+            shard,
+            slots,
+            pulls: HashMap::new(),
+            metrics: BTreeMap::new(),
+            followers: Vec::new(),
+            unseen: Vec::new(),
+        })
+    }
+
+    async fn down(&mut self, _: ActorAddr, _: Down, context: &Context<Self>) -> Result<()> {
+        context.stop();
+        Ok(())
+    }
+}
+
+impl Handler<Initialise> for ParameterServer {
+    async fn handle(
+        &mut self,
+        message: Initialise,
+        _: &Context<Self>,
+    ) -> std::result::Result<(), PushError> {
+        let params = Floats::new(message.params)?;
+        self.shard.init(message.chunk as usize, params.floats().to_vec())?;
+        self.answer(message.chunk);
+        Ok(())
+    }
+}
+
+impl Handler<PushGradient> for ParameterServer {
+    async fn handle(
+        &mut self,
+        push: PushGradient,
+        _: &Context<Self>,
+    ) -> std::result::Result<Pushed, PushError> {
+        let PushGradient { step, slot, chunk, gradient, metrics } = push;
+        let gradient = Floats::new(gradient)?;
+        let outcome = self.shard.push(step, slot, chunk as usize, gradient);
+        if matches!(outcome, Ok(Push::Accepted | Push::Applied { .. }))
+            && let Some(metrics) = metrics
+        {
+            self.metrics.entry(step).or_default().insert(slot, metrics);
+        }
+        match outcome {
+            Ok(Push::Accepted) => Ok(Pushed::Accepted),
+            Ok(Push::Duplicate | Push::AlreadyApplied) => Ok(Pushed::Repeated),
+            Ok(Push::Applied { .. }) => {
+                self.answer(chunk);
+                self.tell(step);
+                Ok(Pushed::Accepted)
+            }
+            Err(error) => {
+                // Whoever waits for the next version would wait for ever.
+                if matches!(error, ShardError::NonFinite { .. }) {
+                    for (_, reply) in self.pulls.drain().flat_map(|(_, waiting)| waiting) {
+                        reply.send(Err(error.clone().into()));
+                    }
+                }
+                Err(error.into())
+            }
+        }
+    }
+}
+
+impl DeferredHandler<Pull> for ParameterServer {
+    async fn handle(
+        &mut self,
+        pull: Pull,
+        reply: ReplyTo<<Pull as Message>::Reply>,
+        _: &Context<Self>,
+    ) {
+        match self.shard.params(pull.chunk as usize) {
+            Ok((version, params)) if version >= pull.version => {
+                reply.send(chunk(version, params));
+            }
+            Ok(_) | Err(ShardError::NotInitialised { .. }) => {
+                let waiting = self.pulls.entry(pull.chunk).or_default();
+                // Those who gave up make room for those who come.
+                waiting.retain(|(_, reply)| reply.is_awaited());
+                waiting.push((pull.version, reply));
+            }
+            Err(error) => reply.send(Err(error.into())),
+        }
+    }
+}
+
+impl Handler<FollowSteps> for ParameterServer {
+    async fn handle(&mut self, _: FollowSteps, context: &Context<Self>) -> Streamed<StepDone> {
+        let (sender, steps) = Streamed::channel(STEPS_BEHIND);
+        for step in std::mem::take(&mut self.unseen) {
+            if sender.try_send(step).is_err() {
+                tracing::warn!(actor = %context.me().addr(), "too many steps before somebody asked");
+            }
+        }
+        self.followers.push(sender);
+        steps
+    }
+}
+
+impl ParameterServer {
+    /// Answers the pulls whose version is there.
+    fn answer(&mut self, number: u32) {
+        let Some(waiting) = self.pulls.get_mut(&number) else { return };
+        let Ok((version, params)) = self.shard.params(number as usize) else { return };
+        let ready = waiting.extract_if(.., |(wanted, _)| *wanted <= version);
+        for (_, reply) in ready {
+            reply.send(chunk(version, params.clone()));
+        }
+    }
+
+    /// Tells of a step whose slots have all reported. Only the shard with the chunk that carries
+    /// the reports has any.
+    fn tell(&mut self, step: u64) {
+        let complete =
+            self.metrics.get(&step).is_some_and(|slots| slots.len() == self.slots as usize);
+        if !complete {
+            return;
+        }
+        let slots = self.metrics.remove(&step).unwrap_or_default();
+        let mut done = StepDone { step, samples: 0, loss_sum: 0.0, correct: 0 };
+        // In slot order, as the gradients: the same sum whoever computed.
+        for metrics in slots.values() {
+            done.samples += metrics.samples;
+            done.loss_sum += metrics.loss_sum;
+            done.correct += metrics.correct;
+        }
+        if self.followers.is_empty() && self.unseen.len() < STEPS_BEHIND {
+            self.unseen.push(done);
+        }
+        self.followers.retain(|follower| follower.try_send(done).is_ok());
+    }
+}
+
+impl std::fmt::Debug for ParameterServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ParameterServer")
+            .field("version", &self.shard.version())
+            .finish_non_exhaustive()
+    }
+}

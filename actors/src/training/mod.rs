@@ -1,0 +1,23 @@
+//! Training: the job, its trainer and its workers.
+//!
+//! ```text
+//! TrainingJob ── submit ──► Trainer ── spawns ──► ParameterServer (shards)
+//!     ▲                        │  └── spawns ──► DataLoader
+//!     └── JobEvents ───────────┤  └── supervises ► Worker …
+//!                              └── evaluates
+//! Worker:  DataLoader ── slot ──► gradient ── push ──► shards ── next version ──► Worker
+//! ```
+//!
+//! * [`job`]: what a user describes and gets back.
+//! * [`trainer`]: the actor that holds a job together.
+//! * [`worker`]: the actor that computes slots.
+//! * [`weights`]: pulling and setting a model's parameters.
+
+pub mod job;
+pub mod trainer;
+pub mod weights;
+pub mod worker;
+
+pub use job::{JobEvent, JobSpec, RunningJob, TrainingJob, TrainingReport};
+pub use trainer::Trainer;
+pub use worker::Worker;

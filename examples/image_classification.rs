@@ -1,0 +1,627 @@
+//! LeNet-5 on MNIST (or Fashion-MNIST), trained by a cluster of processes.
+//!
+//! ```text
+//! image_classification                                   # a local cluster, the whole job, a report
+//!
+//! image_classification node --listen 127.0.0.1:7400      # or by hand: a seed,
+//! image_classification node --seed 127.0.0.1:7400        # as many others as you like,
+//! image_classification train --seed 127.0.0.1:7400       # the job,
+//! image_classification serve --seed 127.0.0.1:7400       # and its model over HTTP
+//! ```
+//!
+//! To train a model of your own, implement `Model` for it and register it beside `LeNet5`.
+
+use std::{
+    collections::BTreeMap,
+    io::IsTerminal,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use footlight::{
+    actors::{
+        self,
+        data::{DataSpec, IdxDataset, Split},
+        model::{LeNet5, Model, ModelSpec, Models},
+        parameters::optimizer::Adam,
+        report::{
+            JobReport,
+            digits::{self, Shown, Style},
+            plot::Curves,
+        },
+        schedule::Schedule,
+        serving::{Gateway, Inference, InferenceSpec, Predict},
+        training::{JobEvent, RunningJob, TrainingJob, TrainingReport, job},
+    },
+    cluster::processes::{Process, ProcessSpec, Processes, exit_with_parent},
+    prelude::*,
+    runtime::compute::{DeviceChoice, libtorch_version},
+};
+
+/// Trains LeNet-5 on a cluster of processes; without a command on a local one of its own.
+#[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    local: LocalArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node until Ctrl-C or SIGTERM; with --seed it joins that node's cluster
+    Node(NodeArgs),
+    /// Train on a running cluster; the parameters stay there for `serve`
+    Train {
+        #[command(flatten)]
+        node: NodeArgs,
+        #[command(flatten)]
+        job: JobArgs,
+    },
+    /// Take the weights of a job of a running cluster and answer over HTTP until Ctrl-C
+    Serve {
+        #[command(flatten)]
+        node: NodeArgs,
+        /// Address for HTTP
+        #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
+        http: SocketAddr,
+        /// Where to compute: auto, cpu or cuda:N
+        #[arg(long, default_value = "auto")]
+        device: DeviceChoice,
+    },
+}
+
+#[derive(Args, Clone)]
+struct JobArgs {
+    /// Folder with the four IDX files [default: the user's cache, filled by `cargo xtask setup`]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Which data set the folder holds
+    #[arg(long, value_enum, default_value_t = DatasetName::Mnist)]
+    dataset: DatasetName,
+    /// How often all samples are gone through [default: 6 for mnist, 10 for fashion-mnist]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    epochs: Option<u64>,
+    /// Workers at the same time; the batch has 4 slots, so more than 4 have nothing to do
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    workers: u32,
+    /// Shards of the parameter server
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    servers: u32,
+    /// Samples of a batch, over all workers
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(4..=8192))]
+    batch: u32,
+    /// The same seed gives the same parameters, bit for bit
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Where the workers compute: auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+    /// Train on the first so many samples only
+    #[arg(long, value_name = "N")]
+    limit: Option<u32>,
+}
+
+#[derive(Args)]
+struct LocalArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    /// Folder for report.json and loss.png
+    #[arg(long, value_name = "DIR", default_value = "target/demo")]
+    output: PathBuf,
+    /// Don't kill a worker's process on the way
+    #[arg(long)]
+    no_kill: bool,
+    /// Test accuracy, 0 to 1, below which the exit code is 1 [default: 0.99, fashion-mnist 0.9]
+    #[arg(long, value_name = "SHARE")]
+    target: Option<f64>,
+    /// Print the report as JSON on standard output, and nothing else there
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DatasetName {
+    Mnist,
+    FashionMnist,
+}
+
+impl DatasetName {
+    fn name(self) -> &'static str {
+        match self {
+            DatasetName::Mnist => "mnist",
+            DatasetName::FashionMnist => "fashion-mnist",
+        }
+    }
+
+    fn classes(self) -> &'static [&'static str] {
+        match self {
+            DatasetName::Mnist => &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
+            DatasetName::FashionMnist => &[
+                "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker",
+                "bag", "boot",
+            ],
+        }
+    }
+}
+
+impl JobArgs {
+    fn dir(&self) -> Result<PathBuf> {
+        if let Some(dir) = &self.data {
+            return Ok(std::path::absolute(dir)?);
+        }
+        let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let cache = if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" };
+        let cache = var("FOOTLIGHT_CACHE")
+            .or_else(|| Some(var("XDG_CACHE_HOME")?.join("footlight")))
+            .or_else(|| Some(var("HOME")?.join(cache).join("footlight")))
+            .context("no cache directory: give --data DIR")?;
+        Ok(cache.join("data").join(self.dataset.name()))
+    }
+
+    fn epochs(&self) -> u64 {
+        self.epochs.unwrap_or(if self.dataset == DatasetName::Mnist { 6 } else { 10 })
+    }
+
+    fn job(&self) -> Result<TrainingJob> {
+        let data = DataSpec::idx(self.dir()?);
+        let data = match self.limit {
+            Some(limit) => data.limit(limit),
+            None => data,
+        };
+        let rate = if self.dataset == DatasetName::Mnist { 5e-3 } else { 3e-3 };
+        Ok(TrainingJob::new(self.dataset.name(), ModelSpec::of::<LeNet5>(), data)
+            .optimizer(Adam::new(rate).schedule(Schedule::Cosine))
+            .workers(self.workers)
+            .servers(self.servers)
+            .device(self.device)
+            .batch(self.batch)
+            .epochs(self.epochs())
+            .seed(self.seed)
+            // There it outlives the process that submits it.
+            .trainer_on(Placement::seed()))
+    }
+}
+
+async fn start(args: NodeArgs) -> Result<Node> {
+    let mut models = Models::new();
+    models.register::<LeNet5>()?;
+    Ok(Node::builder(args).with(actors::cast(models)).start().await?)
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "error".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let cli = Cli::parse();
+    let work = async {
+        match cli.command {
+            Some(Command::Node(args)) => node(args).await,
+            Some(Command::Train { node, job }) => train(node, job).await,
+            Some(Command::Serve { node, http, device }) => serve(node, http, device).await,
+            None => local(cli.local).await,
+        }
+    };
+    match work.await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn node(args: NodeArgs) -> Result<()> {
+    exit_with_parent()?;
+    let node = start(args).await?;
+    println!("node {} up at {}", node.id(), node.addr());
+    Ok(node.until_shutdown().await?)
+}
+
+fn needs_seed(args: &NodeArgs) -> Result<()> {
+    ensure!(!args.seeds.is_empty(), "name a node of the running cluster with --seed HOST:PORT");
+    Ok(())
+}
+
+async fn train(args: NodeArgs, job: JobArgs) -> Result<()> {
+    needs_seed(&args)?;
+    let node = start(args).await?;
+    let mut running = job.job()?.submit(&node).await?;
+    let report = running.wait_with_progress().await?;
+    println!(
+        "{}: test accuracy {:.2} % after {:.1} s; `serve` answers with it",
+        job.dataset.name(),
+        report.test_accuracy * 100.0,
+        report.elapsed.as_secs_f64()
+    );
+    Ok(node.leave().await?)
+}
+
+async fn serve(args: NodeArgs, http: SocketAddr, device: DeviceChoice) -> Result<()> {
+    needs_seed(&args)?;
+    let node = start(args).await?;
+    let mut served = None;
+    for dataset in [DatasetName::Mnist, DatasetName::FashionMnist] {
+        if let Ok(job) = RunningJob::attach(&node, dataset.name()).await {
+            served = Some((dataset, inference(&node, &job, 0, device).await?));
+        }
+    }
+    let Some((dataset, inference)) = served else {
+        bail!("no job of `train` holds parameters in this cluster");
+    };
+    let gateway = Gateway::serve(http, [(LeNet5::NAME.to_owned(), inference)]).await?;
+    println!(
+        "{} at http://{}/v2/models/{}/infer; stop it with Ctrl-C",
+        dataset.name(),
+        gateway.addr(),
+        LeNet5::NAME
+    );
+    Ok(node.until_shutdown().await?)
+}
+
+/// An inference actor on this node with a job's weights, of at least so many steps.
+async fn inference(
+    node: &Node,
+    job: &RunningJob,
+    version: u64,
+    device: DeviceChoice,
+) -> Result<ActorRef<Inference>> {
+    let weights = job.weights().await?;
+    let spec = InferenceSpec { model: ModelSpec::of::<LeNet5>(), weights, version, device };
+    Ok(node.spawn::<Inference>(spec).await?)
+}
+
+/// A cluster of processes on this machine, and this process as a node among them.
+struct LocalCluster {
+    // Named in the order of their start; ended when this is dropped.
+    processes: BTreeMap<String, Process>,
+    node: Node,
+    _keeper: Processes,
+    _keys: tempfile::TempDir,
+}
+
+impl LocalCluster {
+    async fn start(workers: u32, servers: u32) -> Result<Self> {
+        let keys = tempfile::tempdir().context("no folder for the cluster's keys")?;
+        let keeper = Processes::new();
+        let start = async |name: String, role: &str, seed: Option<&str>| -> Result<_> {
+            let seed = seed.iter().flat_map(|seed| ["--seed", seed]);
+            let args = ["node", "--listen", "127.0.0.1:0", "--role", role];
+            let spec = ProcessSpec::this_binary(&name)
+                .args(args.into_iter().chain(seed))
+                .env("FOOTLIGHT_STATE", keys.path())
+                .forward_output();
+            Ok((name, keeper.start(spec).await?))
+        };
+        let up = async |process: &Process| -> Result<String> {
+            let line = process.wait_line("node ", Duration::from_secs(30)).await?;
+            line.rsplit(' ').next().map(str::to_owned).context("a node did not tell its address")
+        };
+        let (name, process) = start("seed".to_owned(), "seed", None).await?;
+        let seed = up(&process).await?;
+        let mut processes = BTreeMap::from([(name, process)]);
+        let mut parts = vec![("loader".to_owned(), "loader")];
+        parts.extend((0..servers).map(|index| (format!("server-{index}"), "server")));
+        parts.extend((0..workers).map(|index| (format!("worker-{index}"), "worker")));
+        for (name, role) in parts {
+            let (name, process) = start(name, role, Some(&seed)).await?;
+            processes.insert(name, process);
+        }
+        for (_, process) in processes.iter().filter(|(name, _)| *name != "seed") {
+            up(process).await?;
+        }
+        let node = start_driver(&seed, keys.path()).await?;
+        let nodes = processes.len() + 1;
+        node.wait_for_members(Duration::from_secs(30), |members| {
+            members.iter().filter(|member| member.is_up()).count() == nodes
+        })
+        .await?;
+        Ok(LocalCluster { processes, node, _keeper: keeper, _keys: keys })
+    }
+
+    fn pids(&self) -> BTreeMap<String, u32> {
+        let own = ("driver".to_owned(), std::process::id());
+        self.processes.iter().map(|(name, process)| (name.clone(), process.pid())).chain([own]).collect()
+    }
+
+    /// UDP bytes that all nodes that are up have sent and received.
+    async fn wire_bytes(&self) -> (u64, u64) {
+        let mut total = (0, 0);
+        for member in self.node.members().iter().filter(|member| member.is_up()) {
+            if let Ok(status) = self.node.status_of(member.id).await {
+                total.0 += status.counts.wire_bytes_sent;
+                total.1 += status.counts.wire_bytes_received;
+            }
+        }
+        total
+    }
+}
+
+async fn start_driver(seed: &str, keys: &Path) -> Result<Node> {
+    let args = NodeArgs {
+        seeds: vec![seed.to_owned()],
+        state: Some(keys.to_owned()),
+        roles: vec!["driver".to_owned()],
+        ..NodeArgs::default()
+    };
+    start(args).await
+}
+
+/// What happened to the worker that was killed.
+#[derive(Default)]
+struct Killed {
+    pid: Option<u32>,
+    at: Option<(Instant, u64)>,
+    detected: Option<Duration>,
+    back: bool,
+    recovered: Option<Duration>,
+}
+
+async fn local(args: LocalArgs) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    // If whoever started this is gone for good, so is this.
+    exit_with_parent()?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = whole_job(args) => done,
+        _ = tokio::signal::ctrl_c() => bail!("interrupted; all processes are ended"),
+        _ = terminate.recv() => bail!("told to end; all processes are ended"),
+    }
+}
+
+async fn whole_job(args: LocalArgs) -> Result<()> {
+    let job = &args.job;
+    let mnist = job.dataset == DatasetName::Mnist;
+    let target = args.target.unwrap_or(if mnist { 0.99 } else { 0.9 });
+    // Before any process is started: wrong data is told at once.
+    let test = IdxDataset::open(job.dir()?, Split::Test)?;
+    let description = job.job()?;
+    eprintln!(
+        "Starting a cluster of processes: a seed, a data loader, {} servers, {} workers.",
+        job.servers, job.workers
+    );
+    let cluster = LocalCluster::start(job.workers, job.servers).await?;
+    let mut running = description.submit(&cluster.node).await?;
+
+    let mut shown = job::Shown::new(job.epochs());
+    let mut curves = Curves { target: Some(target), ..Curves::default() };
+    let mut killed = Killed::default();
+    let mut kill_at = None;
+    let victim = cluster.processes.get(&format!("worker-{}", job.workers - 1));
+    let mut devices = BTreeMap::new();
+    let trained = running
+        .follow(|event| {
+            shown.event(event);
+            match event {
+                JobEvent::Started { steps, steps_per_epoch, .. } => {
+                    curves.steps_per_epoch = *steps_per_epoch;
+                    // In the middle of the second epoch, or of the only one.
+                    let epoch = u64::from(*steps_per_epoch);
+                    kill_at = (!args.no_kill).then(|| (epoch + epoch / 2).min(steps / 2));
+                }
+                JobEvent::WorkerUp { worker, starts, device, .. } => {
+                    devices.insert(worker.clone(), device.clone());
+                    killed.back |= killed.detected.is_some() && *starts > 0;
+                }
+                JobEvent::WorkerLost { .. } => {
+                    killed.detected = killed.at.map(|(at, _)| at.elapsed());
+                }
+                JobEvent::Step { steps, loss, .. } => {
+                    curves.losses.push(*loss);
+                    if killed.back && killed.recovered.is_none() {
+                        killed.recovered = killed.at.map(|(at, _)| at.elapsed());
+                    }
+                    if kill_at.is_some_and(|at| *steps >= at)
+                        && let Some(victim) = victim
+                    {
+                        kill_at = None;
+                        victim.kill();
+                        killed.pid = Some(victim.pid());
+                        killed.at = Some((Instant::now(), *steps));
+                        shown.note(&format!(
+                            "SIGKILL to {} (pid {}) at step {steps}",
+                            victim.name(),
+                            victim.pid()
+                        ));
+                    }
+                }
+                JobEvent::Evaluated { steps, accuracy, .. } => {
+                    curves.accuracies.push((*steps, *accuracy));
+                }
+                _ => {}
+            }
+        })
+        .await?;
+
+    let report =
+        finish(&args, target, &cluster, &running, &trained, &killed, curves, devices).await?;
+    answer(&args, &cluster, &running, &trained, &test).await?;
+    running.close().await;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    }
+    ensure!(
+        report.ok,
+        "the test accuracy is {:.2} %, and {:.2} % were asked for",
+        report.test_accuracy * 100.0,
+        target * 100.0
+    );
+    Ok(cluster.node.leave().await?)
+}
+
+/// Writes report.json and loss.png and prints the summary.
+#[allow(clippy::too_many_arguments)]
+async fn finish(
+    args: &LocalArgs,
+    target: f64,
+    cluster: &LocalCluster,
+    running: &RunningJob,
+    trained: &TrainingReport,
+    killed: &Killed,
+    mut curves: Curves,
+    devices: BTreeMap<String, String>,
+) -> Result<JobReport> {
+    let spec = running.spec().await?;
+    let millis = |time: Option<Duration>| time.map(|time| time.as_millis() as u64);
+    let (wire_bytes_sent, wire_bytes_received) = cluster.wire_bytes().await;
+    let seconds = trained.elapsed.as_secs_f64();
+    let report = JobReport {
+        ok: trained.test_accuracy >= target,
+        dataset: args.job.dataset.name().to_owned(),
+        target,
+        test_accuracy: trained.test_accuracy,
+        epochs: spec.epochs,
+        seconds,
+        samples_per_second: trained.samples as f64 / seconds,
+        pids: cluster.pids(),
+        killed_pid: killed.pid,
+        detected_ms: millis(killed.detected),
+        recovered_ms: millis(killed.recovered),
+        wire_bytes_sent,
+        wire_bytes_received,
+        libtorch: libtorch_version().unwrap_or_else(|| "unknown".to_owned()),
+        devices,
+    };
+    curves.title = format!("LeNet-5 on {}", report.dataset);
+    curves.subtitle = format!(
+        "{} workers, {} shards, batch {}: {:.2} % in {seconds:.1} s",
+        spec.workers,
+        spec.servers,
+        spec.batch,
+        report.test_accuracy * 100.0
+    );
+    if let Some((_, step)) = killed.at {
+        curves.marks.push((step, "a worker is killed".to_owned()));
+    }
+    report.write(args.output.join("report.json"))?;
+    curves.write_png(args.output.join("loss.png"))?;
+
+    let mut lines = vec![
+        format!(
+            "{}: test accuracy {:.2} % after {} epochs, {seconds:.1} s, {:.0} samples/s",
+            report.dataset,
+            report.test_accuracy * 100.0,
+            report.epochs,
+            report.samples_per_second
+        ),
+        format!(
+            "{} processes sent {:.1} MB to one another, encrypted",
+            report.pids.len(),
+            report.wire_bytes_sent as f64 / 1e6
+        ),
+    ];
+    if let (Some(pid), Some(detected), Some(recovered)) =
+        (report.killed_pid, report.detected_ms, report.recovered_ms)
+    {
+        lines.push(format!(
+            "worker process {pid} was killed: declared down after {detected} ms, training went on \
+             after {recovered} ms"
+        ));
+    }
+    lines.push(format!(
+        "report and plot: {}, {}",
+        args.output.join("report.json").display(),
+        args.output.join("loss.png").display()
+    ));
+    say(args, &format!("\n{}\n", lines.join("\n")));
+    Ok(report)
+}
+
+/// Lets an inference actor classify some test images, in the terminal and over HTTP.
+async fn answer(
+    args: &LocalArgs,
+    cluster: &LocalCluster,
+    running: &RunningJob,
+    trained: &TrainingReport,
+    test: &actors::data::Dataset,
+) -> Result<()> {
+    const SHOWN: u32 = 6;
+    let inference =
+        inference(&cluster.node, running, trained.steps, DeviceChoice::Cpu).await?;
+    let some: Vec<u32> = (0..SHOWN.min(test.len() as u32)).collect();
+    let (pixels, labels) = test.gather(&some)?;
+    let shape = [labels.len(), test.rows(), test.cols()];
+    let samples = HostTensor::from_vec(pixels.clone(), &shape)?;
+    let predicted = inference.call(Predict { samples }).await?.map_err(anyhow::Error::msg)?;
+    let probabilities = predicted.probabilities.as_slice::<f32>()?;
+    let classes = probabilities.len() / labels.len();
+    let images: Vec<Shown> = pixels
+        .chunks(test.rows() * test.cols())
+        .zip(probabilities.chunks(classes))
+        .zip(&labels)
+        .map(|((pixels, row), label)| {
+            let (prediction, probability) = best(row);
+            Shown { pixels, label: Some(usize::from(*label)), prediction, probability }
+        })
+        .collect();
+    let terminal = if args.json {
+        std::io::stderr().is_terminal()
+    } else {
+        std::io::stdout().is_terminal()
+    };
+    let style = Style::detect(|name| std::env::var(name).ok(), terminal);
+    let names = args.job.dataset.classes();
+    say(args, &digits::draw(&images, test.cols(), names, style, digits::WIDTH));
+
+    let gateway =
+        Gateway::serve("127.0.0.1:0".parse()?, [(LeNet5::NAME.to_owned(), inference)]).await?;
+    let (pixels, label) = test.sample(0)?;
+    let shape = [1, test.rows(), test.cols()];
+    let row = ask_over_http(gateway.addr(), pixels, &shape).await?;
+    let (prediction, probability) = best(&row);
+    say(
+        args,
+        &format!(
+            "over HTTP, POST http://{}/v2/models/{}/infer: the first one is {} ({:.1} %), really {}",
+            gateway.addr(),
+            LeNet5::NAME,
+            names[prediction],
+            probability * 100.0,
+            names[usize::from(label)]
+        ),
+    );
+    Ok(())
+}
+
+fn best(row: &[f32]) -> (usize, f32) {
+    let best = row.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1));
+    best.unwrap_or((0, 0.0))
+}
+
+/// What any HTTP client would do; `curl` serves as well.
+async fn ask_over_http(addr: SocketAddr, pixels: &[u8], shape: &[usize]) -> Result<Vec<f32>> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let body = serde_json::json!({
+        "inputs": [{ "name": "images", "datatype": "UINT8", "shape": shape, "data": pixels }]
+    })
+    .to_string();
+    let mut stream = tokio::net::TcpStream::connect(addr).await?;
+    let head = format!(
+        "POST /v2/models/{}/infer HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n",
+        LeNet5::NAME,
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(body.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+    ensure!(head.starts_with("HTTP/1.1 200"), "the gateway answered: {body}");
+    let answer: serde_json::Value = serde_json::from_str(body)?;
+    Ok(serde_json::from_value(answer["outputs"][0]["data"].clone())?)
+}
+
+/// For people: on standard output, unless that is for the report.
+fn say(args: &LocalArgs, text: &str) {
+    if args.json { eprintln!("{text}") } else { println!("{text}") }
+}

@@ -1,0 +1,219 @@
+use super::*;
+use crate::{
+    Actor, ActorRef, Context, Error, Handler, Message, NodeId,
+    env::Env,
+    id::Incarnation,
+    registry::Types,
+    supervision::{Backoff, OneForAll, OneForOne, RestForOne},
+};
+use serde::{Deserialize, Serialize};
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// Panics when told to.
+struct Child;
+
+#[derive(Serialize, Deserialize)]
+struct Panic;
+impl Message for Panic {
+    type Reply = ();
+    const NAME: &'static str = "test.panic";
+}
+
+impl Actor for Child {
+    type Args = bool;
+    const NAME: &'static str = "test.child";
+    async fn start(fails: bool, _: &Context<Self>) -> Result<Self> {
+        if fails { Err(Error::other("there is no data")) } else { Ok(Child) }
+    }
+}
+
+impl Handler<Panic> for Child {
+    async fn handle(&mut self, _: Panic, _: &Context<Self>) {
+        panic!("on purpose")
+    }
+}
+
+async fn system() -> System {
+    let env = Env::system().unwrap();
+    System::start(NodeId(7), Incarnation(1), Types::default(), env).await.unwrap()
+}
+
+fn child(system: &System, name: &str, restart: Restart) -> ChildSpec {
+    let system = system.clone();
+    ChildSpec::new(name, restart, move |_| {
+        let system = system.clone();
+        async move { Ok(system.spawn::<Child>(false).await?.addr()) }
+    })
+}
+
+type Events = mpsc::UnboundedReceiver<ChildEvent>;
+
+async fn start(
+    system: &System,
+    supervision: Supervision,
+    children: &[&str],
+) -> (Supervisor, Events) {
+    let (tell, mut events) = mpsc::unbounded_channel();
+    let children = children.iter().map(|name| child(system, name, Restart::Permanent)).collect();
+    let supervisor = Supervisor::start(system, quick(supervision), children, tell).await.unwrap();
+    for _ in 0..supervisor.places.lock().unwrap().len() {
+        assert!(next(&mut events).await.starts_with("started"));
+    }
+    (supervisor, events)
+}
+
+/// With a back-off that a test can wait for.
+fn quick(supervision: Supervision) -> Supervision {
+    let first = Duration::from_millis(1);
+    supervision.backoff(Backoff { first, max: Duration::from_millis(10), ..Backoff::default() })
+}
+
+/// The next event in short.
+async fn next(events: &mut Events) -> String {
+    let event = tokio::time::timeout(LONG, events.recv()).await.expect("no event in time");
+    match event.expect("the supervisor has ended") {
+        ChildEvent::Started { child, starts, .. } => format!("started {child} {starts}"),
+        ChildEvent::Down { child, down, .. } => format!("down {child} {down}"),
+        ChildEvent::StartFailed { child, why } => format!("failed {child} {why}"),
+        ChildEvent::GaveUp { why } => format!("gave up {why}"),
+    }
+}
+
+async fn some<const N: usize>(events: &mut Events) -> [String; N] {
+    let mut all = Vec::new();
+    for _ in 0..N {
+        all.push(next(events).await);
+    }
+    all.try_into().unwrap()
+}
+
+async fn make_panic(system: &System, supervisor: &Supervisor, child: &str) {
+    let addr = supervisor.place(child).expect("it is up");
+    let _ = ActorRef::<Child>::at(addr, system).call(Panic).await;
+}
+
+#[tokio::test]
+async fn a_child_that_panics_is_started_again_alone() {
+    let system = system().await;
+    let (supervisor, mut events) = start(&system, OneForOne::new(), &["a", "b"]).await;
+    let (a, b) = (supervisor.place("a"), supervisor.place("b"));
+    make_panic(&system, &supervisor, "a").await;
+    assert_eq!(some(&mut events).await, ["down a panicked: on purpose", "started a 1"]);
+    assert_ne!(supervisor.place("a"), a);
+    assert_eq!(supervisor.place("b"), b);
+    supervisor.stop().await;
+}
+
+#[tokio::test]
+async fn with_rest_for_one_those_behind_go_down_last_first_and_come_back_in_order() {
+    let system = system().await;
+    let (supervisor, mut events) = start(&system, RestForOne::new(), &["a", "b", "c"]).await;
+    let a = supervisor.place("a");
+    make_panic(&system, &supervisor, "b").await;
+    assert_eq!(
+        some(&mut events).await,
+        ["down b panicked: on purpose", "down c stopped", "started b 1", "started c 1"]
+    );
+    assert_eq!(supervisor.place("a"), a);
+    supervisor.stop().await;
+}
+
+#[tokio::test]
+async fn with_one_for_all_everybody_is_started_again() {
+    let system = system().await;
+    let (supervisor, mut events) = start(&system, OneForAll::new(), &["a", "b"]).await;
+    make_panic(&system, &supervisor, "b").await;
+    assert_eq!(
+        some(&mut events).await,
+        ["down b panicked: on purpose", "down a stopped", "started a 1", "started b 1"]
+    );
+    supervisor.stop().await;
+}
+
+#[tokio::test]
+async fn past_the_limit_all_are_stopped_and_the_supervisor_ends() {
+    let system = system().await;
+    let limits = OneForOne::new().at_most(1, LONG);
+    let (mut supervisor, mut events) = start(&system, limits, &["a", "b"]).await;
+    make_panic(&system, &supervisor, "a").await;
+    assert_eq!(some(&mut events).await, ["down a panicked: on purpose", "started a 1"]);
+    make_panic(&system, &supervisor, "a").await;
+    assert_eq!(next(&mut events).await, "down a panicked: on purpose");
+    let gave_up = next(&mut events).await;
+    assert!(gave_up.starts_with("gave up a: "), "{gave_up}");
+    assert_eq!(next(&mut events).await, "down b stopped");
+    tokio::time::timeout(LONG, supervisor.ended()).await.unwrap();
+    assert!(events.recv().await.is_none());
+    assert!(system.census().is_empty());
+}
+
+#[tokio::test]
+async fn stopping_stops_all_in_reverse_order() {
+    let system = system().await;
+    let (supervisor, mut events) = start(&system, OneForOne::new(), &["a", "b", "c"]).await;
+    tokio::time::timeout(LONG, supervisor.stop()).await.unwrap();
+    assert_eq!(some(&mut events).await, ["down c stopped", "down b stopped", "down a stopped"]);
+    assert!(system.census().is_empty());
+}
+
+#[tokio::test]
+async fn a_transient_child_that_ends_by_itself_stays_down_and_the_supervisor_ends() {
+    let system = system().await;
+    let (tell, mut events) = mpsc::unbounded_channel();
+    let children = vec![child(&system, "a", Restart::Transient)];
+    let mut supervisor =
+        Supervisor::start(&system, quick(OneForOne::new()), children, tell).await.unwrap();
+    make_panic(&system, &supervisor, "a").await;
+    assert_eq!(
+        some(&mut events).await,
+        ["started a 0", "down a panicked: on purpose", "started a 1"]
+    );
+    system.end(supervisor.place("a").unwrap(), End::Stop);
+    assert_eq!(next(&mut events).await, "down a stopped");
+    tokio::time::timeout(LONG, supervisor.ended()).await.unwrap();
+    assert_eq!(supervisor.place("a"), None);
+}
+
+#[tokio::test]
+async fn children_that_cannot_be_started_are_an_error_of_the_start_that_says_why() {
+    let system = system().await;
+    let (tell, mut events) = mpsc::unbounded_channel();
+    let spawner = system.clone();
+    let broken = ChildSpec::new("broken", Restart::Permanent, move |_| {
+        let system = spawner.clone();
+        async move { Ok(system.spawn::<Child>(true).await?.addr()) }
+    });
+    let limits = quick(OneForOne::new().at_most(2, LONG));
+    let children = vec![child(&system, "a", Restart::Permanent), broken];
+    let error = Supervisor::start(&system, limits, children, tell).await.unwrap_err();
+    assert!(error.to_string().contains("broken: "), "{error}");
+    assert!(error.to_string().contains("there is no data"), "{error}");
+    while tokio::time::timeout(LONG, events.recv()).await.unwrap().is_some() {}
+    assert!(system.census().is_empty(), "those that were up have been stopped");
+}
+
+#[tokio::test]
+async fn a_temporary_child_that_cannot_be_started_holds_nobody_up() {
+    let system = system().await;
+    let (tell, mut events) = mpsc::unbounded_channel();
+    let broken = ChildSpec::new("broken", Restart::Temporary, |_| async {
+        Err(Error::other("there is no data"))
+    });
+    let children = vec![child(&system, "a", Restart::Permanent), broken];
+    let started = Supervisor::start(&system, quick(OneForOne::new()), children, tell);
+    let supervisor = tokio::time::timeout(LONG, started).await.unwrap().unwrap();
+    let mut first: [String; 2] = some(&mut events).await;
+    first.sort();
+    assert_eq!(first, ["failed broken there is no data", "started a 0"]);
+    supervisor.stop().await;
+}
+
+#[tokio::test]
+async fn a_dropped_supervisor_stops_its_children() {
+    let system = system().await;
+    let (supervisor, mut events) = start(&system, OneForOne::new(), &["a"]).await;
+    drop(supervisor);
+    assert_eq!(next(&mut events).await, "down a stopped");
+    assert!(tokio::time::timeout(LONG, events.recv()).await.unwrap().is_none());
+}

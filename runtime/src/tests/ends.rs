@@ -1,0 +1,123 @@
+//! How actors end, and what those who watch or wait are told.
+
+use super::*;
+use crate::{Cause, error::Failure};
+
+#[tokio::test]
+async fn a_panic_ends_the_actor_and_its_caller_knows_at_once() {
+    let system = system().await;
+    let probe = system.spawn::<Probe>(()).await.unwrap();
+    let watch = probe.watch();
+    let error = soon(probe.call(Boom { text: "on purpose".into() })).await.unwrap_err();
+    assert_eq!(error.failure, Failure::may_have_run(Cause::Stopped));
+    assert_eq!(soon(watch).await, Down::Panicked("on purpose".into()));
+}
+
+#[tokio::test]
+async fn the_error_or_panic_of_a_task_fails_its_actor() {
+    let system = system().await;
+    let probe = system.spawn::<Probe>(()).await.unwrap();
+    let watch = probe.watch();
+    soon(probe.call(FailSoon { why: "no data left".into() })).await.unwrap();
+    assert_eq!(soon(watch).await, Down::Failed("no data left".into()));
+
+    let probe = system.spawn::<Probe>(()).await.unwrap();
+    let watch = probe.watch();
+    soon(probe.call(PanicSoon { why: "odd".into() })).await.unwrap();
+    assert_eq!(soon(watch).await, Down::Failed("a task panicked: odd".into()));
+}
+
+#[tokio::test]
+async fn an_actor_that_cannot_bear_the_end_of_another_fails() {
+    let system = system().await;
+    let [one, two] = [system.spawn::<Probe>(()).await, system.spawn(()).await].map(Result::unwrap);
+    soon(one.call(WatchIt { other: two.clone() })).await.unwrap();
+    let watch = one.watch();
+    two.kill();
+    assert_eq!(soon(watch).await, Down::Failed("what I watched killed".into()));
+}
+
+#[tokio::test]
+async fn stopping_killing_and_ending_oneself_are_told_apart() {
+    let system = system().await;
+    let spawn = async || system.spawn::<Probe>(()).await.unwrap();
+    let stopped = spawn().await;
+    stopped.stop();
+    assert_eq!(soon(stopped.watch()).await, Down::Stopped);
+    let itself = spawn().await;
+    let watch = itself.watch();
+    soon(itself.call(StopSelf {})).await.unwrap();
+    assert_eq!(soon(watch).await, Down::Stopped);
+
+    // Only a kill gets through to a handler that does not return.
+    let (gate, mut began, _let_go) = gate(&system).await;
+    let watch = gate.watch();
+    let call = tokio::spawn(async move { (gate.call(Pass { number: 1 }).await, gate) });
+    assert_eq!(soon(began.recv()).await, Some(1));
+    system.end(watch.actor(), crate::remote::End::Stop);
+    system.end(watch.actor(), crate::remote::End::Kill);
+    assert_eq!(soon(watch).await, Down::Killed);
+    let (error, _) = soon(call).await.unwrap();
+    assert_eq!(error.unwrap_err().failure, Failure::may_have_run(Cause::Stopped));
+}
+
+#[tokio::test]
+async fn watching_an_actor_that_has_ended_answers_at_once() {
+    let system = system().await;
+    let probe = system.spawn::<Probe>(()).await.unwrap();
+    let watches = [probe.watch(), probe.watch()];
+    probe.stop();
+    for watch in watches {
+        assert_eq!(soon(watch).await, Down::Stopped, "each watcher is told");
+    }
+    assert_eq!(soon(probe.watch()).await, Down::NoSuchActor);
+}
+
+struct Failing;
+impl Actor for Failing {
+    type Args = bool;
+    const NAME: &'static str = "test.failing";
+    async fn start(panics: bool, _: &Context<Self>) -> Result<Self> {
+        assert!(!panics, "start went wrong");
+        Err(Error::other("there is no such file"))
+    }
+}
+
+#[tokio::test]
+async fn an_actor_whose_start_fails_or_panics_never_was() {
+    let system = system().await;
+    let error = soon(system.spawn::<Failing>(false)).await.unwrap_err();
+    assert_eq!(error.to_string(), "test.failing could not start: there is no such file");
+    let error = soon(system.spawn::<Failing>(true)).await.unwrap_err();
+    assert_eq!(error.to_string(), "test.failing could not start: panicked: start went wrong");
+    assert!(system.census().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_stops_all_and_tells_all_who_watch() {
+    let system = system().await;
+    let mut watches = Vec::new();
+    for _ in 0..50 {
+        watches.push(system.spawn::<Probe>(()).await.unwrap().watch());
+    }
+    soon(system.shutdown(LONG)).await;
+    for watch in watches {
+        assert_eq!(soon(watch).await, Down::Stopped);
+    }
+    assert!(system.census().is_empty());
+}
+
+#[tokio::test]
+async fn a_new_life_of_the_node_ends_the_actors_of_the_one_before() {
+    let system = system().await;
+    let probe = system.spawn::<Probe>(()).await.unwrap();
+    let watch = probe.watch();
+    system.renew(Incarnation(2));
+    assert_eq!(soon(watch).await, Down::Killed);
+    assert_eq!(soon(probe.watch()).await, Down::NodeLost(NodeId(7)));
+    let old = soon(probe.call(Echo { text: String::new() })).await.unwrap_err();
+    assert_eq!(old.fate(), crate::Fate::NotSent, "{old}");
+    let fresh = system.spawn::<Probe>(()).await.unwrap();
+    assert_eq!(fresh.addr().incarnation, Incarnation(2));
+    soon(fresh.call(Echo { text: String::new() })).await.unwrap();
+}

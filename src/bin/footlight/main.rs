@@ -1,0 +1,68 @@
+//! The `footlight` command: runs a node, or asks one how its cluster is.
+
+mod node;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+const EXAMPLES: &str = "\
+Examples:
+  footlight node                                       a seed on 127.0.0.1:7400
+  footlight node --seed 127.0.0.1:7400                 another node, on a free port
+  footlight node --seed 127.0.0.1:7400 --role worker --label zone=a
+  footlight status --node 127.0.0.1:7400               the members as a table
+  footlight status --node 127.0.0.1:7400 --json        the same for programs
+
+Logs go to the standard error output; RUST_LOG says which (default: warn).";
+
+/// Footlight, an actor-based distributed runtime for machine learning
+#[derive(Parser)]
+#[command(name = "footlight", version, after_help = EXAMPLES)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node until SIGINT (Ctrl-C) or SIGTERM
+    Node(node::Args),
+    /// Ask a node how it and its cluster are
+    Status(status::Args),
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(args.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line, whatever the text came from.
+            let text = format!("{error:#}");
+            let line: Vec<&str> = text.split_whitespace().collect();
+            eprintln!("error: {}", line.join(" "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    if matches!(command, Command::Node(_)) {
+        // First of all: whoever started this node through `Processes` may be gone already.
+        footlight::cluster::processes::exit_with_parent()?;
+    }
+    let runtime = tokio::runtime::Runtime::new()?;
+    let outcome = runtime.block_on(async {
+        match command {
+            Command::Node(args) => node::run(args).await,
+            Command::Status(args) => status::run(args).await,
+        }
+    });
+    // The node has ended by now; nothing that still blocks is worth waiting for.
+    runtime.shutdown_background();
+    outcome
+}

@@ -1,0 +1,296 @@
+//! An actor that does what it is told, and the messages to it.
+
+use std::time::Duration;
+
+use footlight::{
+    cluster::NodeBuilder,
+    prelude::*,
+    runtime::{Failure, NodeId},
+};
+use futures::StreamExt;
+
+macro_rules! message {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* } -> $reply:ty) => {
+        $(#[$doc])*
+        #[derive(Debug, Serialize, Deserialize)]
+        pub(crate) struct $name { $(pub(crate) $field: $type),* }
+        impl Message for $name {
+            type Reply = $reply;
+            const NAME: &'static str = concat!("test.", stringify!($name));
+        }
+    };
+}
+
+message!(Echo { text: String } -> String);
+message!(
+    /// Where are you: the node and the process.
+    Where {} -> (NodeId, u32));
+message!(
+    /// Never answered, until the probe ends.
+    Hold {} -> ());
+message!(
+    /// How many `Hold`s are held.
+    Held {} -> usize);
+message!(Boom { text: String } -> ());
+message!(
+    /// Remembers the number and the tensor's size.
+    Note { number: u64, tensor: Option<HostTensor> } -> ());
+message!(Notes {} -> Vec<u64>);
+message!(
+    /// Calls `Where` at another probe.
+    Relay { to: ActorRef<Probe> } -> Result<(NodeId, u32), Failure>);
+message!(
+    /// Handles nothing until `Unblock` comes to another probe of the node.
+    Block {} -> ());
+message!(Unblock {} -> ());
+message!(
+    /// So many numbers, as the reader takes them.
+    Count { to: u64 } -> Streamed<u64>);
+message!(
+    /// How many numbers have been taken from the producer, and whether it has ended.
+    Produced {} -> (u64, bool));
+message!(
+    /// A stream that brings nothing and only waits for its end.
+    Silence {} -> Streamed<u64>);
+message!(
+    /// Tensors come back as they went.
+    Mirror { tensor: HostTensor } -> HostTensor);
+message!(Shaped { field: u32 } -> ());
+message!(
+    /// Watches another probe; the ends are asked for by `Ends`.
+    WatchIt { other: ActorRef<Probe> } -> ());
+message!(Ends {} -> Vec<String>);
+
+mod other {
+    use super::*;
+    #[derive(Debug, Serialize, Deserialize)]
+    pub(crate) struct Shaped {
+        pub(crate) field: u64,
+    }
+    impl Message for Shaped {
+        type Reply = ();
+        const NAME: &'static str = "test.Shaped";
+    }
+}
+
+/// Registers the probe and its messages.
+pub(crate) fn register(builder: NodeBuilder) -> NodeBuilder {
+    builder.register::<Probe>(|probe| {
+        probe
+            .handles::<Echo>()
+            .handles::<Where>()
+            .defers::<Hold>()
+            .handles::<Held>()
+            .handles::<Boom>()
+            .handles::<Note>()
+            .handles::<Notes>()
+            .handles::<Relay>()
+            .handles::<Block>()
+            .handles::<Unblock>()
+            .handles::<Count>()
+            .handles::<Produced>()
+            .handles::<Silence>()
+            .handles::<Mirror>()
+            .handles::<Shaped>()
+            .handles::<WatchIt>()
+            .handles::<Ends>()
+    })
+}
+
+/// Another type that takes a message of the name `test.Shaped`, in another shape, in place of the
+/// probe.
+pub(crate) fn register_other_shape(builder: NodeBuilder) -> NodeBuilder {
+    builder.register::<Probe>(|probe| {
+        probe.handles::<Where>().handles::<other::Shaped>()
+    })
+}
+
+/// Opened by `Unblock`; laid beside a node's actors, since a blocked probe takes no message.
+#[derive(Default)]
+pub(crate) struct Gate(tokio::sync::Notify);
+
+/// What a stream's producer has done so far.
+#[derive(Default)]
+struct Producer {
+    sent: std::sync::atomic::AtomicU64,
+    ended: std::sync::atomic::AtomicBool,
+}
+
+/// An actor that does what it is told.
+pub(crate) struct Probe {
+    held: Vec<ReplyTo<()>>,
+    notes: Vec<u64>,
+    ends: Vec<String>,
+    producer: std::sync::Arc<Producer>,
+}
+
+impl Actor for Probe {
+    type Args = ();
+    const NAME: &'static str = "test.probe";
+
+    async fn start(_: (), context: &Context<Self>) -> Result<Self> {
+        if context.system().extension::<Gate>().is_none() {
+            context.system().extend(std::sync::Arc::new(Gate::default()));
+        }
+        Ok(Probe {
+            held: Vec::new(),
+            notes: Vec::new(),
+            ends: Vec::new(),
+            producer: Default::default(),
+        })
+    }
+
+    async fn down(
+        &mut self,
+        _: footlight::runtime::ActorAddr,
+        down: Down,
+        _: &Context<Self>,
+    ) -> Result<()> {
+        self.ends.push(down.to_string());
+        Ok(())
+    }
+}
+
+impl Handler<Echo> for Probe {
+    async fn handle(&mut self, echo: Echo, _: &Context<Self>) -> String {
+        echo.text
+    }
+}
+
+impl Handler<Where> for Probe {
+    async fn handle(&mut self, _: Where, context: &Context<Self>) -> (NodeId, u32) {
+        (context.system().node(), std::process::id())
+    }
+}
+
+impl DeferredHandler<Hold> for Probe {
+    async fn handle(&mut self, _: Hold, reply: ReplyTo<()>, _: &Context<Self>) {
+        self.held.push(reply);
+    }
+}
+
+impl Handler<Held> for Probe {
+    async fn handle(&mut self, _: Held, _: &Context<Self>) -> usize {
+        self.held.len()
+    }
+}
+
+impl Handler<Boom> for Probe {
+    async fn handle(&mut self, boom: Boom, _: &Context<Self>) {
+        panic!("{}", boom.text)
+    }
+}
+
+impl Handler<Note> for Probe {
+    async fn handle(&mut self, note: Note, _: &Context<Self>) {
+        self.notes.push(note.number);
+    }
+}
+
+impl Handler<Notes> for Probe {
+    async fn handle(&mut self, _: Notes, _: &Context<Self>) -> Vec<u64> {
+        self.notes.clone()
+    }
+}
+
+impl Handler<Relay> for Probe {
+    async fn handle(
+        &mut self,
+        relay: Relay,
+        _: &Context<Self>,
+    ) -> Result<(NodeId, u32), Failure> {
+        relay.to.call_within(Where {}, Duration::from_secs(15)).await.map_err(|error| error.failure)
+    }
+}
+
+impl Handler<Block> for Probe {
+    async fn handle(&mut self, _: Block, context: &Context<Self>) {
+        if let Some(gate) = context.system().extension::<Gate>() {
+            gate.0.notified().await;
+        }
+    }
+}
+
+impl Handler<Unblock> for Probe {
+    async fn handle(&mut self, _: Unblock, context: &Context<Self>) {
+        if let Some(gate) = context.system().extension::<Gate>() {
+            gate.0.notify_one();
+        }
+    }
+}
+
+impl Handler<Count> for Probe {
+    async fn handle(&mut self, count: Count, context: &Context<Self>) -> Streamed<u64> {
+        use std::sync::atomic::Ordering::SeqCst;
+        let producer = std::sync::Arc::new(Producer::default());
+        self.producer = producer.clone();
+        let (sender, numbers) = Streamed::channel(1);
+        context.run(async move {
+            for number in 0..count.to {
+                if sender.send(number).await.is_err() {
+                    break;
+                }
+                producer.sent.fetch_add(1, SeqCst);
+            }
+            producer.ended.store(true, SeqCst);
+            Ok(())
+        });
+        numbers
+    }
+}
+
+impl Handler<Produced> for Probe {
+    async fn handle(&mut self, _: Produced, _: &Context<Self>) -> (u64, bool) {
+        use std::sync::atomic::Ordering::SeqCst;
+        (self.producer.sent.load(SeqCst), self.producer.ended.load(SeqCst))
+    }
+}
+
+impl Handler<Silence> for Probe {
+    async fn handle(&mut self, _: Silence, context: &Context<Self>) -> Streamed<u64> {
+        let producer = std::sync::Arc::new(Producer::default());
+        self.producer = producer.clone();
+        let (sender, nothing) = Streamed::channel(1);
+        context.run(async move {
+            sender.closed().await;
+            producer.ended.store(true, std::sync::atomic::Ordering::SeqCst);
+            Ok(())
+        });
+        nothing
+    }
+}
+
+impl Handler<Mirror> for Probe {
+    async fn handle(&mut self, mirror: Mirror, _: &Context<Self>) -> HostTensor {
+        mirror.tensor
+    }
+}
+
+impl Handler<Shaped> for Probe {
+    async fn handle(&mut self, shaped: Shaped, _: &Context<Self>) {
+        self.notes.push(shaped.field.into());
+    }
+}
+
+impl Handler<other::Shaped> for Probe {
+    async fn handle(&mut self, shaped: other::Shaped, _: &Context<Self>) {
+        self.notes.push(shaped.field);
+    }
+}
+
+impl Handler<WatchIt> for Probe {
+    async fn handle(&mut self, watch: WatchIt, context: &Context<Self>) {
+        context.watch(&watch.other);
+    }
+}
+
+impl Handler<Ends> for Probe {
+    async fn handle(&mut self, _: Ends, _: &Context<Self>) -> Vec<String> {
+        self.ends.clone()
+    }
+}
+
+/// All items of a stream, the first error in their place.
+pub(crate) async fn collect(stream: Streamed<u64>) -> Result<Vec<u64>, Failure> {
+    stream.collect::<Vec<_>>().await.into_iter().collect()
+}

@@ -198,7 +198,8 @@ async fn start(args: NodeArgs) -> Result<Node> {
 async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "error".into()),
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| "error".into()),
         )
         .with_writer(std::io::stderr)
         .init();
@@ -330,7 +331,11 @@ impl LocalCluster {
 
     fn pids(&self) -> BTreeMap<String, u32> {
         let own = ("driver".to_owned(), std::process::id());
-        self.processes.iter().map(|(name, process)| (name.clone(), process.pid())).chain([own]).collect()
+        self.processes
+            .iter()
+            .map(|(name, process)| (name.clone(), process.pid()))
+            .chain([own])
+            .collect()
     }
 
     /// UDP bytes that all nodes that are up have sent and received.
@@ -545,8 +550,7 @@ async fn answer(
     test: &actors::data::Dataset,
 ) -> Result<()> {
     const SHOWN: u32 = 6;
-    let inference =
-        inference(&cluster.node, running, trained.steps, DeviceChoice::Cpu).await?;
+    let inference = inference(&cluster.node, running, trained.steps, DeviceChoice::Cpu).await?;
     let some: Vec<u32> = (0..SHOWN.min(test.len() as u32)).collect();
     let (pixels, labels) = test.gather(&some)?;
     let shape = [labels.len(), test.rows(), test.cols()];
@@ -563,11 +567,8 @@ async fn answer(
             Shown { pixels, label: Some(usize::from(*label)), prediction, probability }
         })
         .collect();
-    let terminal = if args.json {
-        std::io::stderr().is_terminal()
-    } else {
-        std::io::stdout().is_terminal()
-    };
+    let terminal =
+        if args.json { std::io::stderr().is_terminal() } else { std::io::stdout().is_terminal() };
     let style = Style::detect(|name| std::env::var(name).ok(), terminal);
     let names = args.job.dataset.classes();
     say(args, &digits::draw(&images, test.cols(), names, style, digits::WIDTH));

@@ -57,7 +57,9 @@ pub fn cast(models: model::Models) -> impl FnOnce(NodeBuilder) -> NodeBuilder {
         stagehands(builder)
             .extension(std::sync::Arc::new(models))
             .register::<Worker>(|worker| worker.handles::<AskDevice>())
-            .register::<Trainer>(|trainer| trainer.handles::<FollowJob>().handles::<AskJob>().handles::<AskWeights>())
+            .register::<Trainer>(|trainer| {
+                trainer.handles::<FollowJob>().handles::<AskJob>().handles::<AskWeights>()
+            })
             .register::<Inference>(|inference| inference.handles::<Predict>())
     }
 }

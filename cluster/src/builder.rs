@@ -45,8 +45,11 @@ pub struct NodeBuilder {
     version: u16,
     http: Option<SocketAddr>,
     purpose: Purpose,
-    extensions: Vec<Box<dyn FnOnce(&System) + Send>>,
+    extensions: Vec<Extension>,
 }
+
+/// Lays one value beside a node's actors.
+type Extension = Box<dyn FnOnce(&System) + Send>;
 
 /// rustls asks for seconds where the node has a clock.
 struct CertificateTime(Arc<dyn WallClock>);
@@ -235,15 +238,15 @@ impl NodeBuilder {
         let endpoint = bind(listen, Carries::Control, "control endpoint")?;
         let bulk = bind(SocketAddr::new(listen.ip(), 0), Carries::Bulk, "bulk endpoint")?;
 
-        let system =
-            System::start(identity.id, identity.incarnation, self.types, env.clone()).await?;
+        let (id, incarnation) = (identity.id, identity.incarnation);
+        let system = System::start(id, incarnation, self.types, env.clone()).await?;
         for extend in self.extensions {
             extend(&system);
         }
         let addr = advertised(endpoint.local_addr());
         let record = NodeRecord {
-            node: identity.id,
-            incarnation: identity.incarnation,
+            node: id,
+            incarnation,
             addr,
             bulk_addr: advertised(bulk.local_addr()),
             roles: self.args.roles.clone(),
@@ -259,19 +262,20 @@ impl NodeBuilder {
             self.purpose,
             endpoint,
             bulk,
+            identity,
             control.handle().clone(),
             membership,
         );
         system.connect(network.clone());
         if self.purpose == Purpose::Member {
-            let me = MemberId::new(identity.id, identity.incarnation, addr);
+            let me = MemberId::new(id, incarnation, addr);
             let swim = Swim::new(me, self.membership, &mut env.seeds.stream("membership"))
                 .map_err(footlight_runtime::Error::other)?;
             control.handle().spawn(membership_task::run(Arc::downgrade(&network), swim, inputs));
         }
         control.handle().spawn(dial::accept(network.clone()));
         control.handle().spawn(dial::accept_bulk(network.clone()));
-        let node = Node::assemble(system, network, control, identity, self.args.seeds.is_empty());
+        let node = Node::assemble(system, network, control, self.args.seeds.is_empty());
         node.system().spawn_well_known::<NodeActor>(NODE_ACTOR, ()).await?;
         Ok(node)
     }

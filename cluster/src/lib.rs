@@ -5,7 +5,7 @@
 //! * [`trust`]: the cluster's keys, certificates and the state directory.
 //! * [`transport`]: connections, frames, lanes, credits, large tensors.
 //! * [`membership`]: SWIM as a state machine.
-//! * [`network`]: all that a node knows of the others, and the runtime's way to them.
+//! * `network`: all that a node knows of the others, and the runtime's way to them.
 //! * [`placement`], [`supervise`]: where actors start, and start again.
 //! * [`processes`]: a local cluster of operating-system processes.
 //!
@@ -16,7 +16,7 @@ mod builder;
 mod control;
 mod error;
 pub mod membership;
-pub mod network;
+mod network;
 mod node;
 mod node_actor;
 pub mod placement;

@@ -31,7 +31,6 @@ use crate::{
     node_actor::{AskStatus, FindActors, NodeActor, Spawn, Status},
     placement,
     transport::{frame::Header, handshake::Purpose},
-    trust::NodeIdentity,
 };
 
 /// Starting an actor on another node may take so long (a model may have to be loaded).
@@ -55,8 +54,6 @@ struct Inner {
     control_handle: Handle,
     is_seed: bool,
     seed: OnceLock<NodeId>,
-    /// Keeps others from taking the same identity.
-    _identity: NodeIdentity,
 }
 
 /// How an actor finds the node it runs on, without keeping it alive.
@@ -76,7 +73,6 @@ impl Node {
         system: System,
         network: Arc<Network>,
         control: ControlThread,
-        identity: NodeIdentity,
         is_seed: bool,
     ) -> Self {
         let inner = Arc::new(Inner {
@@ -86,7 +82,6 @@ impl Node {
             network,
             is_seed,
             seed: OnceLock::new(),
-            _identity: identity,
         });
         inner.system.extend(Arc::new(Found(Arc::downgrade(&inner))));
         Node(inner)

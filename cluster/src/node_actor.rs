@@ -71,9 +71,9 @@ pub struct Status {
 
 impl NodeActor {
     pub(crate) fn register(types: &mut Types) {
-        types.register::<NodeActor>(|node| 
+        types.register::<NodeActor>(|node| {
             node.defers::<Spawn>().handles::<AskStatus>().handles::<FindActors>()
-        );
+        });
     }
 
     /// The node actor of a node in one of its lives.

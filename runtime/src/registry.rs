@@ -23,6 +23,9 @@ use crate::{
 pub(crate) type WireHandler<A> =
     for<'a> fn(&'a mut A, Parcel, Option<Box<dyn ReplyPort>>, &'a Context<A>) -> BoxFuture<'a, ()>;
 
+/// A message's name, and how its shape is found out: only when a node needs it.
+type NamedShape = (&'static str, fn(&System) -> Fingerprint);
+
 /// The handlers of one actor type, by the hash of the message's name.
 pub(crate) struct Handlers<A: Actor>(HashMap<u64, WireHandler<A>>);
 
@@ -35,7 +38,7 @@ impl<A: Actor> Handlers<A> {
 /// Says what other nodes may send to an actor type; see [`Types::register`].
 pub struct Registration<A: Actor> {
     handlers: HashMap<u64, WireHandler<A>>,
-    messages: Vec<(&'static str, fn(&System) -> Fingerprint)>,
+    messages: Vec<NamedShape>,
 }
 
 impl<A: Actor> Registration<A> {
@@ -90,13 +93,13 @@ fn receive<'a, A: Receives<M, How>, M: Message, How: 'static>(
 trait AnyType: Send + Sync {
     fn spawn<'a>(&'a self, args: Opaque, system: &'a System) -> BoxFuture<'a, Result<ActorAddr>>;
     fn args(&self, system: &System) -> Fingerprint;
-    fn messages(&self) -> &[(&'static str, fn(&System) -> Fingerprint)];
+    fn messages(&self) -> &[NamedShape];
     fn handlers(&self) -> Arc<dyn Any + Send + Sync>;
 }
 
 struct Registered<A: Actor> {
     handlers: Arc<Handlers<A>>,
-    messages: Vec<(&'static str, fn(&System) -> Fingerprint)>,
+    messages: Vec<NamedShape>,
     actor: PhantomData<fn() -> A>,
 }
 
@@ -110,7 +113,7 @@ impl<A: Actor> AnyType for Registered<A> {
     fn args(&self, system: &System) -> Fingerprint {
         fingerprint_of::<A::Args>(system)
     }
-    fn messages(&self) -> &[(&'static str, fn(&System) -> Fingerprint)] {
+    fn messages(&self) -> &[NamedShape] {
         &self.messages
     }
     fn handlers(&self) -> Arc<dyn Any + Send + Sync> {

@@ -31,6 +31,7 @@ use footlight::{
     runtime::{Incarnation, NodeId},
 };
 use tempfile::TempDir;
+use tracing_subscriber::EnvFilter;
 
 pub(crate) use probe::*;
 
@@ -55,6 +56,14 @@ pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 /// A loopback address with a port that is free now.
 pub(crate) fn free_addr() -> SocketAddr {
     UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+}
+
+/// Says what the nodes log, RUST_LOG says which of it; tests show it when they fail.
+fn log(default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    // A second test of the process finds it set.
+    let _ = log.with_writer(std::io::stderr).try_init();
 }
 
 /// Nodes that share a state directory. Their processes end with it.
@@ -85,6 +94,7 @@ impl Options {
 
 impl Cluster {
     pub(crate) fn new() -> Self {
+        log("error");
         Cluster { processes: Processes::new(), state: tempfile::tempdir().unwrap() }
     }
 
@@ -104,7 +114,10 @@ impl Cluster {
             listen: Some(listen),
             seeds: options.seeds.iter().map(SocketAddr::to_string).collect(),
             state: Some(self.state().to_owned()),
-            roles: Some(options.role.to_owned()).filter(|role| !role.is_empty()).into_iter().collect(),
+            roles: Some(options.role.to_owned())
+                .filter(|role| !role.is_empty())
+                .into_iter()
+                .collect(),
             ..NodeArgs::default()
         };
         let mut builder = Node::builder(args).with(register);
@@ -124,7 +137,8 @@ impl Cluster {
             .args(["--exact", "node_process", "--ignored", "--nocapture"])
             .env("TEST_STATE", self.state())
             .env("TEST_SEEDS", seeds.join(","))
-            .env("TEST_ROLE", options.role);
+            .env("TEST_ROLE", options.role)
+            .forward_output();
         if let Some(listen) = options.listen {
             spec = spec.env("TEST_LISTEN", listen.to_string());
         }
@@ -180,6 +194,7 @@ pub(crate) fn play_node() {
         roles: given("TEST_ROLE").into_iter().collect(),
         ..NodeArgs::default()
     };
+    log("info");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let mut builder = Node::builder(args).with(register).join_timeout(LONG);

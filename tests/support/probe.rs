@@ -100,9 +100,7 @@ pub(crate) fn register(builder: NodeBuilder) -> NodeBuilder {
 /// Another type that takes a message of the name `test.Shaped`, in another shape, in place of the
 /// probe.
 pub(crate) fn register_other_shape(builder: NodeBuilder) -> NodeBuilder {
-    builder.register::<Probe>(|probe| {
-        probe.handles::<Where>().handles::<other::Shaped>()
-    })
+    builder.register::<Probe>(|probe| probe.handles::<Where>().handles::<other::Shaped>())
 }
 
 /// Opened by `Unblock`; laid beside a node's actors, since a blocked probe takes no message.
@@ -194,11 +192,7 @@ impl Handler<Notes> for Probe {
 }
 
 impl Handler<Relay> for Probe {
-    async fn handle(
-        &mut self,
-        relay: Relay,
-        _: &Context<Self>,
-    ) -> Result<(NodeId, u32), Failure> {
+    async fn handle(&mut self, relay: Relay, _: &Context<Self>) -> Result<(NodeId, u32), Failure> {
         relay.to.call_within(Where {}, Duration::from_secs(15)).await.map_err(|error| error.failure)
     }
 }

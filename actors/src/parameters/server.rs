@@ -25,12 +25,15 @@ use super::{
 /// Steps that a listener may be behind before the server stops telling it.
 const STEPS_BEHIND: usize = 16 << 10;
 
+type PullReply = ReplyTo<<Pull as Message>::Reply>;
+
 /// One shard of a parameter server: holds chunks of the parameters, sums gradients by slot, applies
 /// the optimiser.
 pub struct ParameterServer {
     shard: Shard<Floats>,
     slots: u32,
-    pulls: HashMap<u32, Vec<(u64, ReplyTo<<Pull as Message>::Reply>)>>,
+    /// By chunk: who waits for which version.
+    pulls: HashMap<u32, Vec<(u64, PullReply)>>,
     /// What slots reported of steps that are not applied yet, by step and slot.
     metrics: BTreeMap<u64, BTreeMap<u32, SlotMetrics>>,
     followers: Vec<StreamSender<StepDone>>,
@@ -277,12 +280,7 @@ impl Handler<PushGradient> for ParameterServer {
 }
 
 impl DeferredHandler<Pull> for ParameterServer {
-    async fn handle(
-        &mut self,
-        pull: Pull,
-        reply: ReplyTo<<Pull as Message>::Reply>,
-        _: &Context<Self>,
-    ) {
+    async fn handle(&mut self, pull: Pull, reply: PullReply, _: &Context<Self>) {
         match self.shard.params(pull.chunk as usize) {
             Ok((version, params)) if version >= pull.version => {
                 reply.send(chunk(version, params));

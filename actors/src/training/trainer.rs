@@ -35,12 +35,12 @@ use crate::{
     },
 };
 
-/// Worker starts that a job takes without a step between them: then something is wrong with the job
-/// and not with a machine.
-const RESTARTS: u32 = 10;
 /// A worker that was just started has so long to tell where it computes.
 const ASK_DEVICE: Duration = Duration::from_secs(2);
-/// In which time.
+/// More ends of each worker than this within [`RESTARTS_WITHIN`], and something is wrong with the
+/// job and not with a machine. The limit of all is this times the workers: one lost node may take
+/// several with it.
+const RESTARTS: u32 = 10;
 const RESTARTS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Holds one job together. It fails if a shard or the loader is lost: they hold what nobody else
@@ -355,10 +355,11 @@ impl Placed {
         footlight_cluster::supervise::ChildEvents,
     )> {
         nodes_for(&self.node.members(), "worker", Worker::NAME)?;
+        let restarts = RESTARTS.saturating_mul(self.spec.workers);
         let backoff = Backoff { first: Duration::from_millis(50), ..Backoff::default() };
         let mut supervisor = self
             .node
-            .supervise(OneForOne::new().at_most(RESTARTS, RESTARTS_WITHIN).backoff(backoff));
+            .supervise(OneForOne::new().at_most(restarts, RESTARTS_WITHIN).backoff(backoff));
         for index in 0..self.spec.workers {
             let (spec, weights, loader, node) =
                 (self.spec.clone(), self.weights.clone(), self.loader.clone(), self.node.clone());
@@ -367,8 +368,8 @@ impl Placed {
                 Restart::Transient,
                 move |starts| {
                     // Looked up anew at each start: nodes come and go.
-                    let mut order = nodes_for(&node.members(), "worker", Worker::NAME)
-                        .unwrap_or_default();
+                    let mut order =
+                        nodes_for(&node.members(), "worker", Worker::NAME).unwrap_or_default();
                     let first = index as usize % order.len().max(1);
                     order.rotate_left(first);
                     let args = WorkerSpec {

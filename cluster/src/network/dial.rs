@@ -86,6 +86,12 @@ pub(crate) async fn dial(
     expected: Option<NodeId>,
 ) -> Result<Arc<Session>, DialError> {
     let failed = |why: String| DialError::Failed(format!("{}: {why}", named(expected, addr)));
+    let known = expected.and_then(|node| network.peer(node));
+    if let Some(session) = known.as_ref().and_then(|peer| peer.session()) {
+        return Ok(session);
+    }
+    // As of the decision to dial: naming one that comes up meanwhile would call it dead.
+    let knew = known.and_then(|peer| peer.latest_session());
     let connecting =
         network.endpoint.dial(addr, Carries::Control).map_err(|error| failed(error.to_string()))?;
     let connection = established(connecting, expected).await.map_err(failed)?;
@@ -94,7 +100,10 @@ pub(crate) async fn dial(
         record: network.record(),
         purpose: network.purpose,
         session: network.number(),
-        knows: network.peer(identity.node).and_then(|peer| peer.latest_session()),
+        knows: match expected {
+            Some(_) => knew,
+            None => network.peer(identity.node).and_then(|peer| peer.latest_session()),
+        },
     };
     let greeting = tokio::time::timeout(CONNECT_TIMEOUT, greet(&connection, network, &hello));
     let (answer, streams) = match greeting.await {
@@ -236,8 +245,9 @@ async fn answer(network: &Arc<Network>, connecting: quinn::Connecting) -> Result
         Err(error) => {
             // The preamble of the answer tells the other side which version is spoken here.
             let refusal = Answer::Refused(Refusal::Leaving);
+            tracing::warn!(%from, %error, "a node was refused");
             refuse(&connection, &mut send, network.version, &refusal).await;
-            return Err(format!("{from}: {error}"));
+            return Ok(());
         }
     };
     if let Err(refusal) = admit(network, &identity, &hello) {

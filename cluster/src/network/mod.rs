@@ -1,10 +1,10 @@
 //! All that one node knows of the others, and the way to them: the runtime's
 //! [`Remote`](footlight_runtime::remote::Remote).
 //!
-//! * [`peer`]: one other node: its latest session, who waits for it, what is watched there.
-//! * [`dial`]: making connections and answering those that arrive.
-//! * [`membership_task`]: foca's packets and timers on the control thread.
-//! * [`view`]: the members as users see them.
+//! * `peer`: one other node: its latest session, who waits for it, what is watched there.
+//! * `dial`: making connections and answering those that arrive.
+//! * `membership_task`: foca's packets and timers on the control thread.
+//! * `view`: the members as users see them.
 //!
 //! Only membership declares a node lost. A connection that broke is dialed again; until then sends
 //! wait, within their deadlines.
@@ -12,12 +12,12 @@
 pub(crate) mod dial;
 pub(crate) mod membership_task;
 pub(crate) mod peer;
-pub mod view;
+pub(crate) mod view;
 
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, RwLock, Weak,
+        Arc, Mutex, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -49,6 +49,7 @@ use crate::{
         handshake::{NodeRecord, Purpose},
         session::{Host, Session},
     },
+    trust::NodeIdentity,
 };
 use membership_task::Input;
 use peer::Peer;
@@ -73,6 +74,8 @@ pub(crate) struct Network {
     /// Watches of other nodes on actors of this one, by session and number.
     watched: DashMap<(u64, u64), AbortHandle>,
     numbers: AtomicU64,
+    /// Held as long as the node lives: no other process can take the same identity.
+    identity: Mutex<NodeIdentity>,
     pub(crate) leaving: AtomicBool,
     pub(crate) membership: mpsc::UnboundedSender<Input>,
     /// Told whenever a node becomes known.
@@ -89,6 +92,7 @@ impl Network {
         purpose: Purpose,
         endpoint: Endpoint,
         bulk: Endpoint,
+        identity: NodeIdentity,
         control_thread: Handle,
         membership: mpsc::UnboundedSender<Input>,
     ) -> Arc<Self> {
@@ -105,6 +109,7 @@ impl Network {
             peers: DashMap::new(),
             observers: DashMap::new(),
             watched: DashMap::new(),
+            identity: Mutex::new(identity),
             leaving: AtomicBool::new(false),
             membership,
             known: watch::Sender::new(()),
@@ -272,6 +277,12 @@ impl Network {
 
     /// Begins a new life: the present one was declared over by others.
     pub(crate) fn renew(&self, incarnation: Incarnation) {
+        // On disk first: a restart must not come back as this life or an earlier one.
+        let mut identity = self.identity.lock().unwrap_or_else(|poison| poison.into_inner());
+        if let Err(error) = identity.raise(incarnation) {
+            tracing::error!(%error, "the new incarnation could not be written down");
+        }
+        drop(identity);
         self.record.write().unwrap_or_else(|poison| poison.into_inner()).incarnation = incarnation;
         self.system.renew(incarnation);
         // The others learn the new life from the greeting of the next connection.

@@ -53,6 +53,7 @@ pub(crate) async fn send(
     connection: quinn::Connection,
     mut queue: mpsc::UnboundedReceiver<(u64, Bytes)>,
 ) -> Result<(), BulkError> {
+    session.adopt(connection.clone());
     let places = Arc::new(Semaphore::new(CONCURRENT));
     loop {
         let next = tokio::select! {
@@ -83,6 +84,7 @@ pub(crate) async fn send(
 
 /// Takes tensors until the connection ends.
 pub(crate) async fn receive(session: Arc<Session>, connection: quinn::Connection) {
+    session.adopt(connection.clone());
     let places = Arc::new(Semaphore::new(CONCURRENT));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };

@@ -10,13 +10,13 @@
 //!                              └► Session::dispatch ─► System::deliver
 //! ```
 //!
-//! * [`socket`], [`endpoint`]: sockets, quinn's settings, which thread drives them.
-//! * [`handshake`]: who speaks, in which version.
-//! * [`frame`], [`lane`]: frames as bytes, read and written in batches.
-//! * [`inbox`]: order for each receiver, although large tensors overtake.
-//! * [`window`]: credits.
-//! * [`session`]: one connection between two nodes and all that is under way on it.
-//! * [`flow`]: streams of items; [`bulk`]: large tensors.
+//! * `socket`, `endpoint`: sockets, quinn's settings, which thread drives them.
+//! * `handshake`: who speaks, in which version.
+//! * `frame`, `lane`: frames as bytes, read and written in batches.
+//! * `inbox`: order for each receiver, although large tensors overtake.
+//! * `window` counts credits.
+//! * `session`: one connection between two nodes and all that is under way on it.
+//! * `flow`: streams of items; `bulk`: large tensors.
 
 pub(crate) mod bulk;
 pub mod endpoint;

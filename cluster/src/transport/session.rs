@@ -69,6 +69,8 @@ pub(crate) struct Session {
     control: Queue,
     lanes: [Queue; LANES],
     bulk: OnceLock<mpsc::UnboundedSender<(u64, Bytes)>>,
+    /// The connections of large tensors, out and in, for the count of bytes.
+    bulk_connections: Mutex<Vec<quinn::Connection>>,
     next: AtomicU64,
     calls: DashMap<u64, Answer>,
     windows: DashMap<ActorId, Arc<Window>>,
@@ -116,6 +118,7 @@ impl Session {
             control,
             lanes,
             bulk: OnceLock::new(),
+            bulk_connections: Mutex::default(),
             next: AtomicU64::new(1),
             calls: DashMap::new(),
             windows: DashMap::new(),
@@ -203,10 +206,10 @@ impl Session {
             end.get_or_insert_with(|| reason.clone());
             first
         });
-        let stats = self.connection.stats();
         let telemetry = self.system.telemetry();
-        telemetry.wire_bytes_sent.add(stats.udp_tx.bytes);
-        telemetry.wire_bytes_received.add(stats.udp_rx.bytes);
+        let (sent, received) = self.wire_bytes();
+        telemetry.wire_bytes_sent.add(sent);
+        telemetry.wire_bytes_received.add(received);
         self.fail_calls(&Failure::may_have_run(Cause::Unreachable(format!(
             "the connection to node {} ended: {reason}",
             self.peer.node
@@ -247,10 +250,18 @@ impl Session {
         self.ended().await;
     }
 
-    /// UDP bytes sent and received so far.
+    /// UDP bytes sent and received so far, those of large tensors included.
     pub(crate) fn wire_bytes(&self) -> (u64, u64) {
-        let stats = self.connection.stats();
-        (stats.udp_tx.bytes, stats.udp_rx.bytes)
+        let bulk = lock(&self.bulk_connections);
+        std::iter::once(&self.connection).chain(bulk.iter()).fold((0, 0), |sum, connection| {
+            let stats = connection.stats();
+            (sum.0 + stats.udp_tx.bytes, sum.1 + stats.udp_rx.bytes)
+        })
+    }
+
+    /// A connection for large tensors belongs to this session now.
+    pub(crate) fn adopt(&self, connection: quinn::Connection) {
+        lock(&self.bulk_connections).push(connection);
     }
 
     pub(crate) fn pool(&self) -> &BufferPool {
@@ -379,7 +390,7 @@ impl Session {
         let Outgoing { to, key, fence, value, .. } = message;
         let call = answer.map(|answer| {
             let call = self.number();
-            if call % 1024 == 0 {
+            if call.is_multiple_of(1024) {
                 // Callers that gave up leave their place when the next ones come.
                 self.calls.retain(|_, answer| !answer.is_closed());
             }

@@ -89,10 +89,13 @@ pub enum ChildEvent {
     },
 }
 
+/// Where each child is, by name, in the order of the specification.
+type Places = Arc<Mutex<Vec<(String, Option<ActorAddr>)>>>;
+
 /// A running supervisor. Dropping it stops its children.
 pub struct Supervisor {
     stop: CancellationToken,
-    places: Arc<Mutex<Vec<(String, Option<ActorAddr>)>>>,
+    places: Places,
     ended: watch::Receiver<bool>,
 }
 
@@ -197,7 +200,7 @@ struct Run {
     system: System,
     restarts: Restarts,
     children: Vec<State>,
-    places: Arc<Mutex<Vec<(String, Option<ActorAddr>)>>>,
+    places: Places,
     events: mpsc::UnboundedSender<ChildEvent>,
     up: watch::Sender<FirstStart>,
     end: watch::Sender<bool>,
@@ -210,8 +213,7 @@ impl Run {
         let first = self.restarts.start();
         self.perform(first);
         // Without a child that runs or starts, nothing can happen any more.
-        while !self.restarts.has_given_up()
-            && !(self.watches.is_empty() && self.starting.is_empty())
+        while !(self.restarts.has_given_up() || self.watches.is_empty() && self.starting.is_empty())
         {
             tokio::select! {
                 biased;

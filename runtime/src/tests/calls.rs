@@ -92,7 +92,10 @@ async fn what_an_older_holder_of_a_lease_sends_is_refused() {
     soon(new.call(echo())).await.unwrap();
     let error = soon(old.call(echo())).await.unwrap_err();
     assert_eq!(error.fate(), Fate::NotSent);
-    assert!(matches!(error.cause(), Cause::Refused(why) if why.contains("generation 1")), "{error}");
+    assert!(
+        matches!(error.cause(), Cause::Refused(why) if why.contains("generation 1")),
+        "{error}"
+    );
     soon(new.call(echo())).await.unwrap();
     soon(other.call(echo())).await.unwrap();
     soon(probe.call(echo())).await.unwrap();

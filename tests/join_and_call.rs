@@ -1,0 +1,86 @@
+//! Processes that know only a seed's address join, call each other, and spawn on each other.
+
+mod support;
+
+use footlight::prelude::*;
+use support::*;
+
+#[test]
+#[ignore = "run by the other tests in processes of its own"]
+fn node_process() {
+    support::play_node();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_joined_is_spawned_on_and_called_and_answers_from_there() {
+    let cluster = Cluster::new();
+    let seed = cluster.process("seed", Options::default()).await;
+    let node = cluster.here(Options::join(seed.addr)).await;
+
+    let probe = soon(node.spawn::<Probe>(()).on(Placement::seed())).await.unwrap();
+    assert_eq!(soon(probe.call(Where {})).await.unwrap(), (seed.id, seed.process.pid()));
+    assert_eq!(soon(probe.call(Echo { text: "x".repeat(1 << 20) })).await.unwrap().len(), 1 << 20);
+
+    // Another one hears of this node from the seed alone.
+    let other = cluster.process("other", Options::join(seed.addr)).await;
+    sees_up(&node, 3).await;
+    let theirs = soon(node.spawn::<Probe>(()).on(Placement::node(other.id))).await.unwrap();
+    assert_eq!(soon(theirs.call(Where {})).await.unwrap().1, other.process.pid());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reference_handed_to_a_third_node_works_there() {
+    let cluster = Cluster::new();
+    let seed = cluster.process("seed", Options::default()).await;
+    let other = cluster.process("other", Options::join(seed.addr)).await;
+    let node = cluster.here(Options::join(seed.addr)).await;
+    sees_up(&node, 3).await;
+    let here = node.spawn::<Probe>(()).await.unwrap();
+    let on = async |id| soon(node.spawn::<Probe>(()).on(Placement::node(id))).await.unwrap();
+    let (on_seed, on_other) = (on(seed.id).await, on(other.id).await);
+    // To the third node, to this one, and to the one itself.
+    for (through, to) in [(&on_seed, &on_other), (&on_other, &here), (&on_other, &on_other.clone())]
+    {
+        if through == to {
+            continue;
+        }
+        let answer = soon(through.call(Relay { to: to.clone() })).await.unwrap().unwrap();
+        assert_eq!(answer.0, to.addr().node);
+    }
+    // A watch through a reference that travelled.
+    soon(on_seed.call(WatchIt { other: on_other.clone() })).await.unwrap();
+    until("the watch is laid and answered", async || {
+        on_other.stop();
+        soon(on_seed.call(Ends {})).await.unwrap().len() == 1
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_start_before_their_seed_join_when_it_comes() {
+    let cluster = Cluster::new();
+    let addr = free_addr();
+    let early = [
+        cluster.launch("early-1", Options::join(addr)).await,
+        cluster.launch("early-2", Options::join(addr)).await,
+    ];
+    let seed = cluster.here(Options { listen: Some(addr), ..Options::default() }).await;
+    for process in early {
+        NodeProcess::up(process).await;
+    }
+    sees_up(&seed, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_asked_to_end_leaves() {
+    let cluster = Cluster::new();
+    let seed = cluster.here(Options::default()).await;
+    let mut events = seed.events();
+    let node = cluster.process("node", Options::join(seed.addr())).await;
+    sees_up(&seed, 2).await;
+    node.process.terminate();
+    let gone = event(&mut events, |event| !matches!(event, ClusterEvent::Up(_))).await;
+    assert!(matches!(&gone, ClusterEvent::Left(member) if member.id == node.id), "{gone:?}");
+    node.process.wait_line("left", LONG).await.unwrap();
+    assert!(node.process.wait(LONG).await.unwrap().success());
+}

@@ -296,9 +296,12 @@ impl LocalCluster {
         let keeper = Processes::new();
         let start = async |name: String, role: &str, seed: Option<&str>| -> Result<_> {
             let seed = seed.iter().flat_map(|seed| ["--seed", seed]);
-            let args = ["node", "--listen", "127.0.0.1:0", "--role", role];
+            let label = format!("name={name}");
+            let args =
+                ["node", "--listen", "127.0.0.1:0", "--role", role, "--label", label.as_str()];
             let spec = ProcessSpec::this_binary(&name)
-                .args(args.into_iter().chain(seed))
+                .args(args)
+                .args(seed)
                 .env("FOOTLIGHT_STATE", keys.path())
                 .forward_output();
             Ok((name, keeper.start(spec).await?))
@@ -411,7 +414,8 @@ async fn whole_job(args: LocalArgs) -> Result<()> {
                     curves.steps_per_epoch = *steps_per_epoch;
                     // In the middle of the second epoch, or of the only one.
                     let epoch = u64::from(*steps_per_epoch);
-                    kill_at = (!args.no_kill).then(|| (epoch + epoch / 2).min(steps / 2));
+                    let before = if *steps > epoch { epoch } else { 0 };
+                    kill_at = (!args.no_kill).then_some(before + epoch / 2);
                 }
                 JobEvent::WorkerUp { worker, starts, device, .. } => {
                     devices.insert(worker.clone(), device.clone());

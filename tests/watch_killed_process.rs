@@ -84,6 +84,11 @@ async fn a_seed_that_is_killed_and_comes_back_finds_its_cluster_again() {
     sees_up(&two, 3).await;
     seed.process.kill();
     // The others need no seed to stay together.
+    one.wait_for_members(LONG, |members| {
+        members.iter().any(|m| m.id == seed.id && m.state == MemberState::Down)
+    })
+    .await
+    .unwrap();
     sees_up(&one, 2).await;
     let probe = soon(one.spawn::<Probe>(()).on(Placement::node(two.id()))).await.unwrap();
     soon(probe.call(Where {})).await.unwrap();

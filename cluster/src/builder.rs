@@ -218,9 +218,10 @@ impl NodeBuilder {
         let (identity, credentials) =
             opened.await.map_err(|error| footlight_runtime::Error::other(error.to_string()))??;
 
-        let control = ControlThread::start()?;
-        let runtime = Arc::new(NodeRuntime::new(control.handle().clone()));
-        let bind = |listen: SocketAddr, purpose: Carries, name: &str| {
+        let control = ControlThread::start("footlight-control")?;
+        let bulk_thread = ControlThread::start("footlight-bulk")?;
+        let bind = |listen: SocketAddr, purpose: Carries, thread: &ControlThread, name: &str| {
+            let runtime = Arc::new(NodeRuntime::new(thread.handle().clone()));
             let settings = EndpointSettings {
                 listen,
                 purpose,
@@ -232,11 +233,12 @@ impl NodeBuilder {
                     clock: clock.clone(),
                 },
             };
-            Endpoint::bind(settings, &*self.sockets, runtime.clone())
+            Endpoint::bind(settings, &*self.sockets, runtime)
                 .map_err(|error| ClusterError::Socket(error.to_string()))
         };
-        let endpoint = bind(listen, Carries::Control, "control endpoint")?;
-        let bulk = bind(SocketAddr::new(listen.ip(), 0), Carries::Bulk, "bulk endpoint")?;
+        let endpoint = bind(listen, Carries::Control, &control, "control endpoint")?;
+        let bulk = SocketAddr::new(listen.ip(), 0);
+        let bulk = bind(bulk, Carries::Bulk, &bulk_thread, "bulk endpoint")?;
 
         let (id, incarnation) = (identity.id, identity.incarnation);
         let system = System::start(id, incarnation, self.types, env.clone()).await?;
@@ -264,6 +266,7 @@ impl NodeBuilder {
             bulk,
             identity,
             control.handle().clone(),
+            bulk_thread.handle().clone(),
             membership,
         );
         system.connect(network.clone());
@@ -274,8 +277,9 @@ impl NodeBuilder {
             control.handle().spawn(membership_task::run(Arc::downgrade(&network), swim, inputs));
         }
         control.handle().spawn(dial::accept(network.clone()));
-        control.handle().spawn(dial::accept_bulk(network.clone()));
-        let node = Node::assemble(system, network, control, self.args.seeds.is_empty());
+        bulk_thread.handle().spawn(dial::accept_bulk(network.clone()));
+        let threads = [control, bulk_thread];
+        let node = Node::assemble(system, network, threads, self.args.seeds.is_empty());
         node.system().spawn_well_known::<NodeActor>(NODE_ACTOR, ()).await?;
         Ok(node)
     }

@@ -1,7 +1,9 @@
-//! The thread that keeps a node in touch with the others.
+//! The threads that keep a node in touch with the others.
 //!
-//! Connections, membership and credits run here and nowhere else, on a tokio runtime of one thread:
-//! actors and libtorch may keep every core busy, and the node still answers in time.
+//! Connections, membership and credits run on the control thread and nowhere else, on a tokio
+//! runtime of one thread: actors and libtorch may keep every core busy, and the node still answers
+//! in time. Large tensors have a thread of their own: encrypting some hundred MiB takes longer than
+//! membership may be silent.
 
 use std::{thread, time::Duration};
 
@@ -9,6 +11,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::ClusterError;
 
+/// One such thread.
 pub(crate) struct ControlThread {
     handle: Handle,
     stop: Option<oneshot::Sender<()>>,
@@ -16,7 +19,8 @@ pub(crate) struct ControlThread {
 }
 
 impl ControlThread {
-    pub(crate) fn start() -> Result<Self, ClusterError> {
+    /// Starts a thread of this name.
+    pub(crate) fn start(name: &str) -> Result<Self, ClusterError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -25,7 +29,7 @@ impl ControlThread {
         let (stop, stopped) = oneshot::channel::<()>();
         let (end, ended) = oneshot::channel();
         thread::Builder::new()
-            .name("footlight-control".to_owned())
+            .name(name.to_owned())
             .spawn(move || {
                 // Ends when told to, or when the node is dropped without a word.
                 let _ = runtime.block_on(stopped);

@@ -50,7 +50,7 @@ pub struct Node(Arc<Inner>);
 struct Inner {
     system: System,
     network: Arc<Network>,
-    control: Mutex<Option<ControlThread>>,
+    threads: Mutex<Option<[ControlThread; 2]>>,
     control_handle: Handle,
     is_seed: bool,
     seed: OnceLock<NodeId>,
@@ -72,12 +72,12 @@ impl Node {
     pub(crate) fn assemble(
         system: System,
         network: Arc<Network>,
-        control: ControlThread,
+        threads: [ControlThread; 2],
         is_seed: bool,
     ) -> Self {
         let inner = Arc::new(Inner {
-            control_handle: control.handle().clone(),
-            control: Mutex::new(Some(control)),
+            control_handle: threads[0].handle().clone(),
+            threads: Mutex::new(Some(threads)),
             system,
             network,
             is_seed,
@@ -286,9 +286,9 @@ impl Node {
         let _ = tokio::time::timeout(GOODBYE, idle).await;
         let soon = Instant::now() + Duration::from_millis(200);
         let _ = self.0.system.env().spawner.close_and_wait(soon).await;
-        let control = lock(&self.0.control).take();
-        if let Some(control) = control {
-            control.stop().await;
+        let threads = lock(&self.0.threads).take();
+        for thread in threads.into_iter().flatten() {
+            thread.stop().await;
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Messages: plain serde types with a name, told apart by shape.
 
+use std::collections::BTreeSet;
+
 use serde::{Serialize, de::DeserializeOwned};
+use serde_reflection::{Format, Registry, Samples, Tracer, TracerConfig};
 use sha2::{Digest, Sha256};
 
 use crate::{codec::scope, system::System};
@@ -57,23 +60,55 @@ pub fn fingerprint_of<T: DeserializeOwned>(system: &System) -> Fingerprint {
     Fingerprint(first_64(&Sha256::digest(shape::<T>(system))))
 }
 
+/// How often a type is walked through before it is taken as too wide to know.
+const MOST_PASSES: usize = 10_000;
+
 /// The shape of a type as bytes, found by letting serde walk through it with made-up values.
 ///
 /// A type whose `Deserialize` refuses every made-up value (a checked newtype, say) is taken as
 /// opaque: such a change of shape is then seen only when decoding fails.
 fn shape<T: DeserializeOwned>(system: &System) -> Vec<u8> {
-    scope::tracing(system, || {
-        let mut tracer = serde_reflection::Tracer::new(serde_reflection::TracerConfig::default());
-        let traced = tracer
-            .trace_simple_type::<T>()
-            .and_then(|(format, _)| tracer.registry().map(|registry| (format, registry)));
-        match traced {
-            // The registry is a BTreeMap: its order is its own, not a hash map's.
-            Ok(pair) => format!("{pair:?}").into_bytes(),
-            Err(error) => {
-                tracing::debug!(%error, "a type's shape can't be traced: taken as opaque");
-                b"opaque".to_vec()
-            }
+    match scope::tracing(system, trace::<T>) {
+        // The registry is a BTreeMap: its order is its own, not a hash map's.
+        Ok(pair) => format!("{pair:?}").into_bytes(),
+        Err(error) => {
+            let name = std::any::type_name::<T>();
+            tracing::debug!(name, %error, "a type's shape can't be traced: taken as opaque");
+            b"opaque".to_vec()
         }
-    })
+    }
+}
+
+/// One pass sees one variant of each enum; the tracer goes on with an enum in the next pass only if
+/// its name is taken off the list of incomplete ones, and tells that list only at the end. So the
+/// walk starts over with each set of names that it learns.
+fn trace<T: DeserializeOwned>() -> Result<(Format, Registry), serde_reflection::Error> {
+    let samples = Samples::new();
+    let mut enums = BTreeSet::<String>::new();
+    let mut passes = 0;
+    loop {
+        let mut tracer = Tracer::new(TracerConfig::default());
+        let format = loop {
+            let (format, _) = tracer.trace_type_once::<T>(&samples)?;
+            passes += 1;
+            let mut go_on = false;
+            for name in &enums {
+                go_on |= tracer.check_incomplete_enum(name).is_some();
+            }
+            if !go_on {
+                break format;
+            }
+            if passes >= MOST_PASSES {
+                return Err(serde_reflection::Error::NotSupported("so many variants"));
+            }
+        };
+        match tracer.registry() {
+            Err(serde_reflection::Error::MissingVariants(names))
+                if names.iter().any(|name| !enums.contains(name)) =>
+            {
+                enums.extend(names);
+            }
+            outcome => return Ok((format, outcome?)),
+        }
+    }
 }

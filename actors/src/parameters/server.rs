@@ -22,6 +22,9 @@ use super::{
     shard::{Gradient, Push, Shard, ShardError},
 };
 
+/// Most slots of a step: each takes room at every chunk before anything is pushed.
+pub const MAX_SLOTS: u32 = 1 << 16;
+
 /// Steps that a listener may be behind before the server stops telling it.
 const STEPS_BEHIND: usize = 16 << 10;
 
@@ -34,6 +37,8 @@ pub struct ParameterServer {
     slots: u32,
     /// By chunk: who waits for which version.
     pulls: HashMap<u32, Vec<(u64, PullReply)>>,
+    /// Why no further version will come: the training diverged.
+    failed: Option<PushError>,
     /// What slots reported of steps that are not applied yet, by step and slot.
     metrics: BTreeMap<u64, BTreeMap<u32, SlotMetrics>>,
     followers: Vec<StreamSender<StepDone>>,
@@ -124,12 +129,17 @@ pub struct SlotMetrics {
     pub correct: u32,
 }
 
-/// Asks for a chunk's parameters as soon as they have at least a version.
+/// Asks for a version of a chunk's parameters; answered as soon as it is there.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Pull {
     /// Which chunk.
     pub chunk: u32,
-    /// The number of steps that must have been applied.
+    /// The number of steps that must have been applied. Exactly this version is given if it is the
+    /// newest, or the one before that; else the newest.
+    ///
+    /// The one before is what makes a slot that has to be computed again the same as the first time:
+    /// a worker may have died between its pushes, so that some chunks are a version further than
+    /// those that still wait for it. None is two further, as that takes a gradient of all chunks.
     pub version: u64,
 }
 
@@ -138,10 +148,10 @@ impl Message for Pull {
     const NAME: &'static str = "parameters.pull";
 }
 
-/// A chunk's parameters. Whoever asked before the version was there gets exactly that version.
+/// A chunk's parameters.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Chunk {
-    /// The number of steps that have been applied.
+    /// The number of steps that they have had.
     pub version: u64,
     /// The parameters, `f32`.
     pub params: HostTensor,
@@ -212,6 +222,9 @@ impl Actor for ParameterServer {
 
     async fn start(spec: ShardSpec, context: &Context<Self>) -> Result<Self> {
         let ShardSpec { layout, shard, optimizer, total_steps, slots, owner } = spec;
+        if slots > MAX_SLOTS {
+            return Err(Error::other(format!("{slots} slots are too many: {MAX_SLOTS} at most")));
+        }
         let shard = Shard::new(&layout, shard as usize, optimizer, total_steps, slots)
             .map_err(Error::other)?;
         context.watch_addr(owner);
@@ -219,6 +232,7 @@ impl Actor for ParameterServer {
             shard,
             slots,
             pulls: HashMap::new(),
+            failed: None,
             metrics: BTreeMap::new(),
             followers: Vec::new(),
             unseen: Vec::new(),
@@ -269,6 +283,7 @@ impl Handler<PushGradient> for ParameterServer {
             Err(error) => {
                 // Whoever waits for the next version would wait for ever.
                 if matches!(error, ShardError::NonFinite { .. }) {
+                    self.failed = Some(error.clone().into());
                     for (_, reply) in self.pulls.drain().flat_map(|(_, waiting)| waiting) {
                         reply.send(Err(error.clone().into()));
                     }
@@ -282,10 +297,16 @@ impl Handler<PushGradient> for ParameterServer {
 impl DeferredHandler<Pull> for ParameterServer {
     async fn handle(&mut self, pull: Pull, reply: PullReply, _: &Context<Self>) {
         match self.shard.params(pull.chunk as usize) {
-            Ok((version, params)) if version >= pull.version => {
-                reply.send(chunk(version, params));
+            Ok((newest, params)) if newest >= pull.version => {
+                match self.shard.params_of(pull.chunk as usize, pull.version) {
+                    Some(params) => reply.send(chunk(pull.version, params)),
+                    None => reply.send(chunk(newest, params)),
+                }
             }
             Ok(_) | Err(ShardError::NotInitialised { .. }) => {
+                if let Some(failed) = &self.failed {
+                    return reply.send(Err(failed.clone()));
+                }
                 let waiting = self.pulls.entry(pull.chunk).or_default();
                 // Those who gave up make room for those who come.
                 waiting.retain(|(_, reply)| reply.is_awaited());

@@ -41,15 +41,16 @@ pub struct JobReport {
     pub killed_pid: Option<u32>,
     /// Milliseconds from the kill until the cluster knew of it.
     pub detected_ms: Option<u64>,
-    /// Milliseconds from the kill until the lost worker's successor handed in its first work.
+    /// Milliseconds from the kill until the lost worker was started again and a step was applied.
     pub recovered_ms: Option<u64>,
-    /// Bytes that all nodes sent to one another.
+    /// UDP bytes that the nodes which are up at the end sent to one another: those of a killed
+    /// process are not known.
     pub wire_bytes_sent: u64,
-    /// Bytes that all nodes received from one another.
+    /// UDP bytes that the nodes which are up at the end received from one another.
     pub wire_bytes_received: u64,
     /// libtorch's version.
     pub libtorch: String,
-    /// Where each worker computed (`cpu`, `cuda:0`, …), by the node's name.
+    /// Where each worker computed (`cpu`, `cuda:0`, …), by the worker's name.
     pub devices: BTreeMap<String, String>,
 }
 

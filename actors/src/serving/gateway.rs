@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, State},
+    extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -103,6 +103,10 @@ impl Gateway {
             .fallback(|| async {
                 Refused(StatusCode::NOT_FOUND, "there is no such route".to_owned())
             })
+            .method_not_allowed_fallback(|| async {
+                let why = "this route is not for that method".to_owned();
+                Refused(StatusCode::METHOD_NOT_ALLOWED, why)
+            })
             .layer(DefaultBodyLimit::max(MAX_BODY))
             .with_state(models);
         let (stop, stopped) = oneshot::channel::<()>();
@@ -129,13 +133,14 @@ impl Gateway {
 async fn infer(
     State(models): State<Models>,
     Path(model): Path<String>,
-    body: Bytes,
+    body: std::result::Result<Bytes, BytesRejection>,
 ) -> std::result::Result<Json<InferResponse>, Refused> {
     let bad = |why: String| Refused(StatusCode::BAD_REQUEST, why);
     let inference = models.get(&model).ok_or_else(|| {
         let known = models.keys().cloned().collect::<Vec<_>>().join(", ");
         Refused(StatusCode::NOT_FOUND, format!("there is no model `{model}`, but: {known}"))
     })?;
+    let body = body.map_err(|rejected| Refused(rejected.status(), rejected.body_text()))?;
     let request: InferRequest = serde_json::from_slice(&body)
         .map_err(|error| bad(format!("the request can't be read: {error}")))?;
     let [input] = request.inputs.as_slice() else {

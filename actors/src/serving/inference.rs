@@ -17,7 +17,8 @@ pub const MAX_SAMPLES: usize = 4096;
 #[derive(Debug)]
 pub struct Inference {
     replica: ReplicaThread,
-    sample: usize,
+    /// The shape of one sample.
+    sample: &'static [usize],
     version: u64,
 }
 
@@ -37,8 +38,7 @@ pub struct InferenceSpec {
 /// Classify samples.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Predict {
-    /// `u8`, the samples one after another: `[n, …]` with the model's input shape behind `n`, at
-    /// most [`MAX_SAMPLES`].
+    /// `u8`, `[n, …]`: `n` samples (1 to [`MAX_SAMPLES`]), each of the model's input shape.
     pub samples: HostTensor,
 }
 
@@ -68,7 +68,7 @@ impl Actor for Inference {
         let weights = spec.weights.pull(spec.version).await?;
         let version = weights.number;
         weights.load(&replica).await?;
-        let sample = replica.run(|replica| Ok(replica.input_shape().iter().product())).await?;
+        let sample = replica.run(|replica| Ok(replica.input_shape())).await?;
         Ok(Inference { replica, sample, version })
     }
 }
@@ -80,19 +80,22 @@ impl Handler<Predict> for Inference {
         _: &Context<Self>,
     ) -> std::result::Result<Prediction, String> {
         let samples = message.samples;
-        let bytes = samples.as_slice::<u8>().map_err(|error| error.to_string())?.len();
-        if bytes == 0 || !bytes.is_multiple_of(self.sample) || bytes / self.sample > MAX_SAMPLES {
-            return Err(format!(
-                "{bytes} bytes are not 1 to {MAX_SAMPLES} samples of {} bytes each",
-                self.sample
-            ));
-        }
+        samples.as_slice::<u8>().map_err(|error| error.to_string())?;
+        let count = match samples.shape() {
+            [count @ 1..=MAX_SAMPLES, sample @ ..] if sample == self.sample => *count,
+            other => {
+                return Err(format!(
+                    "the shape {other:?} is not [n, {}] with n from 1 to {MAX_SAMPLES}",
+                    self.sample.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+                ));
+            }
+        };
         let predicted = self
             .replica
             .run(move |replica| replica.predict(samples.as_slice().unwrap_or_default()))
             .await
             .map_err(|error| error.to_string())?;
-        let shape = [bytes / self.sample, predicted.classes];
+        let shape = [count, predicted.classes];
         let probabilities = HostTensor::from_vec(predicted.probabilities, &shape)
             .map_err(|error| error.to_string())?;
         Ok(Prediction { probabilities, version: self.version })

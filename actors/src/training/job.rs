@@ -66,6 +66,8 @@ pub struct JobSpec {
     pub epochs: u64,
     /// Seed of the parameters' start, of the order and of the model's own randomness.
     pub seed: u64,
+    /// The node that submitted the job.
+    pub submitter: NodeId,
 }
 
 impl TrainingJob {
@@ -85,6 +87,7 @@ impl TrainingJob {
                 slots: 4,
                 epochs: 6,
                 seed: 0,
+                submitter: NodeId(0),
             },
             trainer: Placement::Here,
         }
@@ -142,7 +145,8 @@ impl TrainingJob {
     /// # Errors
     /// Settings that can't work, data that can't be read, no node for a part of the job.
     pub async fn submit(self, node: &Node) -> Result<RunningJob> {
-        let TrainingJob { spec, trainer } = self;
+        let TrainingJob { mut spec, trainer } = self;
+        spec.submitter = node.id();
         let wrong =
             |what: &str, why: &str| Err(Error::other(format!("job `{}`: {what} {why}", spec.name)));
         for (what, number) in [

@@ -13,7 +13,9 @@
 //! * [`worker`]: the actor that computes slots.
 //! * [`weights`]: pulling and setting a model's parameters.
 
+mod crew;
 pub mod job;
+mod log;
 pub mod trainer;
 pub mod weights;
 pub mod worker;

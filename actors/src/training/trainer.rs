@@ -1,8 +1,7 @@
 //! The actor that holds a job together: places its parts, supervises its workers, evaluates, tells.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -11,22 +10,22 @@ use footlight_runtime::{
     Actor, ActorAddr, ActorRef, Context, Down, Error, Handler, HostTensor, Message, NodeId, Result,
     Streamed,
     compute::Device,
-    supervision::{Backoff, ChildEvent, OneForOne, Restart},
 };
 use futures::{StreamExt, future::try_join_all, stream::FuturesOrdered};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use super::{
+    crew::Crew,
     job::{JobEvent, JobSpec, TrainingReport},
+    log::Log,
     weights::{Version, Weights},
-    worker::{AskDevice, Worker, WorkerSpec},
 };
 use crate::{
     data::{
         DataLoader, Dataset, LoaderSpec, Split,
-        loader::{Describe, Description, WorkerLost},
+        loader::{Describe, Description},
     },
     model::{Evaluation, ReplicaThread},
     parameters::{
@@ -35,13 +34,8 @@ use crate::{
     },
 };
 
-/// A worker that was just started has so long to tell where it computes.
-const ASK_DEVICE: Duration = Duration::from_secs(2);
-/// More ends of each worker than this within [`RESTARTS_WITHIN`], and something is wrong with the
-/// job and not with a machine. The limit of all is this times the workers: one lost node may take
-/// several with it.
-const RESTARTS: u32 = 10;
-const RESTARTS_WITHIN: Duration = Duration::from_secs(60);
+/// After an error, the news that a part of the job is lost is waited for so long.
+const ROOT_CAUSE: Duration = Duration::from_secs(2);
 
 /// Holds one job together. It fails if a shard or the loader is lost: they hold what nobody else
 /// has.
@@ -79,47 +73,6 @@ impl Message for AskWeights {
     const NAME: &'static str = "training.weights";
 }
 
-/// All events of a job: whoever comes late reads from the start.
-#[derive(Debug, Default)]
-struct Log {
-    events: Mutex<Vec<JobEvent>>,
-    grown: Notify,
-}
-
-impl Log {
-    fn tell(&self, event: JobEvent) {
-        self.events.lock().unwrap_or_else(|poison| poison.into_inner()).push(event);
-        self.grown.notify_waiters();
-    }
-
-    fn get(&self, index: usize) -> Option<JobEvent> {
-        self.events.lock().unwrap_or_else(|poison| poison.into_inner()).get(index).cloned()
-    }
-
-    /// The event at a place, or `None` after waiting until there are more.
-    async fn at(&self, index: usize) -> Option<JobEvent> {
-        let grown = self.grown.notified();
-        tokio::pin!(grown);
-        // Registered before looking: an event between the two would be missed otherwise.
-        grown.as_mut().enable();
-        let found = self.get(index);
-        if found.is_none() {
-            grown.await;
-        }
-        found
-    }
-
-    fn follow(self: Arc<Self>) -> Streamed<JobEvent> {
-        Streamed::from_stream(futures::stream::unfold((self, 0), |(log, index)| async move {
-            loop {
-                if let Some(event) = log.at(index).await {
-                    return Some((event, (log, index + 1)));
-                }
-            }
-        }))
-    }
-}
-
 impl Actor for Trainer {
     type Args = JobSpec;
     const NAME: &'static str = "training.trainer";
@@ -134,29 +87,37 @@ impl Actor for Trainer {
         let (told, me) = (log.clone(), context.me().addr());
         context.run(async move {
             match job.run(&told, me).await {
-                Ok(report) => {
-                    told.tell(JobEvent::Done(report));
-                    Ok(())
-                }
+                Ok(report) => told.tell(JobEvent::Done(report)),
                 Err(error) => {
-                    told.tell(JobEvent::Failed(error.to_string()));
-                    Err(error)
+                    // If a part is lost, whatever needed it fails at about the same time: what tells
+                    // of the loss itself is the better news.
+                    let _ = tokio::time::timeout(ROOT_CAUSE, told.closed()).await;
+                    told.fail(error.to_string());
+                    return Err(error);
                 }
             }
+            Ok(())
         });
         Ok(Trainer { spec, log, weights })
     }
 
     async fn down(&mut self, actor: ActorAddr, down: Down, _: &Context<Self>) -> Result<()> {
-        let part = match self.weights.get() {
-            Some(weights) if weights.shards.iter().any(|shard| shard.addr() == actor) => {
-                "a shard of the parameter server"
-            }
-            _ => "the data loader",
+        let shards = self.weights.get().map(|weights| weights.shards.as_slice());
+        let shard = shards.unwrap_or_default().iter().position(|shard| shard.addr() == actor);
+        let part = match shard {
+            Some(index) => format!("shard {index} of the parameter server"),
+            None => "the data loader".to_owned(),
         };
         let why = format!("{part} ended ({actor}): {down}");
-        self.log.tell(JobEvent::Failed(why.clone()));
+        self.log.fail(why.clone());
         Err(Error::other(why))
+    }
+}
+
+impl Drop for Trainer {
+    /// However it ended: who follows the job is not left waiting.
+    fn drop(&mut self) {
+        self.log.close();
     }
 }
 
@@ -179,38 +140,45 @@ impl Handler<AskWeights> for Trainer {
 }
 
 /// A job whose shards and loader are in their places.
-struct Placed {
-    spec: JobSpec,
-    node: Node,
-    evaluator: Arc<ReplicaThread>,
+pub(super) struct Placed {
+    pub(super) spec: JobSpec,
+    pub(super) node: Node,
+    evaluator: ReplicaThread,
     test: Dataset,
-    weights: Weights,
-    loader: ActorRef<DataLoader>,
+    pub(super) weights: Weights,
+    pub(super) loader: ActorRef<DataLoader>,
     data: Description,
 }
 
-/// The nodes for a part of the job: those of its role, or all that host its type if none has it.
-/// In an order of its own for each part, so that parts spread.
-fn nodes_for(members: &[Member], role: &str, actor: &str) -> Result<Vec<NodeId>> {
-    let hosts = || {
-        members
-            .iter()
-            .filter(|member| member.is_up() && member.actors.iter().any(|hosted| hosted == actor))
-    };
-    let mut nodes: Vec<NodeId> = hosts()
-        .filter(|member| member.roles.iter().any(|has| has == role))
-        .map(|member| member.id)
+/// The nodes for a part of the job: those of its role; if none has it, all that host its type but
+/// the one that submitted the job, which may leave before the job's end; if there is no other, that
+/// one. In the order of their label `name`, then of their ids.
+pub(super) fn nodes_for(
+    members: &[Member],
+    submitter: NodeId,
+    role: &str,
+    actor: &str,
+) -> Result<Vec<NodeId>> {
+    let mut hosts: Vec<&Member> = members
+        .iter()
+        .filter(|member| member.is_up() && member.actors.iter().any(|hosted| hosted == actor))
         .collect();
-    if nodes.is_empty() {
-        nodes = hosts().map(|member| member.id).collect();
-    }
+    hosts.sort_by_key(|member| (member.labels.get("name"), member.id));
+    let those = |wanted: &dyn Fn(&Member) -> bool| -> Vec<NodeId> {
+        hosts.iter().filter(|member| wanted(member)).map(|member| member.id).collect()
+    };
+    let choices = [
+        those(&|member| member.roles.iter().any(|has| has == role)),
+        those(&|member| member.id != submitter),
+        those(&|_| true),
+    ];
+    let nodes = choices.into_iter().find(|nodes| !nodes.is_empty()).unwrap_or_default();
     if nodes.is_empty() {
         return Err(Error::other(format!(
             "no node that is up hosts `{actor}`: register the cast (`footlight::actors::cast`) on \
              the nodes that are to train"
         )));
     }
-    nodes.sort();
     Ok(nodes)
 }
 
@@ -229,7 +197,7 @@ async fn place(spec: JobSpec, node: &Node, context: &Context<Trainer>) -> Result
         .await?;
 
     let members = node.members();
-    let at = nodes_for(&members, "loader", DataLoader::NAME)?;
+    let at = nodes_for(&members, spec.submitter, "loader", DataLoader::NAME)?;
     let loader_spec = LoaderSpec {
         data: spec.data.clone(),
         seed: spec.seed,
@@ -242,7 +210,7 @@ async fn place(spec: JobSpec, node: &Node, context: &Context<Trainer>) -> Result
     context.watch(&loader);
     let data = loader.call(Describe).await?;
 
-    let at = nodes_for(&members, "server", ParameterServer::NAME)?;
+    let at = nodes_for(&members, spec.submitter, "server", ParameterServer::NAME)?;
     let mut shards = Vec::new();
     for (shard, on) in (0..spec.servers).zip(at.iter().cycle()) {
         let shard = ShardSpec {
@@ -269,7 +237,6 @@ async fn place(spec: JobSpec, node: &Node, context: &Context<Trainer>) -> Result
         }
     });
     try_join_all(first).await?;
-    let evaluator = Arc::new(evaluator);
     Ok(Placed { spec, node: node.clone(), evaluator, test, weights, loader, data })
 }
 
@@ -293,9 +260,16 @@ impl Placed {
                 async move { weights.pull(epoch * per_epoch).await }
             })
             .collect();
+        // First all pulls above, then one that is answered: when it is, they are at their shards, and
+        // no worker is there yet to make a version that they would miss.
+        tokio::select! {
+            biased;
+            Some(version) = evaluations.next() => drop(version?),
+            version = self.weights.pull(0) => drop(version?),
+        }
         let begun = Instant::now();
-        let (supervisor, mut children) = self.supervise(me).await?;
-        let mut workers: HashMap<ActorAddr, (String, u64)> = HashMap::new();
+        let (mut crew, mut starting) = Crew::start(&self, me);
+        let mut supervisor = None;
         let mut trained = 0;
         let mut elapsed = Duration::ZERO;
         let mut last: Option<(Evaluation, Version)> = None;
@@ -303,7 +277,8 @@ impl Placed {
         while seen < steps || !evaluations.is_empty() {
             tokio::select! {
                 biased;
-                Some(event) = children.recv() => self.child(event, &mut workers, log).await?,
+                Some(event) = crew.events.recv() => crew.event(event, log).await?,
+                started = &mut starting, if supervisor.is_none() => supervisor = Some(started?),
                 Some(step) = done.next(), if seen < steps => {
                     let step = step.map_err(Error::other)?;
                     seen = step.step + 1;
@@ -328,9 +303,13 @@ impl Placed {
                     });
                     last = Some((evaluation, version));
                 }
+                else => return Err(Error::other("the first shard tells of no more steps")),
             }
         }
-        supervisor.stop().await;
+        // A worker may still be on its way, for whom nothing is left: it ends with the supervisor.
+        if let Some(supervisor) = supervisor {
+            supervisor.stop().await;
+        }
         let (evaluation, version) =
             last.ok_or_else(|| Error::other("a job of no epochs has no result"))?;
         let mut hash = Sha256::new();
@@ -345,97 +324,11 @@ impl Placed {
         })
     }
 
-    /// Starts the workers, each on a node of its own as long as there are some; a worker whose node
-    /// is lost starts on the next one.
-    async fn supervise(
-        &self,
-        owner: ActorAddr,
-    ) -> Result<(
-        footlight_runtime::supervision::Supervisor,
-        footlight_cluster::supervise::ChildEvents,
-    )> {
-        nodes_for(&self.node.members(), "worker", Worker::NAME)?;
-        let restarts = RESTARTS.saturating_mul(self.spec.workers);
-        let backoff = Backoff { first: Duration::from_millis(50), ..Backoff::default() };
-        let mut supervisor = self
-            .node
-            .supervise(OneForOne::new().at_most(restarts, RESTARTS_WITHIN).backoff(backoff));
-        for index in 0..self.spec.workers {
-            let (spec, weights, loader, node) =
-                (self.spec.clone(), self.weights.clone(), self.loader.clone(), self.node.clone());
-            supervisor = supervisor.child_with::<Worker>(
-                format!("worker-{index}"),
-                Restart::Transient,
-                move |starts| {
-                    // Looked up anew at each start: nodes come and go.
-                    let mut order =
-                        nodes_for(&node.members(), "worker", Worker::NAME).unwrap_or_default();
-                    let first = index as usize % order.len().max(1);
-                    order.rotate_left(first);
-                    let args = WorkerSpec {
-                        worker: worker_number(&spec, index, starts),
-                        model: spec.model.clone(),
-                        seed: spec.seed,
-                        device: spec.device,
-                        loader: loader.clone(),
-                        weights: weights.clone(),
-                        owner,
-                    };
-                    (args, Placement::AnyOf(order))
-                },
-            );
-        }
-        supervisor.start().await
-    }
-
-    async fn child(
-        &self,
-        event: ChildEvent,
-        workers: &mut HashMap<ActorAddr, (String, u64)>,
-        log: &Log,
-    ) -> Result<()> {
-        match event {
-            ChildEvent::Started { child, actor, starts } => {
-                let index = child.rsplit('-').next().and_then(|index| index.parse().ok());
-                let number = worker_number(&self.spec, index.unwrap_or(0), starts);
-                workers.insert(actor, (child.clone(), number));
-                let up = ActorRef::<Worker>::at(actor, self.node.system());
-                // One that is gone already tells nothing; its end is the next event.
-                let device = up.call_within(AskDevice, ASK_DEVICE).await;
-                let device = device.map_or_else(|_| "?".to_owned(), |device| device.to_string());
-                log.tell(JobEvent::WorkerUp { worker: child, node: actor.node, starts, device });
-            }
-            ChildEvent::Down { child, actor, down } => {
-                if let Some((_, worker)) = workers.remove(&actor) {
-                    // What it held goes to the others: also if it only stopped, having nothing.
-                    self.loader.call(WorkerLost { worker }).await?;
-                }
-                if !down.is_normal() {
-                    let why = down.to_string();
-                    log.tell(JobEvent::WorkerLost { worker: child, node: actor.node, why });
-                }
-            }
-            ChildEvent::StartFailed { child, why } => {
-                tracing::warn!(worker = child, why, "a worker could not be started");
-            }
-            ChildEvent::GaveUp { why } => {
-                return Err(Error::other(format!("the workers can't be kept up: {why}")));
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
     async fn evaluate(&self, version: &Version) -> Result<Evaluation> {
         version.clone().load(&self.evaluator).await?;
         let test = self.test.clone();
         self.evaluator.run(move |replica| replica.evaluate(&test)).await
     }
-}
-
-/// Each start of a worker has a number of its own.
-fn worker_number(spec: &JobSpec, index: u32, starts: u32) -> u64 {
-    u64::from(starts) * u64::from(spec.workers) + u64::from(index)
 }
 
 fn is_live(member: &Member) -> bool {

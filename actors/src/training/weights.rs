@@ -26,7 +26,7 @@ pub struct Weights {
     pub shards: Vec<ActorRef<ParameterServer>>,
 }
 
-/// All chunks of one version.
+/// All chunks, all of one version.
 #[derive(Clone, Debug)]
 pub struct Version {
     /// The number of steps that had been applied.
@@ -41,31 +41,48 @@ impl Weights {
         shard.ok_or_else(|| Error::other(format!("no shard holds chunk {chunk}")))
     }
 
-    /// Pulls all chunks as soon as they have at least this version.
+    /// Pulls all chunks as soon as they have at least this version; all of one version, and exactly
+    /// this one unless the job is further already.
     ///
     /// # Errors
     /// A shard that is lost, or that can't go on because the training diverged.
     pub async fn pull(&self, version: u64) -> Result<Version> {
-        let pulls = (0..self.layout.chunks()).map(|number| async move {
-            let range = self
-                .layout
-                .chunk(number)
-                .ok_or_else(|| Error::other(format!("the layout has no chunk {number}")))?;
-            let pull = Pull { chunk: number as u32, version };
-            let shard = self.shard(number)?;
-            let chunk = loop {
-                match shard.call_within(pull, VERSION_PATIENCE).await {
-                    // The version may take its time; a shard that is lost gives another error.
-                    Err(error) if matches!(error.cause(), Cause::TimedOut(_)) => {}
-                    answer => break answer?.map_err(Error::other)?,
-                }
-            };
-            Ok::<_, Error>((chunk.version, range, chunk.params))
+        let mut version = version;
+        let all = (0..self.layout.chunks()).map(|chunk| self.pull_chunk(chunk, version));
+        let mut pulled = try_join_all(all).await?;
+        loop {
+            // Chunks that were pulled while a step was being applied may differ by it.
+            version = pulled.iter().map(|(has, _)| *has).max().unwrap_or(version);
+            let behind = pulled.iter_mut().enumerate().filter(|(_, (has, _))| *has < version);
+            let again = behind.map(|(chunk, place)| async move {
+                *place = self.pull_chunk(chunk, version).await?;
+                Ok::<_, Error>(())
+            });
+            if try_join_all(again).await?.is_empty() {
+                break;
+            }
+        }
+        let chunks = pulled.into_iter().enumerate().map(|(chunk, (_, params))| {
+            let range = self.layout.chunk(chunk).unwrap_or_default();
+            (range, params)
         });
-        let pulled = try_join_all(pulls).await?;
-        let number = pulled.iter().map(|(version, ..)| *version).min().unwrap_or(version);
-        let chunks = pulled.into_iter().map(|(_, range, params)| (range, params)).collect();
-        Ok(Version { number, chunks })
+        Ok(Version { number: version, chunks: chunks.collect() })
+    }
+
+    /// One chunk and its version.
+    async fn pull_chunk(&self, chunk: usize, version: u64) -> Result<(u64, HostTensor)> {
+        let pull = Pull { chunk: chunk as u32, version };
+        let shard = self.shard(chunk)?;
+        loop {
+            match shard.call_within(pull, VERSION_PATIENCE).await {
+                // The version may take its time; a shard that is lost gives another error.
+                Err(error) if matches!(error.cause(), Cause::TimedOut(_)) => {}
+                answer => {
+                    let chunk = answer?.map_err(Error::other)?;
+                    return Ok((chunk.version, chunk.params));
+                }
+            }
+        }
     }
 }
 

@@ -14,7 +14,8 @@ use crate::{
     parameters::server::{PushGradient, SlotMetrics},
 };
 
-/// Computes slots until there are none left, then stops.
+/// Computes slots until there are none left, and then waits to be stopped: so any end before that is
+/// a loss, also that of a worker whose node leaves.
 ///
 /// It holds nothing that would be lost with it: the data comes from the loader, the parameters from
 /// the shards, and a slot that it did not finish is leased to another.
@@ -61,12 +62,7 @@ impl Actor for Worker {
         let system = context.system();
         let replica = ReplicaThread::build(system, name, &spec.model, spec.seed, device).await?;
         context.watch_addr(spec.owner);
-        let me = context.me();
-        context.run(async move {
-            Work { spec, replica, version: None }.run().await?;
-            me.stop();
-            Ok(())
-        });
+        context.run(async move { Work { spec, replica, version: None }.run().await });
         Ok(Worker { device })
     }
 
@@ -85,7 +81,7 @@ impl Handler<AskDevice> for Worker {
 struct Work {
     spec: WorkerSpec,
     replica: ReplicaThread,
-    /// The version that the replica has.
+    /// The version that the replica has, whole.
     version: Option<u64>,
 }
 

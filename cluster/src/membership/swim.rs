@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, mem,
+    fmt, iter, mem,
     net::SocketAddr,
     time::Duration,
 };
@@ -212,7 +212,7 @@ impl Swim {
             return;
         }
         self.codec.departed.insert(member);
-        let update = std::iter::once(foca::Member::down(member));
+        let update = iter::once(foca::Member::down(member));
         self.run(|foca, effects| foca.apply_many(update, true, effects));
     }
 
@@ -239,6 +239,11 @@ impl Swim {
             tracing::debug!(%error, "membership");
         }
         if let Some(me) = effects.rejoined {
+            // foca 2.0.0 stands still after a change of identity until somebody speaks to it; two
+            // members would wait for each other for ever.
+            if let Err(error) = self.foca.apply_many(iter::empty(), false, &mut effects) {
+                tracing::debug!(%error, "membership");
+            }
             self.actions.push(SwimAction::Rejoined(me));
         }
         self.tell_changes();

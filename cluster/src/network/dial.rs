@@ -87,7 +87,8 @@ pub(crate) async fn dial(
 ) -> Result<Arc<Session>, DialError> {
     let failed = |why: String| DialError::Failed(format!("{}: {why}", named(expected, addr)));
     let known = expected.and_then(|node| network.peer(node));
-    if let Some(session) = known.as_ref().and_then(|peer| peer.session()) {
+    let live = known.as_ref().and_then(|peer| peer.session());
+    if let Some(session) = live.filter(|session| !session.is_silent()) {
         return Ok(session);
     }
     // As of the decision to dial: naming one that comes up meanwhile would call it dead.

@@ -58,6 +58,9 @@ use view::View;
 /// How long a node that nobody has told us of is waited for: news of a member may be on its way.
 const UNKNOWN_NODE: Duration = Duration::from_secs(5);
 
+/// How long a membership packet waits for a connection that another task makes.
+const PACKET_PATIENCE: Duration = Duration::from_secs(1);
+
 pub(crate) struct Network {
     pub(crate) system: System,
     /// What this node tells of itself.
@@ -67,6 +70,7 @@ pub(crate) struct Network {
     pub(crate) endpoint: Endpoint,
     pub(crate) bulk: Endpoint,
     pub(crate) control_thread: Handle,
+    bulk_thread: Handle,
     pub(crate) view: View,
     peers: DashMap<NodeId, Arc<Peer>>,
     /// Those who only ask: kept alive until they go.
@@ -94,6 +98,7 @@ impl Network {
         bulk: Endpoint,
         identity: NodeIdentity,
         control_thread: Handle,
+        bulk_thread: Handle,
         membership: mpsc::UnboundedSender<Input>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Network {
@@ -106,6 +111,7 @@ impl Network {
             endpoint,
             bulk,
             control_thread,
+            bulk_thread,
             peers: DashMap::new(),
             observers: DashMap::new(),
             watched: DashMap::new(),
@@ -219,20 +225,30 @@ impl Network {
     /// Sends a membership packet; without a connection one is made for it.
     pub(crate) fn send_packet(&self, to: MemberId, data: Bytes, must_arrive: bool) {
         let peer = self.peer_or_new(to.node);
-        match peer.session() {
+        match peer.session().filter(|session| !session.is_silent()) {
             Some(session) => session.send_packet(data, must_arrive),
             None if self.leaving.load(Ordering::Acquire) => {}
             None => {
                 peer.seen_at(to.addr);
+                let dials = peer.begin_dial();
                 if let Some(network) = self.me.upgrade()
-                    && peer.begin_dial()
+                    && (dials || must_arrive)
                 {
                     self.control_thread.spawn(async move {
+                        let mut session = None;
+                        if dials {
+                            session = dial::dial(&network, to.addr, Some(to.node)).await.ok();
+                            peer.end_dial();
+                        }
+                        // The other node's connection may be the one that stands.
+                        let session = match session {
+                            Some(session) => Ok(session),
+                            None => peer.wait_session(Instant::now() + PACKET_PATIENCE).await,
+                        };
                         // A datagram could overtake the handshake's end and be lost.
-                        if let Ok(session) = dial::dial(&network, to.addr, Some(to.node)).await {
+                        if let Ok(session) = session {
                             session.send_packet(data, true);
                         }
-                        peer.end_dial();
                     });
                 }
             }
@@ -379,6 +395,10 @@ impl Host for Network {
             Header::Packet(data) => self.datagram(session, data.into()),
             other => tracing::debug!(?other, "a frame that needs no control"),
         }
+    }
+
+    fn bulk_thread(&self) -> &Handle {
+        &self.bulk_thread
     }
 
     fn bulk(

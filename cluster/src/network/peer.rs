@@ -58,11 +58,11 @@ impl State {
     }
 
     /// All that belongs to lives up to `over` ends.
-    fn end_lives(&mut self, node: NodeId, over: Incarnation) -> Vec<oneshot::Sender<Down>> {
+    fn end_lives(&mut self, over: Incarnation) -> Vec<oneshot::Sender<Down>> {
         if let Some(session) = self.session.as_ref()
             && session.peer.incarnation <= over
         {
-            session.fail_calls(&Failure::may_have_run(Cause::NodeLost(node)));
+            session.lose();
         }
         let gone: Vec<u64> = self
             .watches
@@ -128,7 +128,7 @@ impl Peer {
         let mut gone = Vec::new();
         if member.incarnation > state.incarnation {
             let before = Incarnation(member.incarnation.0.saturating_sub(1));
-            gone = state.end_lives(self.id, before);
+            gone = state.end_lives(before);
             state.incarnation = member.incarnation;
         }
         if member.incarnation >= state.incarnation {
@@ -145,12 +145,7 @@ impl Peer {
             return;
         }
         state.lost = Some((incarnation, why.to_owned()));
-        let gone = state.end_lives(self.id, incarnation);
-        if let Some(session) = state.session.as_ref()
-            && session.peer.incarnation <= incarnation
-        {
-            session.fence();
-        }
+        let gone = state.end_lives(incarnation);
         drop(state);
         self.tell_all(gone);
     }
@@ -209,7 +204,7 @@ impl Peer {
         let mut gone = Vec::new();
         if record.incarnation > state.incarnation {
             let before = Incarnation(record.incarnation.0.saturating_sub(1));
-            gone = state.end_lives(self.id, before);
+            gone = state.end_lives(before);
         }
         state.incarnation = state.incarnation.max(record.incarnation);
         state.addr = Some(record.addr);

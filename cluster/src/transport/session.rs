@@ -45,6 +45,8 @@ pub(crate) const LANES: usize = 4;
 pub(crate) trait Host: Send + Sync {
     /// A frame about watches, ends and leaving: none of a session's own business.
     fn control(&self, session: &Arc<Session>, header: Header);
+    /// The runtime on which large tensors are sent and received.
+    fn bulk_thread(&self) -> &Handle;
     /// Dials the peer's bulk address and introduces the session.
     fn bulk(
         &self,
@@ -80,6 +82,8 @@ pub(crate) struct Session {
     unclaimed: DashMap<u64, mpsc::Receiver<flow::Event>>,
     outgoing: DashMap<u64, Arc<Semaphore>>,
     fenced: AtomicBool,
+    /// How many UDP packets had come when it was fenced.
+    received_at_fence: AtomicU64,
     /// Why it ended, once it has.
     end: watch::Sender<Option<String>>,
 }
@@ -128,6 +132,7 @@ impl Session {
             unclaimed: DashMap::new(),
             outgoing: DashMap::new(),
             fenced: AtomicBool::new(false),
+            received_at_fence: AtomicU64::new(0),
             end: watch::Sender::new(None),
         });
         let _ = send.set_priority(2);
@@ -221,8 +226,22 @@ impl Session {
         *lock(&self.inbox) = Inbox::default();
     }
 
-    /// Fails all calls under way, for example because membership has declared the peer lost.
-    pub(crate) fn fail_calls(&self, failure: &Failure) {
+    /// The peer's life is over: nobody waits for it any longer, though the connection may live on.
+    pub(crate) fn lose(&self) {
+        self.fence();
+        let lost = Failure::may_have_run(Cause::NodeLost(self.peer.node));
+        self.fail_calls(&lost);
+        self.windows.iter().for_each(|window| window.close());
+        self.outgoing.iter().for_each(|credits| credits.close());
+        for stream in &self.incoming {
+            // There is always room for the end.
+            let _ = stream.try_send(flow::Event::End(Some(lost.clone())));
+        }
+        self.incoming.clear();
+    }
+
+    /// Fails all calls under way.
+    fn fail_calls(&self, failure: &Failure) {
         let calls: Vec<u64> = self.calls.iter().map(|call| *call.key()).collect();
         for call in calls {
             if let Some((_, answer)) = self.calls.remove(&call) {
@@ -283,7 +302,18 @@ impl Session {
     /// The peer's life was declared over: neither side's messages are heeded any more, while
     /// membership's packets still pass, so that the peer can learn it and come back.
     pub(crate) fn fence(&self) {
-        self.fenced.store(true, Ordering::Release);
+        if !self.fenced.swap(true, Ordering::AcqRel) {
+            let received = self.connection.stats().udp_rx.datagrams;
+            self.received_at_fence.store(received, Ordering::Release);
+        }
+    }
+
+    /// Whether nothing has come since the peer's life was declared over. Then a process that was
+    /// started again in its place can't be reached by this connection, though it seems to live.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.is_fenced()
+            && self.connection.stats().udp_rx.datagrams
+                == self.received_at_fence.load(Ordering::Acquire)
     }
 
     /// Sends a frame that needs no order with messages.
@@ -340,8 +370,9 @@ impl Session {
         self.bulk.get_or_init(|| {
             let (sender, queue) = mpsc::unbounded_channel();
             let session = self.clone();
-            self.control_thread.spawn(async move {
-                let Some(host) = session.host.upgrade() else { return };
+            let Some(host) = self.host.upgrade() else { return sender };
+            let thread = host.bulk_thread().clone();
+            thread.spawn(async move {
                 let dialed = host.bulk(&session).await;
                 drop(host);
                 let ended = match dialed {
@@ -370,9 +401,10 @@ impl Session {
         let bytes = message.value.len() as u64;
         tokio::select! {
             biased;
-            taken = window.take(bytes, deadline) => taken?,
-            () = self.ended() => return Err(self.unreachable()),
+            taken = window.take(bytes, deadline) => taken,
+            () = self.ended() => Err(self.unreachable()),
         }
+        .map_err(|failure| if self.is_fenced() { self.lost() } else { failure })?;
         self.put(message, answer)
     }
 
@@ -410,18 +442,30 @@ impl Session {
         }
         self.system.telemetry().messages_sent.add(1);
         // It may have ended between the check and the insertion, after `fail_calls` had passed.
-        if let Some(reason) = self.end()
+        let over = match self.end() {
+            _ if self.is_fenced() => Some(self.lost().cause),
+            reason => reason.map(Cause::Unreachable),
+        };
+        if let Some(cause) = over
             && let Some((_, answer)) = call.and_then(|call| self.calls.remove(&call))
         {
-            let _ = answer.send(Err(Failure::may_have_run(Cause::Unreachable(reason))));
+            let _ = answer.send(Err(Failure::may_have_run(cause)));
         }
         sent
     }
 
+    fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Acquire)
+    }
+
+    fn lost(&self) -> Failure {
+        Failure::not_sent(Cause::NodeLost(self.peer.node))
+    }
+
     fn check(&self, message: &Outgoing) -> Result<(), Failure> {
         let refused = |why: String| Err(Failure::not_sent(Cause::Refused(why)));
-        if message.to.incarnation != self.peer.incarnation || self.fenced.load(Ordering::Acquire) {
-            return Err(Failure::not_sent(Cause::NodeLost(message.to.node)));
+        if message.to.incarnation != self.peer.incarnation || self.is_fenced() {
+            return Err(self.lost());
         }
         match self.peer.catalog.messages.get(&message.key) {
             Some(known) if *known == message.fingerprint => Ok(()),
@@ -499,7 +543,7 @@ impl Session {
                     Box::new(Credit { session: Arc::downgrade(self), actor: to, bytes });
                 let refusal = if incarnation != self.system.incarnation() {
                     Some(Cause::NodeLost(self.system.node()))
-                } else if self.fenced.load(Ordering::Acquire) {
+                } else if self.is_fenced() {
                     Some(Cause::Refused(format!(
                         "incarnation {} of node {} was declared down",
                         self.peer.incarnation.0, self.peer.node

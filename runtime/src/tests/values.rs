@@ -141,6 +141,44 @@ async fn messages_of_one_name_and_another_shape_are_told_apart() {
 }
 
 #[tokio::test]
+async fn shapes_are_known_behind_enums_too() {
+    macro_rules! shaped {
+        ($module:ident { $($variant:tt)* }) => {
+            mod $module {
+                use super::*;
+                #[derive(Serialize, Deserialize)]
+                pub(super) enum Choice { $($variant)* }
+                #[derive(Serialize, Deserialize)]
+                pub(super) struct Shaped {
+                    choice: Vec<Choice>,
+                    at: std::net::SocketAddr,
+                }
+                impl Message for Shaped {
+                    type Reply = std::result::Result<Choice, crate::error::Failure>;
+                    const NAME: &'static str = "test.shaped";
+                }
+            }
+        };
+    }
+    shaped!(one { A, B(u8), C { deep: Option<Box<Choice>> } });
+    shaped!(same { A, B(u8), C { deep: Option<Box<Choice>> } });
+    shaped!(more { A, B(u8), C { deep: Option<Box<Choice>> }, D });
+    shaped!(moved { B(u8), A, C { deep: Option<Box<Choice>> } });
+    shaped!(wider { A, B(u16), C { deep: Option<Box<Choice>> } });
+    let system = system().await;
+    let print = [
+        fingerprint_of_message::<one::Shaped>(&system),
+        fingerprint_of_message::<more::Shaped>(&system),
+        fingerprint_of_message::<moved::Shaped>(&system),
+        fingerprint_of_message::<wider::Shaped>(&system),
+    ];
+    for (n, one) in print.iter().enumerate() {
+        assert!(!print[n + 1..].contains(one), "{n}");
+    }
+    assert_eq!(print[0], fingerprint_of_message::<same::Shaped>(&system));
+}
+
+#[tokio::test]
 async fn an_actor_is_started_by_name_with_arguments_that_travelled() {
     let system = system().await;
     let addr = system.spawn_by_name("test.probe", Opaque::of(&()).unwrap()).await.unwrap();

@@ -79,7 +79,8 @@ struct Chunk<G> {
 struct Live<G> {
     version: u64,
     params: Arc<Vec<f32>>,
-    /// The version before: if nobody reads it any more, its memory takes the next one.
+    /// The version before, for those who have yet to compute with it: another chunk may still wait for their gradients.
+    /// If nobody reads it any more when the next version comes, its memory takes that.
     retired: Option<Arc<Vec<f32>>>,
     state: OptimizerState,
     slots: Vec<Option<G>>,
@@ -202,6 +203,16 @@ impl<G: Gradient> Shard<G> {
         let at = self.chunks.get(&chunk).ok_or(ShardError::UnknownChunk { chunk })?;
         let live = at.live.as_ref().ok_or(ShardError::NotInitialised { chunk })?;
         Ok((live.version, live.params.clone()))
+    }
+
+    /// A chunk's parameters of one version: the newest one and the one before are kept. `None` for any other, and for
+    /// a chunk that is not here.
+    pub fn params_of(&self, chunk: usize, version: u64) -> Option<Arc<Vec<f32>>> {
+        let live = self.chunks.get(&chunk)?.live.as_ref()?;
+        if version == live.version {
+            return Some(live.params.clone());
+        }
+        live.retired.clone().filter(|_| version.checked_add(1) == Some(live.version))
     }
 
     /// The number of steps that were applied to all chunks of this shard. `None`: a chunk is not initialised yet.

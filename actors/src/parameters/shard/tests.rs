@@ -196,3 +196,21 @@ proptest! {
         prop_assert!(same_bits(&params, &expected));
     }
 }
+
+#[test]
+fn the_version_before_the_newest_is_kept_and_no_older_one() {
+    // PS-4: who computes a slot again that only some chunks have needs all chunks as they were.
+    let mut shard = shard(1);
+    assert_eq!(shard.params_of(0, 0), Some(Arc::new(all(0.0))));
+    assert_eq!(shard.params_of(0, 1), None);
+    for step in 0..3 {
+        shard.push(step, 0, 0, all(1.0)).unwrap();
+        let newest = -(step as f32) - 1.0;
+        assert_eq!(shard.params_of(0, step + 1), Some(Arc::new(all(newest))));
+        assert_eq!(shard.params_of(0, step), Some(Arc::new(all(newest + 1.0))));
+        assert_eq!(shard.params_of(0, step + 2), None);
+    }
+    assert_eq!(shard.params_of(0, 1), None);
+    assert_eq!(shard.params_of(0, u64::MAX), None);
+    assert_eq!(shard.params_of(1, 0), None);
+}

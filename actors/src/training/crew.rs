@@ -1,0 +1,137 @@
+//! The workers of a job, kept up.
+
+use std::{collections::HashMap, pin::Pin, time::Duration};
+
+use footlight_cluster::Placement;
+use footlight_runtime::{
+    Actor, ActorAddr, ActorRef, Error, Result, System,
+    supervision::{Backoff, ChildEvent, ChildSpec, OneForOne, Restart, Supervisor},
+};
+use tokio::sync::mpsc;
+
+use super::{
+    job::{JobEvent, JobSpec},
+    log::Log,
+    trainer::{Placed, nodes_for},
+    worker::{AskDevice, Worker, WorkerSpec},
+};
+use crate::data::{DataLoader, loader::WorkerLost};
+
+/// A worker that was just started has so long to tell where it computes.
+const ASK_DEVICE: Duration = Duration::from_secs(2);
+/// More ends of each worker than this within [`RESTARTS_WITHIN`], and something is wrong with the
+/// job and not with a machine. The limit of all is this times the workers: one lost node may take
+/// several with it.
+const RESTARTS: u32 = 10;
+const RESTARTS_WITHIN: Duration = Duration::from_secs(60);
+/// A worker that can't be started so often in a row won't be later: an unknown model, no such
+/// device. With the back-off this takes about a second.
+const START_TRIES: u32 = 5;
+
+/// The workers of a job.
+pub(super) struct Crew {
+    /// What happens to them, in order: to be handed to [`Crew::event`].
+    pub(super) events: mpsc::UnboundedReceiver<ChildEvent>,
+    spec: JobSpec,
+    system: System,
+    loader: ActorRef<DataLoader>,
+    /// Those that are up: name and number.
+    up: HashMap<ActorAddr, (String, u64)>,
+    /// How often in a row each could not be started.
+    failed_starts: HashMap<String, u32>,
+}
+
+type Starting<'a> = Pin<Box<dyn Future<Output = Result<Supervisor>> + Send + 'a>>;
+
+impl Crew {
+    /// Starts the workers, each on a node of its own as long as there are some; a worker whose node
+    /// is lost or leaves starts on the next one. The future gives the supervisor when all are up;
+    /// events come before that.
+    pub(super) fn start(job: &Placed, owner: ActorAddr) -> (Self, Starting<'_>) {
+        let (told, events) = mpsc::unbounded_channel();
+        let restarts = RESTARTS.saturating_mul(job.spec.workers);
+        let backoff = Backoff { first: Duration::from_millis(50), ..Backoff::default() };
+        let supervision = OneForOne::new().at_most(restarts, RESTARTS_WITHIN).backoff(backoff);
+        let workers = (0..job.spec.workers).map(|index| worker(job, index, owner)).collect();
+        let system = job.node.system();
+        let crew = Crew {
+            events,
+            spec: job.spec.clone(),
+            system: system.clone(),
+            loader: job.loader.clone(),
+            up: HashMap::new(),
+            failed_starts: HashMap::new(),
+        };
+        (crew, Box::pin(Supervisor::start(system, supervision, workers, told)))
+    }
+
+    /// Takes note of an event.
+    ///
+    /// # Errors
+    /// If the workers can't be kept up, or the loader is lost.
+    pub(super) async fn event(&mut self, event: ChildEvent, log: &Log) -> Result<()> {
+        match event {
+            ChildEvent::Started { child, actor, starts } => {
+                self.failed_starts.remove(&child);
+                let index = child.rsplit('-').next().and_then(|index| index.parse().ok());
+                let number = worker_number(&self.spec, index.unwrap_or(0), starts);
+                self.up.insert(actor, (child.clone(), number));
+                let up = ActorRef::<Worker>::at(actor, &self.system);
+                // One that is gone already tells nothing; its end is the next event.
+                let device = up.call_within(AskDevice, ASK_DEVICE).await;
+                let device = device.map_or_else(|_| "?".to_owned(), |device| device.to_string());
+                log.tell(JobEvent::WorkerUp { worker: child, node: actor.node, starts, device });
+            }
+            ChildEvent::Down { child, actor, down } => {
+                if let Some((_, worker)) = self.up.remove(&actor) {
+                    self.loader.call(WorkerLost { worker }).await?;
+                }
+                let why = down.to_string();
+                log.tell(JobEvent::WorkerLost { worker: child, node: actor.node, why });
+            }
+            ChildEvent::StartFailed { child, why } => {
+                tracing::warn!(worker = child, why, "a worker could not be started");
+                let tries = self.failed_starts.entry(child.clone()).or_insert(0);
+                *tries += 1;
+                if *tries >= START_TRIES {
+                    return Err(Error::other(format!("{child} can't be started: {why}")));
+                }
+            }
+            ChildEvent::GaveUp { why } => {
+                return Err(Error::other(format!("the workers can't be kept up: {why}")));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn worker(job: &Placed, index: u32, owner: ActorAddr) -> ChildSpec {
+    let (spec, weights, loader, node) =
+        (job.spec.clone(), job.weights.clone(), job.loader.clone(), job.node.clone());
+    // A worker ends by itself only with its node, and then there is work of its left.
+    ChildSpec::new(format!("worker-{index}"), Restart::Permanent, move |starts| {
+        let args = WorkerSpec {
+            worker: worker_number(&spec, index, starts),
+            model: spec.model.clone(),
+            seed: spec.seed,
+            device: spec.device,
+            loader: loader.clone(),
+            weights: weights.clone(),
+            owner,
+        };
+        let (node, submitter) = (node.clone(), spec.submitter);
+        async move {
+            // Looked up anew at each start: nodes come and go.
+            let mut order = nodes_for(&node.members(), submitter, "worker", Worker::NAME)?;
+            let first = index as usize % order.len().max(1);
+            order.rotate_left(first);
+            Ok(node.spawn::<Worker>(args).on(Placement::AnyOf(order)).await?.addr())
+        }
+    })
+}
+
+/// Each start of a worker has a number of its own.
+fn worker_number(spec: &JobSpec, index: u32, starts: u32) -> u64 {
+    u64::from(starts) * u64::from(spec.workers) + u64::from(index)
+}

@@ -1,0 +1,68 @@
+//! Large tensors keep their place among small messages, and hold back only their own receiver.
+
+mod support;
+
+use footlight::prelude::*;
+use support::*;
+
+#[test]
+#[ignore = "run by the other tests in processes of its own"]
+fn node_process() {
+    support::play_node();
+}
+
+fn tensor(bytes: usize) -> HostTensor {
+    HostTensor::from_vec(vec![7u8; bytes], &[bytes]).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn casts_arrive_in_order_whatever_their_size() {
+    let cluster = Cluster::new();
+    let seed = cluster.process("seed", Options::default()).await;
+    let node = cluster.here(Options::join(seed.addr)).await;
+    let probe = soon(node.spawn::<Probe>(()).on(Placement::seed())).await.unwrap();
+    let (small, large) = (tensor(1 << 10), tensor(8 << 20));
+    for number in 0..48 {
+        let tensor = match number % 4 {
+            0 => Some(large.clone()),
+            1 | 2 => Some(small.clone()),
+            _ => None,
+        };
+        soon(probe.cast(Note { number, tensor })).await.unwrap();
+    }
+    assert_eq!(soon(probe.call(Notes {})).await.unwrap(), (0..48).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_call_is_answered_long_before_a_large_transfer_ends() {
+    let cluster = Cluster::new();
+    let seed = cluster.process("seed", Options::default()).await;
+    let node = cluster.here(Options::join(seed.addr)).await;
+    let busy = soon(node.spawn::<Probe>(()).on(Placement::seed())).await.unwrap();
+    let other = soon(node.spawn::<Probe>(()).on(Placement::seed())).await.unwrap();
+    // The connection for tensors exists from here on.
+    soon(busy.call(Mirror { tensor: tensor(1 << 20) })).await.unwrap();
+    let large = tensor(256 << 20);
+    soon(busy.cast(Note { number: 1, tensor: Some(large) })).await.unwrap();
+    // This one comes behind the transfer.
+    let behind = tokio::spawn(async move { busy.call(Notes {}).await });
+    for _ in 0..10 {
+        soon(other.call(Where {})).await.unwrap();
+    }
+    assert!(!behind.is_finished(), "ten small calls took as long as 256 MiB");
+    assert_eq!(soon(behind).await.unwrap().unwrap(), [1]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tensor_comes_back_as_it_went() {
+    let cluster = Cluster::new();
+    let seed = cluster.process("seed", Options::default()).await;
+    let node = cluster.here(Options::join(seed.addr)).await;
+    let probe = soon(node.spawn::<Probe>(()).on(Placement::seed())).await.unwrap();
+    for len in [0, 1, 1000, 100_000, 3_000_000] {
+        let values: Vec<f32> = (0..len).map(|n| n as f32).collect();
+        let tensor = HostTensor::from_vec(values.clone(), &[len]).unwrap();
+        let back = soon(probe.call(Mirror { tensor })).await.unwrap();
+        assert!(back.as_slice::<f32>().unwrap() == values, "{len}");
+    }
+}

@@ -1,0 +1,115 @@
+//! The same seed gives the same parameters, bit for bit, whoever computed and whoever died.
+//!
+//! The model is the test's own, with dropout, so random numbers are a part of it. Each worker and
+//! each shard is a process of its own. Runs are compared with one another and with no number written
+//! here: libtorch's kernels differ between types of processors.
+#![cfg(feature = "torch")]
+
+#[path = "support/training.rs"]
+mod training;
+
+use footlight::{
+    actors::training::{JobEvent, TrainingReport},
+};
+use training::*;
+
+const STEPS: u64 = 3 * STEPS_PER_EPOCH;
+
+#[test]
+#[ignore = "run by the other tests in processes of its own"]
+fn node_process() {
+    play_node();
+}
+
+async fn stage(workers: usize) -> Stage {
+    let mut parts = vec![Part::Loader, Part::Server, Part::Server];
+    parts.extend(vec![Part::Worker; workers]);
+    Stage::set(&[], &parts).await
+}
+
+/// Trains to the end with so many workers.
+async fn train(stage: &Stage, workers: u32, seed: u64) -> TrainingReport {
+    let name = format!("{workers} workers, seed {seed}");
+    let job = stage.job(&name).workers(workers).seed(seed).submit(&stage.seed);
+    let (report, events) = finish(soon(job).await.unwrap()).await;
+    assert_eq!((report.steps, report.samples), (STEPS, 3 * u64::from(SAMPLES)), "{name}");
+    let up = events.iter().filter(|event| matches!(event, JobEvent::WorkerUp { .. })).count();
+    assert_eq!(up, workers as usize, "{name}: {events:?}");
+    let evaluated = events.iter().filter_map(|event| match event {
+        JobEvent::Evaluated { steps, .. } => Some(*steps),
+        _ => None,
+    });
+    let at_each_end: Vec<u64> = (1..=3).map(|epoch| epoch * STEPS_PER_EPOCH).collect();
+    assert_eq!(evaluated.collect::<Vec<_>>(), at_each_end, "{name}");
+    report
+}
+
+/// Trains while a worker's model holds in the middle of a slot, and lets `strike` deal with its
+/// process; the training can't have ended, as that slot is missing.
+async fn train_and_strike(
+    stage: &Stage,
+    workers: u32,
+    strike: impl FnOnce(&footlight::cluster::processes::Process),
+    mut at_loss: impl FnMut(&footlight::cluster::processes::Process),
+) -> TrainingReport {
+    stage.order(Order::Hold);
+    let mut job = soon(stage.job("struck").workers(workers).submit(&stage.seed)).await.unwrap();
+    let (victim, process) = stage.holding().await;
+    strike(process);
+    let (mut steps_at_loss, mut last_step, mut started_again) = (None, 0, 0);
+    let report = soon(job.follow(|event| match event {
+        JobEvent::Step { steps, .. } => last_step = *steps,
+        JobEvent::WorkerLost { node, why, .. } => {
+            assert_eq!(*node, victim, "{why}");
+            assert!(why.contains("lost"), "{why}");
+            steps_at_loss = Some(last_step);
+            at_loss(process);
+        }
+        JobEvent::WorkerUp { starts, node, .. } if *starts > 0 => {
+            assert_ne!(*node, victim);
+            started_again += 1;
+        }
+        _ => {}
+    }))
+    .await
+    .unwrap();
+    job.close().await;
+    let steps_at_loss = steps_at_loss.expect("the worker's loss is told");
+    assert!(steps_at_loss < STEPS, "nothing was left to do after step {steps_at_loss}");
+    assert_eq!((started_again, last_step), (1, STEPS));
+    assert_eq!((report.steps, report.samples), (STEPS, 3 * u64::from(SAMPLES)));
+    report
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_worker_two_three_and_one_that_is_killed_give_the_same_bits_and_another_seed_others() {
+    let stage = stage(3).await;
+    let one = train(&stage, 1, 7).await;
+    assert!(one.test_accuracy > 0.6, "it learns: {one:?}");
+    assert_eq!(one.parameters_sha256.len(), 64);
+
+    for workers in [2, 3] {
+        let same = train(&stage, workers, 7).await;
+        assert_eq!(same.parameters_sha256, one.parameters_sha256, "{workers} workers");
+        assert_eq!(same.test_accuracy, one.test_accuracy);
+    }
+    let other = train(&stage, 2, 8).await;
+    assert_ne!(other.parameters_sha256, one.parameters_sha256);
+
+    let killed = train_and_strike(&stage, 3, |process| process.kill(), |_| {}).await;
+    assert_eq!(killed.parameters_sha256, one.parameters_sha256);
+
+    // Two nodes are left for workers. The next loss leaves both workers on the last one.
+    let killed = train_and_strike(&stage, 2, |process| process.kill(), |_| {}).await;
+    assert_eq!(killed.parameters_sha256, one.parameters_sha256);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_stood_still_and_comes_back_changes_no_bit() {
+    let stage = stage(2).await;
+    let undisturbed = train(&stage, 2, 7).await;
+    // It goes on in the midst of the job, as a node that was declared down.
+    let struck =
+        train_and_strike(&stage, 2, |process| process.freeze(), |process| process.thaw()).await;
+    assert_eq!(struck.parameters_sha256, undisturbed.parameters_sha256);
+}

@@ -1,0 +1,76 @@
+//! A slow actor holds back those who send to it, and nobody else; what waits is bounded.
+
+mod support;
+
+use footlight::{prelude::*, runtime::remote::WINDOW};
+use support::*;
+
+#[test]
+#[ignore = "run by the other tests in processes of its own"]
+fn node_process() {
+    support::play_node();
+}
+
+/// Sends without waiting until it is refused; returns how many were accepted.
+fn fill(probe: &ActorRef<Probe>) -> usize {
+    for accepted in 0..=WINDOW {
+        if let Err(error) = probe.try_cast(Note { number: 0, tensor: None }) {
+            assert_eq!(error.cause(), &Cause::Overloaded, "{error}");
+            assert_eq!(error.fate(), Fate::NotSent);
+            return accepted;
+        }
+    }
+    panic!("more than the window was accepted")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blocked_actor_holds_back_its_own_senders_only() {
+    let cluster = Cluster::new();
+    let seed = cluster.process("seed", Options::default()).await;
+    let node = cluster.here(Options::join(seed.addr)).await;
+    let other = cluster.here(Options::join(seed.addr)).await;
+    let slow = soon(node.spawn::<Probe>(()).on(Placement::seed())).await.unwrap();
+    let quick = soon(node.spawn::<Probe>(()).on(Placement::seed())).await.unwrap();
+    let others_slow = ActorRef::<Probe>::at(slow.addr(), other.system());
+
+    let block = tokio::spawn({
+        let slow = slow.clone();
+        async move { slow.call(Block {}).await }
+    });
+    // The block itself is a message; its credit comes back once the actor has taken it.
+    let mut mine = 0;
+    until("the window is full", async || {
+        mine += fill(&slow);
+        mine == WINDOW
+    })
+    .await;
+    // Another node has a window of its own, and other actors answer everybody.
+    assert_eq!(fill(&others_slow), WINDOW);
+    for _ in 0..100 {
+        soon(quick.call(Where {})).await.unwrap();
+        assert_eq!(fill(&slow) + fill(&others_slow), 0, "the bound stands");
+    }
+    // A cast waits for room instead.
+    let mut waiting = Box::pin(slow.cast(Note { number: 0, tensor: None }));
+    assert!(futures::poll!(&mut waiting).is_pending());
+
+    soon(quick.call(Unblock {})).await.unwrap();
+    soon(waiting).await.unwrap();
+    soon(block).await.unwrap().unwrap();
+    let notes = soon(slow.call(Notes {})).await.unwrap();
+    assert_eq!(notes.len(), 2 * WINDOW + 1, "nothing that was accepted is lost");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_that_waits_for_a_lost_node_is_told() {
+    let cluster = Cluster::new();
+    let seed = cluster.here(Options::default()).await;
+    let node = cluster.process("node", Options::join(seed.addr())).await;
+    sees_up(&seed, 2).await;
+    let slow = soon(seed.spawn::<Probe>(()).on(Placement::node(node.id))).await.unwrap();
+    node.process.freeze();
+    fill(&slow);
+    let error = soon(slow.cast(Note { number: 0, tensor: None })).await.unwrap_err();
+    assert_eq!(error.fate(), Fate::NotSent);
+    assert_eq!(error.cause(), &Cause::NodeLost(node.id));
+}

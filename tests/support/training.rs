@@ -1,0 +1,338 @@
+//! What the tests of training share: a small model of their own, a data set, and nodes that train,
+//! some of them in processes of their own.
+//!
+//! A process is the test's own binary, started again for one test; each test file that wants
+//! processes has
+//!
+//! ```ignore
+//! #[test]
+//! #[ignore = "run by the other tests in processes of its own"]
+//! fn node_process() {
+//!     training::play_node();
+//! }
+//! ```
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering::SeqCst},
+    time::Duration,
+};
+
+use footlight::{
+    actors::{
+        self,
+        data::DataSpec,
+        model::{Model, ModelSpec, Models},
+        parameters::optimizer::Adam,
+        training::{JobEvent, RunningJob, TrainingJob, TrainingReport},
+    },
+    cluster::processes::{Process, ProcessSpec, Processes, exit_with_parent},
+    prelude::*,
+    runtime::{NodeId, compute::DeviceChoice},
+};
+use tch::{
+    Tensor,
+    nn::{self, Module},
+};
+use tempfile::TempDir;
+
+/// How long a test waits for what must come.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// Height and width of the samples.
+pub(crate) const SIDE: usize = 8;
+/// Training samples: no multiple of the batch, so that each epoch ends with a smaller one.
+pub(crate) const SAMPLES: u32 = 1003;
+pub(crate) const TEST_SAMPLES: u32 = 200;
+pub(crate) const BATCH: u32 = 40;
+pub(crate) const STEPS_PER_EPOCH: u64 = 26;
+
+/// Waits for something that must come, and not for ever.
+pub(crate) async fn soon<F: IntoFuture>(future: F) -> F::Output {
+    tokio::time::timeout(LONG, future).await.expect("it took too long")
+}
+
+/// Looks again and again until something is so: for what has no event.
+pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let watch = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LONG, watch).await.unwrap_or_else(|_| panic!("{what} did not happen"));
+}
+
+/// A small net with dropout: its training draws random numbers.
+#[derive(Debug)]
+pub(crate) struct Tiny {
+    convolution: nn::Conv2D,
+    hidden: nn::Linear,
+    out: nn::Linear,
+}
+
+impl Model for Tiny {
+    const NAME: &'static str = "test.tiny";
+    const INPUT: &'static [usize] = &[SIDE, SIDE];
+    const CLASSES: usize = 10;
+
+    fn new(vs: &nn::Path) -> Self {
+        Tiny {
+            convolution: nn::conv2d(vs / "convolution", 1, 4, 3, Default::default()),
+            hidden: nn::linear(vs / "hidden", 4 * 6 * 6, 64, Default::default()),
+            out: nn::linear(vs / "out", 64, 10, Default::default()),
+        }
+    }
+
+    fn forward(&self, input: &Tensor, train: bool) -> Tensor {
+        if train {
+            obey();
+        }
+        let maps = self.convolution.forward(&input.unsqueeze(1)).relu();
+        let hidden = self.hidden.forward(&maps.flatten(1, -1)).relu();
+        self.out.forward(&hidden.dropout(0.3, train))
+    }
+}
+
+/// What a model may be told to do in the middle of its training. Whoever takes the order first obeys
+/// it, and nobody else.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Order {
+    /// Print `holding` and compute for ever.
+    Hold,
+    /// Panic.
+    Panic,
+}
+
+impl Order {
+    const ALL: [Order; 2] = [Order::Hold, Order::Panic];
+
+    fn file(self, dir: &Path) -> PathBuf {
+        dir.join(match self {
+            Order::Hold => "hold",
+            Order::Panic => "panic",
+        })
+    }
+}
+
+/// Carries an order out if there is one; not before this process has computed a little.
+fn obey() {
+    static COMPUTED: AtomicU32 = AtomicU32::new(0);
+    let Some(dir) = env::var_os("TEST_ORDERS").map(PathBuf::from) else { return };
+    if COMPUTED.fetch_add(1, SeqCst) < 10 {
+        return;
+    }
+    // Of several that try, one succeeds in taking the file away.
+    match Order::ALL.into_iter().find(|order| fs::remove_file(order.file(&dir)).is_ok()) {
+        Some(Order::Hold) => {
+            println!("\nholding");
+            loop {
+                std::thread::park();
+            }
+        }
+        Some(Order::Panic) => panic!("the model panics on purpose"),
+        None => {}
+    }
+}
+
+/// Writes a data set as four IDX files: noise, with a brighter patch whose place tells the class.
+pub(crate) fn write_data(dir: &Path, samples: u32, test_samples: u32) {
+    let mut state = 1u64;
+    let mut random = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    for (split, count) in [("train", samples), ("t10k", test_samples)] {
+        let mut images = Vec::new();
+        let mut labels = Vec::new();
+        for index in 0..count {
+            let class = (index % 10) as usize;
+            let mut image: Vec<u8> = (0..SIDE * SIDE).map(|_| random() / 2).collect();
+            for pixel in [class * 6, class * 6 + 1, class * 6 + SIDE, class * 6 + SIDE + 1] {
+                image[pixel] = image[pixel].saturating_add(90);
+            }
+            images.extend(image);
+            labels.push(class as u8);
+        }
+        let idx = |magic: u32, dimensions: &[u32], data: &[u8]| {
+            let header = [magic].into_iter().chain(dimensions.iter().copied());
+            header.flat_map(u32::to_be_bytes).chain(data.iter().copied()).collect::<Vec<u8>>()
+        };
+        let images = idx(0x0803, &[count, SIDE as u32, SIDE as u32], &images);
+        fs::write(dir.join(format!("{split}-images-idx3-ubyte")), images).unwrap();
+        fs::write(dir.join(format!("{split}-labels-idx1-ubyte")), idx(0x0801, &[count], &labels))
+            .unwrap();
+    }
+}
+
+/// A node that a test starts in a process of its own.
+#[derive(Clone, Copy)]
+pub(crate) enum Part {
+    Loader,
+    Server,
+    Worker,
+    /// A worker's node whose binary lacks the model.
+    Stranger,
+}
+
+impl Part {
+    fn role(self) -> &'static str {
+        match self {
+            Part::Loader => "loader",
+            Part::Server => "server",
+            Part::Worker | Part::Stranger => "worker",
+        }
+    }
+}
+
+/// A cluster whose seed is in this process, with its data and keys.
+pub(crate) struct Stage {
+    pub(crate) seed: Node,
+    pub(crate) processes: Vec<(NodeId, Process)>,
+    _keeper: Processes,
+    dir: TempDir,
+}
+
+impl Stage {
+    /// A seed in this process with these roles, and processes.
+    pub(crate) async fn set(roles: &[&str], parts: &[Part]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["keys", "data", "orders"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        write_data(&dir.path().join("data"), SAMPLES, TEST_SAMPLES);
+        let args = NodeArgs {
+            listen: Some("127.0.0.1:0".to_owned()),
+            state: Some(dir.path().join("keys")),
+            roles: roles.iter().map(|&role| role.to_owned()).collect(),
+            ..NodeArgs::default()
+        };
+        let seed = start(args, true).await.unwrap();
+        let keeper = Processes::new();
+        let mut stage = Stage { seed, processes: Vec::new(), _keeper: keeper, dir };
+        for &part in parts {
+            stage.launch(part).await;
+        }
+        let mut up = Vec::new();
+        for (_, process) in &stage.processes {
+            let line = process.wait_line("up ", LONG).await.unwrap();
+            up.push(line["up ".len()..].parse().unwrap());
+        }
+        stage.processes.iter_mut().zip(up).for_each(|(process, id)| process.0 = id);
+        let nodes = parts.len() + 1;
+        stage
+            .seed
+            .wait_for_members(LONG, |members| members.iter().filter(|m| m.is_up()).count() == nodes)
+            .await
+            .unwrap();
+        stage
+    }
+
+    async fn launch(&mut self, part: Part) {
+        let name = format!("{}-{}", part.role(), self.processes.len());
+        let spec = ProcessSpec::this_binary(name)
+            .args(["--exact", "node_process", "--ignored", "--nocapture"])
+            .env("TEST_STATE", self.dir.path().join("keys"))
+            .env("TEST_ORDERS", self.dir.path().join("orders"))
+            .env("TEST_SEED", self.seed.addr().to_string())
+            .env("TEST_ROLE", part.role())
+            .env("TEST_KNOWS_MODEL", if matches!(part, Part::Stranger) { "no" } else { "yes" });
+        let process = self._keeper.start(spec).await.unwrap();
+        self.processes.push((NodeId(0), process));
+    }
+
+    /// The process of a node.
+    pub(crate) fn process(&self, node: NodeId) -> &Process {
+        &self.processes.iter().find(|(id, _)| *id == node).expect("it has a process").1
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// A job on the stage's data; it computes on the processor.
+    pub(crate) fn job(&self, name: &str) -> TrainingJob {
+        TrainingJob::new(name, ModelSpec::of::<Tiny>(), DataSpec::idx(self.data()))
+            .optimizer(Adam::new(3e-3))
+            .device(DeviceChoice::Cpu)
+            .batch(BATCH)
+            .epochs(3)
+            .seed(7)
+    }
+
+    /// Lays an order out for whichever model takes it first.
+    pub(crate) fn order(&self, order: Order) {
+        fs::write(order.file(&self.dir.path().join("orders")), "").unwrap();
+    }
+
+    pub(crate) fn has_order(&self, order: Order) -> bool {
+        order.file(&self.dir.path().join("orders")).exists()
+    }
+
+    /// The process whose model holds.
+    pub(crate) async fn holding(&self) -> (NodeId, &Process) {
+        // Those that were killed before don't count.
+        let running = self.processes.iter().filter(|(_, process)| process.is_running());
+        let waits = running.map(|(id, process)| {
+            Box::pin(async move {
+                process.wait_line("holding", LONG).await.map(|_| (*id, process))
+            })
+        });
+        futures::future::select_ok(waits).await.expect("a model holds").0
+    }
+
+    /// Waits until no node has a part of a job any more.
+    pub(crate) async fn is_cleared(&self) {
+        use actors::{data::DataLoader, parameters::ParameterServer, training::Worker};
+        until("the end of all parts of the job", async || {
+            self.seed.find::<Worker>().await.is_empty()
+                && self.seed.find::<ParameterServer>().await.is_empty()
+                && self.seed.find::<DataLoader>().await.is_empty()
+        })
+        .await;
+    }
+}
+
+/// Follows a job to its end and keeps what happened.
+pub(crate) async fn finish(mut job: RunningJob) -> (TrainingReport, Vec<JobEvent>) {
+    let mut events = Vec::new();
+    let report = soon(job.follow(|event| events.push(event.clone()))).await.unwrap();
+    job.close().await;
+    (report, events)
+}
+
+/// Follows a job to its failure, which is told in one line.
+pub(crate) async fn failure(mut job: RunningJob) -> String {
+    let error = soon(job.wait()).await.expect_err("the job was to fail").to_string();
+    assert!(!error.contains('\n'), "more than a line: {error}");
+    error
+}
+
+pub(crate) async fn start(args: NodeArgs, knows_model: bool) -> Result<Node> {
+    let mut models = Models::new();
+    if knows_model {
+        models.register::<Tiny>().map_err(Error::other)?;
+    }
+    Node::builder(args).with(actors::cast(models)).join_timeout(LONG).start().await
+}
+
+/// The life of a process that plays a node: see the module.
+pub(crate) fn play_node() {
+    let Ok(state) = env::var("TEST_STATE") else { return };
+    assert!(exit_with_parent().unwrap());
+    let args = NodeArgs {
+        listen: Some("127.0.0.1:0".to_owned()),
+        seeds: vec![env::var("TEST_SEED").unwrap()],
+        state: Some(state.into()),
+        roles: vec![env::var("TEST_ROLE").unwrap()],
+        ..NodeArgs::default()
+    };
+    let knows_model = env::var("TEST_KNOWS_MODEL").is_ok_and(|knows| knows == "yes");
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let node = start(args, knows_model).await.unwrap();
+        // The harness has begun a line.
+        println!("\nup {}", node.id());
+        node.until_shutdown().await.unwrap();
+    });
+}

@@ -1,0 +1,165 @@
+//! Bad input to the program of the demo ends it with one clear line and a non-zero code, soon and
+//! without a process left.
+#![cfg(feature = "torch")]
+
+#[path = "support/example.rs"]
+mod example;
+
+use std::{
+    fs,
+    net::UdpSocket,
+    path::Path,
+    time::Duration,
+};
+
+use example::*;
+
+/// The longest that a refusal may take, on a busy machine.
+const SOON: Duration = Duration::from_secs(30);
+
+fn refused(args: &[&str]) -> Outcome {
+    let mut run = Run::start(args);
+    let outcome = run.outcome();
+    assert!(outcome.took < SOON, "{outcome:?}");
+    assert_eq!(outcome.stdout, "", "{outcome:?}");
+    outcome
+}
+
+#[track_caller]
+fn says(outcome: &Outcome, parts: &[&str]) {
+    let error = outcome.error();
+    for part in parts {
+        assert!(error.contains(part), "{part:?} is not in {error:?}");
+    }
+}
+
+/// A run on a data set with one file changed.
+fn with_data(change: impl FnOnce(&Path)) -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    write_data(dir.path(), 100, 20);
+    change(dir.path());
+    let data = dir.path().to_str().unwrap();
+    refused(&["--data", data, "--epochs", "1", "--workers", "1", "--servers", "1"])
+}
+
+#[test]
+fn data_that_is_not_there_is_named_with_the_command_that_gets_it() {
+    let outcome = refused(&["--data", "/no/such/folder"]);
+    says(&outcome, &["t10k-images-idx3-ubyte", "/no/such/folder", "cargo xtask setup", "--data"]);
+    let outcome = with_data(|dir| fs::remove_file(dir.join(labels_name("train"))).unwrap());
+    says(&outcome, &["there is no train-labels-idx1-ubyte"]);
+}
+
+#[test]
+fn wrong_data_files_are_named_with_what_is_wrong() {
+    // In both parts: the test part is read by the program itself, the other one by another process.
+    for split in ["t10k", "train"] {
+        let outcome = with_data(|dir| {
+            let path = dir.join(images_name(split));
+            let mut whole = fs::read(&path).unwrap();
+            whole.truncate(1000);
+            fs::write(&path, whole).unwrap();
+        });
+        says(&outcome, &[&images_name(split), "is cut short: it has 1000 bytes"]);
+
+        let outcome = with_data(|dir| {
+            let images = idx(0x0d03, &[20, 28, 28], &[0; 20 * 784]);
+            fs::write(dir.join(images_name(split)), images).unwrap();
+        });
+        says(&outcome, &[&images_name(split), "is no IDX file of images", "0x00000d03"]);
+
+        let outcome = with_data(|dir| {
+            let path = dir.join(labels_name(split));
+            let mut labels = fs::read(&path).unwrap();
+            labels[8 + 5] = 10;
+            fs::write(&path, labels).unwrap();
+        });
+        says(&outcome, &[&labels_name(split), "label 10 of sample 5 is not one of the 10 classes"]);
+
+        let outcome = with_data(|dir| {
+            fs::write(dir.join(labels_name(split)), idx(0x0801, &[3], &[0, 1, 2])).unwrap();
+        });
+        says(&outcome, &[&images_name(split), "3 labels", "do not belong together"]);
+    }
+}
+
+#[test]
+fn images_of_another_size_than_the_model_s_are_refused() {
+    let outcome = with_data(|dir| {
+        fs::write(dir.join(images_name("t10k")), idx(0x0803, &[20, 8, 8], &[0; 20 * 64])).unwrap();
+    });
+    says(&outcome, &["[28, 28]", "8"]);
+    let outcome = with_data(|dir| {
+        fs::write(dir.join(images_name("train")), idx(0x0803, &[100, 8, 8], &[0; 6400])).unwrap();
+    });
+    says(&outcome, &["[28, 28]", "8"]);
+}
+
+#[test]
+fn options_that_mean_nothing_are_refused_before_anything_is_started() {
+    for (args, part) in [
+        (&["--no-such-option"][..], "--no-such-option"),
+        (&["--workers", "0"], "--workers"),
+        (&["--servers", "0"], "--servers"),
+        (&["--epochs", "0"], "--epochs"),
+        (&["--batch", "3"], "--batch"),
+        (&["--epochs", "-1"], "-1"),
+        (&["--seed", "one"], "one"),
+        (&["--dataset", "cifar"], "cifar"),
+        (&["--device", "gpu"], "gpu"),
+        (&["--target", "much"], "much"),
+        (&["node", "--workers", "2"], "--workers"),
+        (&["no-such-command"], "no-such-command"),
+    ] {
+        let outcome = refused(args);
+        assert_eq!(outcome.status.code(), Some(2), "{outcome:?}");
+        says(&outcome, &[part]);
+    }
+    for target in ["nan", "1.5", "-0.1"] {
+        says(&refused(&["--target", target]), &["--target"]);
+    }
+    says(&refused(&["--limit", "0"]), &["--limit"]);
+}
+
+#[test]
+fn a_device_that_is_not_there_ends_the_job_with_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    write_data(dir.path(), 100, 20);
+    let data = dir.path().to_str().unwrap();
+    says(&refused(&["--data", data, "--device", "cuda:77"]), &["no device cuda:77"]);
+}
+
+#[test]
+fn more_shards_than_parameters_are_refused() {
+    let mut run = Run::start(["--servers", "65"]);
+    says(&run.outcome(), &["--servers"]);
+}
+
+#[test]
+fn commands_that_need_a_cluster_say_so_and_a_seed_that_does_not_answer_is_named() {
+    says(&refused(&["train"]), &["--seed HOST:PORT"]);
+    says(&refused(&["serve"]), &["--seed HOST:PORT"]);
+    says(&refused(&["train", "--seed", "nonsense"]), &["nonsense"]);
+    // A socket that takes packets and never answers, so that nobody else has the port meanwhile.
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let seed = silent.local_addr().unwrap().to_string();
+    for command in ["train", "serve", "node"] {
+        says(&refused(&[command, "--seed", &seed]), &["no seed answered within 15s", &seed]);
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_and_a_folder_that_cannot_be_written_are_named() {
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    says(&refused(&["node", "--listen", &address]), &[&address]);
+
+    let dir = tempfile::tempdir().unwrap();
+    write_data(dir.path(), 100, 20);
+    let data = dir.path().to_str().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let output = file.join("report");
+    let mut run = Run::start(["--data", data, "--output", output.to_str().unwrap()]);
+    says(&run.outcome(), &[output.to_str().unwrap()]);
+}

@@ -8,9 +8,7 @@
 #[path = "support/training.rs"]
 mod training;
 
-use footlight::{
-    actors::training::{JobEvent, TrainingReport},
-};
+use footlight::actors::training::{JobEvent, TrainingReport};
 use training::*;
 
 const STEPS: u64 = 3 * STEPS_PER_EPOCH;

@@ -27,8 +27,7 @@ async fn the_child_of_a_killed_node_is_started_on_another() {
     let cluster = Cluster::new();
     let seed = cluster.here(Options::default()).await;
     let worker = || Options { role: "worker", ..Options::join(seed.addr()) };
-    let nodes =
-        [cluster.process("one", worker()).await, cluster.process("two", worker()).await];
+    let nodes = [cluster.process("one", worker()).await, cluster.process("two", worker()).await];
     sees_up(&seed, 3).await;
     let (supervisor, mut events) = soon(
         seed.supervise(OneForOne::new())

@@ -5,12 +5,7 @@
 #[path = "support/example.rs"]
 mod example;
 
-use std::{
-    fs,
-    net::UdpSocket,
-    path::Path,
-    time::Duration,
-};
+use std::{fs, net::UdpSocket, path::Path, time::Duration};
 
 use example::*;
 

@@ -43,7 +43,8 @@ async fn a_worker_that_panics_is_started_again_and_the_result_is_the_same() {
     let stage = stage(&[Part::Worker, Part::Worker]).await;
     let (calm, _) = finish(soon(stage.job("calm").submit(&stage.seed)).await.unwrap()).await;
     stage.order(Order::Panic);
-    let (report, events) = finish(soon(stage.job("panic").submit(&stage.seed)).await.unwrap()).await;
+    let (report, events) =
+        finish(soon(stage.job("panic").submit(&stage.seed)).await.unwrap()).await;
     assert!(!stage.has_order(Order::Panic), "no model took the order");
     let lost: Vec<&String> = events
         .iter()
@@ -62,17 +63,18 @@ async fn a_worker_that_panics_is_started_again_and_the_result_is_the_same() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_whose_node_leaves_is_started_on_another_one() {
     let stage = stage(&[Part::Worker, Part::Worker]).await;
-    let mut job =
-        soon(stage.job("drained").epochs(20).submit(&stage.seed)).await.unwrap();
+    let mut job = soon(stage.job("drained").epochs(20).submit(&stage.seed)).await.unwrap();
     under_way(&mut job).await;
     stage.processes[0].1.terminate();
     let (report, events) = finish(job).await;
     assert_eq!(report.steps, 20 * STEPS_PER_EPOCH);
     let leaves = stage.processes[0].0;
     let stays = stage.processes[1].0;
-    assert!(events.iter().any(
-        |event| matches!(event, JobEvent::WorkerLost { node, .. } if *node == leaves)
-    ));
+    assert!(
+        events
+            .iter()
+            .any(|event| matches!(event, JobEvent::WorkerLost { node, .. } if *node == leaves))
+    );
     assert!(events.iter().any(
         |event| matches!(event, JobEvent::WorkerUp { node, starts: 1.., .. } if *node == stays)
     ));
@@ -82,7 +84,8 @@ async fn a_worker_whose_node_leaves_is_started_on_another_one() {
 async fn workers_that_can_never_start_end_the_job_with_the_reason() {
     // One node knows the model: its worker alone would not end the wait for the other.
     let stage = stage(&[Part::Stranger, Part::Worker]).await;
-    let error = failure(soon(endless(stage.job("strange")).submit(&stage.seed)).await.unwrap()).await;
+    let error =
+        failure(soon(endless(stage.job("strange")).submit(&stage.seed)).await.unwrap()).await;
     assert!(error.contains("can't be started"), "{error}");
     assert!(error.contains("there is no model \"test.tiny\" in this binary"), "{error}");
     stage.is_cleared().await;
@@ -155,8 +158,7 @@ async fn a_lost_loader_ends_the_job_and_is_named() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_follows_a_job_learns_that_its_trainer_has_ended() {
     let stage = stage(&[Part::Worker]).await;
-    let mut job =
-        soon(endless(stage.job("closed")).workers(1).submit(&stage.seed)).await.unwrap();
+    let mut job = soon(endless(stage.job("closed")).workers(1).submit(&stage.seed)).await.unwrap();
     under_way(&mut job).await;
     let mut follower = soon(RunningJob::attach(&stage.seed, "closed")).await.unwrap();
     let trainers = stage.seed.find::<Trainer>().await;

@@ -16,6 +16,8 @@
 pub mod data;
 #[cfg(feature = "torch")]
 pub mod model;
+#[cfg(test)]
+mod on_one_node;
 pub mod parameters;
 pub mod report;
 pub mod schedule;

@@ -190,7 +190,8 @@ pub(crate) fn write_data(dir: &Path, samples: u32, test_samples: u32) {
     fs::create_dir_all(dir).unwrap();
     let mut state = 1u64;
     let mut random = move |below: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % below
     };
     for (split, count) in [("train", samples), ("t10k", test_samples)] {

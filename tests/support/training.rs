@@ -140,7 +140,8 @@ fn obey() {
 pub(crate) fn write_data(dir: &Path, samples: u32, test_samples: u32) {
     let mut state = 1u64;
     let mut random = move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 56) as u8
     };
     for (split, count) in [("train", samples), ("t10k", test_samples)] {
@@ -275,9 +276,9 @@ impl Stage {
         // Those that were killed before don't count.
         let running = self.processes.iter().filter(|(_, process)| process.is_running());
         let waits = running.map(|(id, process)| {
-            Box::pin(async move {
-                process.wait_line("holding", LONG).await.map(|_| (*id, process))
-            })
+            Box::pin(
+                async move { process.wait_line("holding", LONG).await.map(|_| (*id, process)) },
+            )
         });
         futures::future::select_ok(waits).await.expect("a model holds").0
     }

@@ -290,3 +290,7 @@ impl std::fmt::Debug for DataLoader {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "loader_tests.rs"]
+mod tests;

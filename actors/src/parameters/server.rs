@@ -371,3 +371,7 @@ impl std::fmt::Debug for ParameterServer {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

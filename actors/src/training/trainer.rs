@@ -8,8 +8,7 @@ use std::{
 use footlight_cluster::{Member, MemberState, Node, Placement};
 use footlight_runtime::{
     Actor, ActorAddr, ActorRef, Context, Down, Error, Handler, HostTensor, Message, NodeId, Result,
-    Streamed,
-    compute::Device,
+    Streamed, compute::Device,
 };
 use futures::{StreamExt, future::try_join_all, stream::FuturesOrdered};
 use serde::{Deserialize, Serialize};

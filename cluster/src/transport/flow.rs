@@ -12,7 +12,7 @@ use footlight_runtime::{
     stream::STREAM_WINDOW,
 };
 use futures::{Stream, StreamExt};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::{frame::Header, session::Session};
 
@@ -89,23 +89,50 @@ impl Drop for Items {
     }
 }
 
+/// How many items the sender of a stream may still send, and whether it is to go on at all.
+pub(crate) struct Credits {
+    items: Semaphore,
+    closed: Notify,
+}
+
+impl Credits {
+    pub(crate) fn new() -> Self {
+        Credits { items: Semaphore::new(STREAM_WINDOW), closed: Notify::new() }
+    }
+
+    /// The reader has taken items. More than the window is a breach that is cut off.
+    pub(crate) fn give(&self, items: u32) {
+        let room = STREAM_WINDOW.saturating_sub(self.items.available_permits());
+        self.items.add_permits(room.min(items as usize));
+    }
+
+    /// Nobody reads any more.
+    pub(crate) fn close(&self) {
+        self.items.close();
+        // Kept for a pump that is elsewhere just now.
+        self.closed.notify_one();
+    }
+}
+
 /// Sends the items of a stream on the lane of the frame that carried it, as the reader makes room.
 pub(crate) async fn pump(
     session: Arc<Session>,
     stream: u64,
     lane: usize,
-    credits: Arc<Semaphore>,
+    credits: Arc<Credits>,
     mut items: OutgoingStream,
 ) {
     let failure = loop {
         // Closed when the reader wants no more or the connection has ended.
-        let credit = match credits.acquire().await {
+        let credit = match credits.items.acquire().await {
             Ok(credit) => credit,
             Err(_) => break None,
         };
         let item = tokio::select! {
             biased;
             () = session.ended() => break None,
+            // A producer that has nothing to send is to learn it too.
+            () = credits.closed.notified() => break None,
             item = items.next() => item,
         };
         match item {

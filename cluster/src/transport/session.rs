@@ -19,13 +19,12 @@ use footlight_runtime::{
     codec::{Encoded, IncomingStream, Parcel},
     error::{Cause, Failure},
     remote::{Answer, Incoming, Outgoing, ReplyPort},
-    stream::STREAM_WINDOW,
     tensor::BufferPool,
 };
 use futures::StreamExt;
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     time::Instant,
 };
 
@@ -80,7 +79,7 @@ pub(crate) struct Session {
     inbox: Mutex<Inbox>,
     incoming: DashMap<u64, mpsc::Sender<flow::Event>>,
     unclaimed: DashMap<u64, mpsc::Receiver<flow::Event>>,
-    outgoing: DashMap<u64, Arc<Semaphore>>,
+    outgoing: DashMap<u64, Arc<flow::Credits>>,
     fenced: AtomicBool,
     /// How many UDP packets had come when it was fenced.
     received_at_fence: AtomicU64,
@@ -346,7 +345,7 @@ impl Session {
         let mut streams = Vec::new();
         for items in value.streams {
             let id = self.number();
-            let credits = Arc::new(Semaphore::new(STREAM_WINDOW));
+            let credits = Arc::new(flow::Credits::new());
             self.outgoing.insert(id, credits.clone());
             laid.payload.streams.push(id);
             streams.push((id, credits, items));
@@ -587,8 +586,7 @@ impl Session {
             }
             Header::StreamCredit { stream, items } => {
                 if let Some(credits) = self.outgoing.get(&stream) {
-                    let room = STREAM_WINDOW.saturating_sub(credits.available_permits());
-                    credits.add_permits(room.min(items as usize));
+                    credits.give(items);
                 }
             }
             Header::StreamCancel { stream } => {

@@ -7,7 +7,8 @@ use std::{
 };
 
 use footlight::{
-    cluster::{JOIN_TIMEOUT, NodeBuilder},
+    actors,
+    cluster::JOIN_TIMEOUT,
     prelude::{MemberState, Node, NodeArgs},
 };
 
@@ -23,7 +24,7 @@ reach it, name a state directory that holds the cluster's ca.pem and ca.key.")]
 pub(crate) struct Args {
     #[command(flatten)]
     node: NodeArgs,
-    /// Answer over HTTP at this address
+    /// Answer over HTTP at this loopback address: GET /v2/health/live and /v2/health/ready
     #[arg(long, value_name = "HOST:PORT")]
     http: Option<SocketAddr>,
     /// How long to look for a seed before giving up
@@ -34,14 +35,18 @@ pub(crate) struct Args {
 
 /// Runs the node.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let builder = Node::builder(args.node);
-    let builder = builder.join_timeout(Duration::from_secs_f64(args.join_timeout));
-    let node = match args.http {
-        Some(addr) => with_http(builder, addr),
-        None => builder,
+    let mut builder = Node::builder(args.node)
+        .with(actors::stagehands)
+        .join_timeout(Duration::from_secs_f64(args.join_timeout));
+    // Before the node: the others are told an address that answers.
+    let gateway = match args.http {
+        Some(addr) => Some(http(addr).await?),
+        None => None,
+    };
+    if let Some((_, addr)) = &gateway {
+        builder = builder.http(*addr);
     }
-    .start()
-    .await?;
+    let node = builder.start().await?;
     let up = node.members().iter().filter(|member| member.state == MemberState::Up).count();
     let line =
         format!("node {} up at {} (pid {}, {up} up)", node.id(), node.addr(), std::process::id());
@@ -51,7 +56,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where the node answers over HTTP.
-fn with_http(builder: NodeBuilder, addr: SocketAddr) -> NodeBuilder {
-    builder.http(addr)
+/// Answers over HTTP as long as the first of the pair lives. A node of this command has no models:
+/// it tells that it is alive, and that it has none.
+#[cfg(feature = "torch")]
+async fn http(addr: SocketAddr) -> anyhow::Result<(actors::serving::Gateway, SocketAddr)> {
+    let gateway = actors::serving::Gateway::serve(addr, []).await?;
+    let addr = gateway.addr();
+    Ok((gateway, addr))
+}
+
+#[cfg(not(feature = "torch"))]
+async fn http(_: SocketAddr) -> anyhow::Result<((), SocketAddr)> {
+    anyhow::bail!("--http: this `footlight` was built without the feature `torch`")
 }

@@ -1,0 +1,207 @@
+use std::task::Poll;
+
+use footlight_runtime::{ActorRef, Cause};
+use futures::{FutureExt, StreamExt, poll};
+
+use super::*;
+use crate::{
+    on_one_node::{Owner, soon, system},
+    parameters::optimizer::Sgd,
+};
+
+const LEN: usize = 32;
+
+/// The first of two shards, with one chunk of ones (number 0); `p -= g`.
+async fn server(slots: u32) -> (ActorRef<ParameterServer>, ActorRef<Owner>) {
+    let system = system().await;
+    let owner = system.spawn::<Owner>(()).await.unwrap();
+    let spec = ShardSpec {
+        layout: Layout::new([("all", vec![2 * LEN])], 2).unwrap(),
+        shard: 0,
+        optimizer: Sgd::new(1.0).into(),
+        total_steps: 100,
+        slots,
+        owner: owner.addr(),
+    };
+    let server = system.spawn::<ParameterServer>(spec).await.unwrap();
+    (server, owner)
+}
+
+async fn initialised(slots: u32) -> (ActorRef<ParameterServer>, ActorRef<Owner>) {
+    let (server, owner) = server(slots).await;
+    server.call(Initialise { chunk: 0, params: floats(1.0, LEN) }).await.unwrap().unwrap();
+    (server, owner)
+}
+
+fn floats(value: f32, len: usize) -> HostTensor {
+    HostTensor::from_vec(vec![value; len], &[len]).unwrap()
+}
+
+fn push(step: u64, slot: u32, value: f32) -> PushGradient {
+    let metrics = SlotMetrics { samples: slot + 1, loss_sum: value, correct: slot };
+    let gradient = floats(value, LEN);
+    PushGradient { step, slot, chunk: 0, gradient, metrics: Some(metrics) }
+}
+
+/// A pulled chunk: its version and its first number.
+fn seen(chunk: std::result::Result<Chunk, PushError>) -> (u64, f32) {
+    let chunk = chunk.unwrap();
+    let params = chunk.params.as_slice::<f32>().unwrap();
+    assert_eq!(params.len(), LEN);
+    assert!(params.iter().all(|number| *number == params[0]));
+    (chunk.version, params[0])
+}
+
+#[tokio::test]
+async fn a_pull_waits_for_its_version_and_gets_exactly_that_one() {
+    let (server, _owner) = initialised(2).await;
+    let pull = |version| server.call(Pull { chunk: 0, version });
+    assert_eq!(seen(pull(0).await.unwrap()), (0, 1.0));
+
+    // Those who wait for later versions, the latest first.
+    let mut third = Box::pin(pull(3));
+    let mut first = Box::pin(pull(1));
+    assert!(poll!(&mut third).is_pending() && poll!(&mut first).is_pending());
+    server.call(push(0, 1, 0.25)).await.unwrap().unwrap();
+    assert!(poll!(&mut first).is_pending(), "a slot is missing");
+    server.call(push(0, 0, 0.25)).await.unwrap().unwrap();
+    for step in 1..4 {
+        for slot in [0, 1] {
+            server.call(push(step, slot, 0.5)).await.unwrap().unwrap();
+        }
+    }
+    assert_eq!(seen(soon(first).await.unwrap()), (1, 0.5));
+    assert_eq!(seen(soon(third).await.unwrap()), (3, -1.5));
+    assert_eq!(seen(pull(4).await.unwrap()), (4, -2.5));
+}
+
+#[tokio::test]
+async fn the_version_before_the_newest_is_given_to_who_has_to_compute_with_it() {
+    // A worker that died between its pushes leaves some chunks a version further than others: who
+    // computes its slot again needs all of them as they were.
+    let (server, _owner) = initialised(1).await;
+    for step in 0..3 {
+        server.call(push(step, 0, 1.0)).await.unwrap().unwrap();
+    }
+    let pull = async |version| seen(server.call(Pull { chunk: 0, version }).await.unwrap());
+    assert_eq!(pull(2).await, (2, -1.0));
+    assert_eq!(pull(3).await, (3, -2.0));
+    // Of what is long past nobody computes anything: the newest, and the answer says so.
+    assert_eq!(pull(1).await, (3, -2.0));
+}
+
+#[tokio::test]
+async fn a_pull_before_the_first_parameters_waits_for_them() {
+    let (server, _owner) = server(1).await;
+    let mut early = Box::pin(server.call(Pull { chunk: 0, version: 0 }));
+    assert!(poll!(&mut early).is_pending());
+    server.call(Initialise { chunk: 0, params: floats(3.0, LEN) }).await.unwrap().unwrap();
+    assert_eq!(seen(soon(early).await.unwrap()), (0, 3.0));
+}
+
+#[tokio::test]
+async fn each_step_is_told_once_and_in_order_also_if_slots_come_twice_and_nobody_listens_yet() {
+    let (server, _owner) = initialised(2).await;
+    let pushes = [(0, 1), (0, 1), (0, 0), (0, 0), (0, 1), (1, 0), (1, 1), (1, 1)];
+    let mut repeated = Vec::new();
+    for (index, (step, slot)) in pushes.into_iter().enumerate() {
+        // A second push of a slot reports something else, which must not count.
+        let pushed = server.call(push(step, slot, index as f32)).await.unwrap().unwrap();
+        if pushed == Pushed::Repeated {
+            repeated.push(index);
+        }
+    }
+    assert_eq!(repeated, [1, 3, 4, 7]);
+    let mut steps = server.call(FollowSteps).await.unwrap();
+    for slot in [1, 0] {
+        server.call(push(2, slot, 1.0)).await.unwrap().unwrap();
+    }
+    for (step, loss_sum) in [(0, 2.0), (1, 11.0), (2, 2.0)] {
+        let told = soon(steps.next()).await.unwrap().unwrap();
+        assert_eq!(told, StepDone { step, samples: 3, loss_sum, correct: 1 });
+    }
+    assert!(steps.next().now_or_never().is_none());
+}
+
+#[tokio::test]
+async fn a_follower_that_went_away_disturbs_nobody() {
+    let (server, _owner) = initialised(1).await;
+    drop(server.call(FollowSteps).await.unwrap());
+    server.call(push(0, 0, 1.0)).await.unwrap().unwrap();
+    let mut steps = server.call(FollowSteps).await.unwrap();
+    server.call(push(1, 0, 1.0)).await.unwrap().unwrap();
+    assert_eq!(soon(steps.next()).await.unwrap().unwrap().step, 1);
+}
+
+#[tokio::test]
+async fn after_a_number_that_is_not_finite_nobody_waits_for_what_will_never_come() {
+    let (server, _owner) = initialised(2).await;
+    let mut before = Box::pin(server.call(Pull { chunk: 0, version: 1 }));
+    assert!(poll!(&mut before).is_pending());
+    server.call(push(0, 0, f32::NAN)).await.unwrap().unwrap();
+    let refused = server.call(push(0, 1, 1.0)).await.unwrap().unwrap_err();
+    assert!(
+        refused.to_string().starts_with("the gradients of chunk 0 at step 0 are not all finite"),
+        "{refused}"
+    );
+    assert_eq!(soon(before).await.unwrap().unwrap_err(), refused);
+    let after = soon(server.call(Pull { chunk: 0, version: 1 })).await.unwrap();
+    assert_eq!(after.unwrap_err(), refused);
+    assert_eq!(seen(server.call(Pull { chunk: 0, version: 0 }).await.unwrap()), (0, 1.0));
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_refused_with_the_reason_and_changes_nothing() {
+    let (server, _owner) = initialised(1).await;
+    let refused = async |push: PushGradient| server.call(push).await.unwrap().unwrap_err().to_string();
+    let other = HostTensor::from_vec(vec![1u8; LEN], &[LEN]).unwrap();
+    let text = refused(PushGradient { gradient: other, ..push(0, 0, 1.0) }).await;
+    assert!(text.starts_with("parameters and gradients are f32"), "{text}");
+    let text = refused(PushGradient { gradient: floats(1.0, 3), ..push(0, 0, 1.0) }).await;
+    assert_eq!(text, "chunk 0 has 32 numbers and 3 came");
+    assert!(refused(PushGradient { chunk: 1, ..push(0, 0, 1.0) }).await.contains("chunk 1"));
+    assert!(refused(push(0, 1, 1.0)).await.contains("no slot 1"));
+    assert!(refused(push(1, 0, 1.0)).await.contains("step 1"));
+    assert!(refused(push(u64::MAX, u32::MAX, 1.0)).await.contains("no slot"));
+    for chunk in [1, u32::MAX] {
+        let pulled = server.call(Pull { chunk, version: 0 }).await.unwrap();
+        assert!(pulled.unwrap_err().to_string().contains("is not on this shard"));
+        let first = Initialise { chunk, params: floats(1.0, LEN) };
+        assert!(server.call(first).await.unwrap().is_err());
+    }
+    let again = Initialise { chunk: 0, params: floats(2.0, LEN) };
+    assert!(server.call(again).await.unwrap().is_err());
+    assert_eq!(seen(server.call(Pull { chunk: 0, version: 0 }).await.unwrap()), (0, 1.0));
+}
+
+#[tokio::test]
+async fn a_shard_that_cannot_be_is_refused_at_its_start() {
+    let system = system().await;
+    let owner = system.spawn::<Owner>(()).await.unwrap();
+    let spec = |shard, slots| ShardSpec {
+        layout: Layout::new([("all", vec![LEN])], 1).unwrap(),
+        shard,
+        optimizer: Sgd::new(1.0).into(),
+        total_steps: 1,
+        slots,
+        owner: owner.addr(),
+    };
+    for (spec, part) in [
+        (spec(1, 1), "there is no shard 1"),
+        (spec(0, 0), "at least one slot"),
+        (spec(0, u32::MAX), "4294967295 slots are too many"),
+    ] {
+        let error = system.spawn::<ParameterServer>(spec).await.unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_shard_ends_with_the_actor_it_serves_and_who_waits_is_told() {
+    let (server, owner) = initialised(1).await;
+    let mut waiting = Box::pin(server.call(Pull { chunk: 0, version: 1 }));
+    assert!(matches!(poll!(&mut waiting), Poll::Pending));
+    owner.stop();
+    assert_eq!(soon(server.watch()).await, Down::Stopped);
+    assert_eq!(*soon(waiting).await.unwrap_err().cause(), Cause::Stopped);
+}

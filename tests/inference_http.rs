@@ -22,7 +22,13 @@ use tokio::{
 use training::*;
 
 /// One request on a connection of its own: the status and the body.
-async fn request(to: SocketAddr, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String) {
+async fn request(
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> (u16, String) {
     let mut stream = TcpStream::connect(to).await.unwrap();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n{headers}Content-Length: \
@@ -93,7 +99,8 @@ async fn an_answer_over_http_is_the_actor_s_own() {
         (json!(pixels), "Content-Type: application/octet-stream\r\n"),
     ] {
         let input = json!({ "name": "x", "datatype": "UINT8", "shape": shape, "data": data });
-        let body = json!({ "id": "7", "inputs": [input], "outputs": [{ "name": "probabilities" }] });
+        let body =
+            json!({ "id": "7", "inputs": [input], "outputs": [{ "name": "probabilities" }] });
         let body = body.to_string().into_bytes();
         let (status, body) = request(gateway.addr(), "POST", INFER, headers, &body).await;
         assert_eq!(status, 200, "{body}");
@@ -102,7 +109,10 @@ async fn an_answer_over_http_is_the_actor_s_own() {
         assert_eq!(answer["model_version"], steps.to_string());
         assert_eq!(answer["id"], "7");
         let output = &answer["outputs"][0];
-        assert_eq!((&output["name"], &output["datatype"]), (&json!("probabilities"), &json!("FP32")));
+        assert_eq!(
+            (&output["name"], &output["datatype"]),
+            (&json!("probabilities"), &json!("FP32"))
+        );
         assert_eq!(output["shape"], json!([3, 10]));
         let data: Vec<f32> = serde_json::from_value(output["data"].clone()).unwrap();
         assert_eq!(data, own);
@@ -128,7 +138,13 @@ async fn a_bad_request_gets_a_status_and_a_reason_and_the_next_good_one_an_answe
     let deep = format!("{{\"inputs\":{}", "[".repeat(100_000));
     let two = json!({ "name": "x", "datatype": "UINT8", "shape": [0], "data": [] });
     let cases: Vec<(u16, &str, &str, Vec<u8>, &str)> = vec![
-        (404, "POST", "/v2/models/lenet5/infer", good(), "there is no model `lenet5`, but: test.tiny"),
+        (
+            404,
+            "POST",
+            "/v2/models/lenet5/infer",
+            good(),
+            "there is no model `lenet5`, but: test.tiny",
+        ),
         (404, "POST", "/v2/nothing", good(), "no such route"),
         (405, "GET", INFER, vec![], "not for that method"),
         (405, "DELETE", "/v2/health/live", vec![], "not for that method"),
@@ -137,9 +153,21 @@ async fn a_bad_request_gets_a_status_and_a_reason_and_the_next_good_one_an_answe
         (400, "POST", INFER, vec![0xff; 100], "can't be read"),
         (400, "POST", INFER, deep.into_bytes(), "can't be read"),
         (400, "POST", INFER, b"{}".to_vec(), "inputs"),
-        (400, "POST", INFER, json!({ "inputs": [] }).to_string().into(), "1 input is expected, 0 came"),
+        (
+            400,
+            "POST",
+            INFER,
+            json!({ "inputs": [] }).to_string().into(),
+            "1 input is expected, 0 came",
+        ),
         (400, "POST", INFER, json!({ "inputs": [two, two] }).to_string().into(), "2 came"),
-        (400, "POST", INFER, input("FP32", &[1, SIDE, SIDE], json!(sample(1))), "UINT8 is expected"),
+        (
+            400,
+            "POST",
+            INFER,
+            input("FP32", &[1, SIDE, SIDE], json!(sample(1))),
+            "UINT8 is expected",
+        ),
         (400, "POST", INFER, input("UINT8", &[1, 7, 9], json!(sample(1))), "shape"),
         (400, "POST", INFER, input("UINT8", &[1, 7, 9], json!(vec![1; 63])), "is not [n, 8, 8]"),
         (400, "POST", INFER, input("UINT8", &[64], json!(sample(1))), "is not [n, 8, 8]"),

@@ -37,6 +37,7 @@ async fn a_blocked_actor_holds_back_its_own_senders_only() {
         let slow = slow.clone();
         async move { slow.call(Block {}).await }
     });
+    until("the actor is blocked", async || soon(quick.call(Blocked {})).await.unwrap()).await;
     // The block itself is a message; its credit comes back once the actor has taken it.
     let mut mine = 0;
     until("the window is full", async || {

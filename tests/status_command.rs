@@ -1,1 +1,100 @@
-//! Not yet.
+//! The `footlight` command: nodes that find each other, and `status` about them.
+
+mod support;
+
+use std::{path::Path, process::Command};
+
+use footlight::{
+    cluster::processes::{Process, ProcessSpec, Processes},
+    runtime::NodeId,
+};
+use serde_json::Value;
+use support::*;
+
+const FOOTLIGHT: &str = env!("CARGO_BIN_EXE_footlight");
+
+async fn start(processes: &Processes, state: &Path, args: &[&str]) -> (Process, String, String) {
+    let spec = ProcessSpec::program(args.join(" "), FOOTLIGHT)
+        .args(["node", "--state"])
+        .args([state])
+        .args(args.iter().copied());
+    let node = processes.start(spec).await.unwrap();
+    let line = node.wait_line("node ", LONG).await.unwrap();
+    let words: Vec<&str> = line.split(' ').collect();
+    assert_eq!((words[2], words[3]), ("up", "at"), "{line}");
+    (node, words[1].to_owned(), words[4].to_owned())
+}
+
+fn status(state: &Path, node: &str, more: &[&str]) -> String {
+    let output = Command::new(FOOTLIGHT)
+        .args(["status", "--node", node, "--state"])
+        .arg(state)
+        .args(more)
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && error.is_empty(), "{error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(state: &Path, node: &str) -> Value {
+    serde_json::from_str(&status(state, node, &["--json"])).unwrap()
+}
+
+/// (id, state) of all members, sorted.
+fn members(status: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let members = status["members"].as_array().unwrap().iter();
+    let mut members: Vec<_> = members.map(|m| (text(&m["id"]), text(&m["state"]))).collect();
+    members.sort();
+    members
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_node_tells_of_all_members_and_what_became_of_them() {
+    let state = tempfile::tempdir().unwrap();
+    let (state, processes) = (state.path(), Processes::new());
+    let (_seed, seed, addr) = start(&processes, state, &["--listen", "127.0.0.1:0"]).await;
+    let worker = ["--seed", &addr, "--role", "worker", "--label", "zone=a"];
+    let (node, id, node_addr) = start(&processes, state, &worker).await;
+    let (other, other_id, _) = start(&processes, state, &["--seed", &addr]).await;
+
+    let is = |states: [&str; 3]| {
+        let mut all: Vec<_> = [&seed, &id, &other_id]
+            .into_iter()
+            .zip(states)
+            .map(|(id, state)| (id.clone(), state.to_owned()))
+            .collect();
+        all.sort();
+        all
+    };
+    for asked in [&addr, &node_addr] {
+        until("all see all", async || members(&json(state, asked)) == is(["up", "up", "up"])).await;
+    }
+    let told = json(state, &addr);
+    assert_eq!(told["node"], seed.as_str());
+    let member = told["members"].as_array().unwrap().iter().find(|m| m["id"] == id.as_str());
+    let member = member.unwrap();
+    assert_eq!(member["address"], node_addr.as_str());
+    assert_eq!(member["roles"][0], "worker");
+    assert_eq!(member["labels"]["zone"], "a");
+    assert!(member["incarnation"].as_u64().unwrap() > 0);
+    assert_eq!(id.parse::<NodeId>().unwrap().to_string(), id, "16 digits");
+
+    // For people: a line for each, and whoever asks is no member.
+    let table = status(state, &addr, &[]);
+    let row = table.lines().find(|line| line.starts_with(&id)).unwrap();
+    for word in [node_addr.as_str(), "up", "worker"] {
+        assert!(row.split_whitespace().any(|cell| cell == word), "{table}");
+    }
+    assert!(table.contains("3 up; as seen by node"), "{table}");
+
+    // One is asked to end, one is killed.
+    node.terminate();
+    assert!(node.wait(LONG).await.unwrap().success());
+    other.kill();
+    until("they are gone, each in its way", async || {
+        members(&json(state, &addr)) == is(["up", "left", "down"])
+    })
+    .await;
+}

@@ -187,7 +187,13 @@ impl NodeBuilder {
             Ok(record) => Ok((node, Observed(record))),
             Err(error) => {
                 node.halt().await;
-                Err(error.into())
+                Err(match error {
+                    ClusterError::NoSeed { waited, seeds } => {
+                        ClusterError::NoAnswer { waited, node: seeds }
+                    }
+                    other => other,
+                }
+                .into())
             }
         }
     }
@@ -276,7 +282,11 @@ impl NodeBuilder {
                 .map_err(footlight_runtime::Error::other)?;
             control.handle().spawn(membership_task::run(Arc::downgrade(&network), swim, inputs));
         }
-        control.handle().spawn(dial::accept(network.clone()));
+        if self.purpose == Purpose::Member {
+            control.handle().spawn(dial::accept(network.clone()));
+        } else {
+            control.handle().spawn(dial::refuse_all(network.clone()));
+        }
         bulk_thread.handle().spawn(dial::accept_bulk(network.clone()));
         let threads = [control, bulk_thread];
         let node = Node::assemble(system, network, threads, self.args.seeds.is_empty());
@@ -336,6 +346,10 @@ async fn join(node: &Node, seeds: &[String], timeout: Duration) -> Result<(), Cl
     Ok(())
 }
 
+fn has_port(address: &str) -> bool {
+    address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+}
+
 /// Connects with the first of the seeds that answers, trying all again and again.
 async fn reach(
     node: &Node,
@@ -351,7 +365,7 @@ async fn reach(
             let addrs = match resolve(seed).await {
                 Ok(addrs) => addrs,
                 // What is no address will not become one; a name may be found later.
-                Err(error) if !seed.contains(':') => return Err(error),
+                Err(error) if !has_port(seed) => return Err(error),
                 Err(error) => {
                     *trouble = error.to_string();
                     continue;

@@ -1,6 +1,6 @@
 //! What can go wrong with a node in a cluster.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use crate::trust::TrustError;
 
@@ -25,13 +25,13 @@ pub enum ClusterError {
         /// Each seed with the last error.
         seeds: String,
     },
-    /// A node could not be reached.
-    #[error("{addr}: {why}")]
-    Connect {
-        /// The address that was dialed.
-        addr: SocketAddr,
-        /// What went wrong.
-        why: String,
+    /// The node that was to be observed did not answer in time.
+    #[error("no node answered within {waited:?}: {node}. Check that one runs there, and the port")]
+    NoAnswer {
+        /// How long it was tried.
+        waited: Duration,
+        /// The node with the last error.
+        node: String,
     },
     /// An address that is none.
     #[error("`{given}` is no address: {why}. Give HOST:PORT, for example 127.0.0.1:7400")]

@@ -10,12 +10,12 @@ use std::{
 };
 
 use footlight_runtime::{
-    Actor, ActorRef, Error, NodeId, Result, System, Watch, codec::Opaque, id::Incarnation,
-    message::fingerprint_of, telemetry::Counts,
+    Actor, ActorRef, Error, NodeId, Result, System, Watch, codec::Opaque, env::deadline_after,
+    id::Incarnation, message::fingerprint_of, telemetry::Counts,
 };
 use tokio::{
     runtime::Handle,
-    sync::{broadcast, oneshot},
+    sync::{broadcast, oneshot, watch},
     time::Instant,
 };
 
@@ -54,6 +54,8 @@ struct Inner {
     control_handle: Handle,
     is_seed: bool,
     seed: OnceLock<NodeId>,
+    /// Why the node can't go on, once it can't.
+    failed: watch::Sender<Option<String>>,
 }
 
 /// How an actor finds the node it runs on, without keeping it alive.
@@ -82,6 +84,7 @@ impl Node {
             network,
             is_seed,
             seed: OnceLock::new(),
+            failed: watch::Sender::new(None),
         });
         inner.system.extend(Arc::new(Found(Arc::downgrade(&inner))));
         Node(inner)
@@ -167,7 +170,7 @@ impl Node {
         patience: Duration,
         enough: impl Fn(&[Member]) -> bool,
     ) -> Result<Vec<Member>> {
-        let deadline = Instant::now() + patience;
+        let deadline = deadline_after(patience);
         let mut changes = self.0.network.view.changes();
         loop {
             let members = self.members();
@@ -231,19 +234,34 @@ impl Node {
         Ok(asked.call_within(AskStatus, Duration::from_secs(5)).await?)
     }
 
-    /// Runs until SIGINT (Ctrl-C) or SIGTERM, then leaves.
+    /// Says that this node can't go on, a GPU that this process has lost for good, say: its actors
+    /// are needed elsewhere. [`until_shutdown`](Self::until_shutdown) then leaves with an error.
+    pub fn fail(&self, why: impl Into<String>) {
+        let why = why.into();
+        tracing::error!(why, "this node can't go on");
+        self.0.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            failed.get_or_insert(why);
+            first
+        });
+    }
+
+    /// Runs until SIGINT (Ctrl-C) or SIGTERM, or until the node [fails](Self::fail); then leaves.
     ///
     /// # Errors
-    /// If the signals can't be waited for.
+    /// Why the node failed, or that the signals can't be waited for.
     pub async fn until_shutdown(self) -> Result<()> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        self.leave().await
+        let mut failed = self.0.failed.subscribe();
+        let failure = tokio::select! {
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+            failure = failed.wait_for(Option::is_some) => failure.ok().and_then(|why| why.clone()),
+        };
+        self.leave().await?;
+        failure.map_or(Ok(()), |why| Err(Error::other(why)))
     }
 
     /// Leaves the cluster: stops this node's actors (at most 5 s), says goodbye, ends. The others
@@ -290,6 +308,21 @@ impl Node {
         for thread in threads.into_iter().flatten() {
             thread.stop().await;
         }
+        self.0.system.disconnect();
+    }
+}
+
+impl Drop for Inner {
+    /// A node that was not told to leave ends here all the same: to the others it crashes.
+    fn drop(&mut self) {
+        self.system.kill_all();
+        self.system.disconnect();
+        self.system.env().spawner.stopping().cancel();
+        self.network.leaving.store(true, Ordering::Release);
+        self.network.close_sessions("the node was dropped");
+        self.network.endpoint.quinn().close(0u32.into(), b"the node was dropped");
+        self.network.bulk.quinn().close(0u32.into(), b"the node was dropped");
+        // The threads end when what tells them to goes with this.
     }
 }
 

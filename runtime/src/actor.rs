@@ -16,8 +16,9 @@ pub trait Actor: Sized + Send + 'static {
     type Args: Serialize + DeserializeOwned + Send + 'static;
     /// The name under which nodes know the type, by custom `room.actor`.
     const NAME: &'static str;
-    /// How many messages may wait in the mailbox; senders past that wait, or fail with `try_cast`.
-    /// From another node at most a [`WINDOW`](crate::remote::WINDOW) of it is used by each peer.
+    /// How many messages from this node may wait in the mailbox; senders past that wait, or fail
+    /// with `try_cast`. Messages from other nodes take none of this room: each peer may have a
+    /// [`WINDOW`](crate::remote::WINDOW) of its own waiting besides.
     const MAILBOX: usize = 1024;
 
     /// Builds the state.

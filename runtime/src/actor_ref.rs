@@ -3,12 +3,13 @@
 use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::sync::oneshot;
 
 use crate::{
     CallError, Message, ReplyTo, System,
     actor::{Actor, Receives},
     codec::{self, scope},
+    env::deadline_after,
     error::{Cause, Failure},
     id::{ActorAddr, Fence},
     mailbox::{Envelope, Mailbox, Typed},
@@ -100,7 +101,7 @@ impl<A: Actor> ActorRef<A> {
     where
         A: Receives<M, How>,
     {
-        let deadline = Instant::now() + patience;
+        let deadline = deadline_after(patience);
         let permit = match mailbox.try_room() {
             Some(permit) => permit,
             None => tokio::time::timeout_at(deadline, mailbox.room())
@@ -124,7 +125,7 @@ impl<A: Actor> ActorRef<A> {
         message: &M,
         patience: Duration,
     ) -> Result<M::Reply, Failure> {
-        let deadline = Instant::now() + patience;
+        let deadline = deadline_after(patience);
         let outgoing = self.outgoing(message)?;
         let remote = self.system.remote()?;
         let (sender, answer) = oneshot::channel();
@@ -220,6 +221,11 @@ impl<A: Actor> ActorRef<A> {
     }
 
     fn outgoing<M: Message>(&self, message: &M) -> Result<Outgoing, Failure> {
+        if self.addr.node == self.system.node() {
+            // It had ended, or is of another type: nothing of this node is reached by the network.
+            self.system.receives(self.addr)?;
+            return Err(Failure::not_sent(Cause::NoSuchActor));
+        }
         let value = codec::encode(message)
             .map_err(|error| Failure::not_sent(Cause::CannotEncode(error.to_string())))?;
         Ok(Outgoing {

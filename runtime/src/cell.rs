@@ -3,17 +3,20 @@
 use std::{collections::HashMap, marker::PhantomData, sync::Arc};
 
 use ractor::{ActorProcessingErr, SupervisionEvent};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Context,
     actor::Actor,
+    entry::Entry,
+    env::Spawner,
     error::{Cause, Error, Failure},
-    id::{ActorId, Fence},
+    id::{ActorId, Fence, Incarnation},
     mailbox::{Envelope, Mailbox},
     registry::Handlers,
     remote::Incoming,
     reply::ReplyTo,
-    system::{Entry, System},
+    system::System,
     watch::Down,
 };
 
@@ -28,8 +31,25 @@ impl<A> Cell<A> {
 
 pub(crate) struct Birth<A: Actor> {
     pub(crate) id: ActorId,
+    /// The life of the node in which the actor was asked for.
+    pub(crate) incarnation: Incarnation,
     pub(crate) args: A::Args,
     pub(crate) system: System,
+}
+
+/// The state as ractor holds it. Wherever ractor drops it (in the actor's task, in the guardian's,
+/// which a panic would end and every actor with it), the user's part is dropped elsewhere: it may
+/// take long and hold up the news of the end, or panic.
+pub(crate) struct Living<A: Actor> {
+    /// There until the drop.
+    running: Option<Running<A>>,
+    spawner: Spawner,
+}
+
+impl<A: Actor> Drop for Living<A> {
+    fn drop(&mut self) {
+        self.spawner.discard(self.running.take());
+    }
 }
 
 pub(crate) struct Running<A: Actor> {
@@ -40,6 +60,9 @@ pub(crate) struct Running<A: Actor> {
     fences: HashMap<u64, u64>,
 }
 
+/// Why an actor of a past life of the node does not start.
+pub(crate) const BEGAN_ANEW: &str = "the node began a new life meanwhile";
+
 /// An error that the actor itself gave, to tell it from a panic's text.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -47,32 +70,40 @@ pub(crate) struct GaveUp(pub(crate) String);
 
 impl<A: Actor> ractor::Actor for Cell<A> {
     type Msg = Envelope<A>;
-    type State = Running<A>;
+    type State = Living<A>;
     type Arguments = Birth<A>;
 
     async fn pre_start(
         &self,
         myself: ractor::ActorRef<Envelope<A>>,
         birth: Birth<A>,
-    ) -> Result<Running<A>, ActorProcessingErr> {
-        let Birth { id, args, system } = birth;
+    ) -> Result<Living<A>, ActorProcessingErr> {
+        let Birth { id, incarnation, args, system } = birth;
         let mailbox = Arc::new(Mailbox::new(myself.clone()));
+        let tasks = CancellationToken::new();
         // Known before it starts, so that `start` can hand out references to itself.
-        system.enter(id, Entry::new(mailbox.clone()), myself.get_id());
+        system.enter(id, Entry::new(mailbox.clone(), tasks.clone()), myself.get_id());
         let unregister = Unregister { system: &system, id, armed: true };
-        let context = Context::new(id, mailbox, system.clone());
+        // A new life kills the actors that it finds; one that enters later finds the new life.
+        if system.is_of_past_life(id, incarnation) {
+            return Err(GaveUp(BEGAN_ANEW.to_owned()).into());
+        }
+        let context = Context::new(id, mailbox, tasks, system.clone());
         let actor = A::start(args, &context).await.map_err(|error| GaveUp(error.to_string()))?;
         unregister.disarm();
         let handlers = system.handlers::<A>();
-        Ok(Running { actor, context, handlers, fences: HashMap::new() })
+        let spawner = system.env().spawner.clone();
+        let running = Running { actor, context, handlers, fences: HashMap::new() };
+        Ok(Living { running: Some(running), spawner })
     }
 
     async fn handle(
         &self,
         _: ractor::ActorRef<Envelope<A>>,
         envelope: Envelope<A>,
-        running: &mut Running<A>,
+        living: &mut Living<A>,
     ) -> Result<(), ActorProcessingErr> {
+        let Some(running) = &mut living.running else { return Ok(()) };
         match envelope {
             Envelope::Local { message, fence, permit } => {
                 drop(permit);
@@ -101,8 +132,9 @@ impl<A: Actor> ractor::Actor for Cell<A> {
     async fn post_stop(
         &self,
         _: ractor::ActorRef<Envelope<A>>,
-        running: &mut Running<A>,
+        living: &mut Living<A>,
     ) -> Result<(), ActorProcessingErr> {
+        let Some(running) = &mut living.running else { return Ok(()) };
         running.context.cancel_tasks();
         running.actor.stopped(&running.context).await;
         Ok(())
@@ -190,8 +222,12 @@ impl ractor::Actor for Guardian {
     ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorTerminated(who, _, reason) => {
-                let killed = reason.as_deref() == Some("killed");
-                let down = if killed { Down::Killed } else { Down::Stopped };
+                let down = match reason.as_deref() {
+                    // The second is ractor's word for a task that was dropped or panicked outside
+                    // the actor's own code.
+                    Some("killed" | "actor_task_cancelled") => Down::Killed,
+                    _ => Down::Stopped,
+                };
                 system.leave_by_pid(who.get_id(), down);
             }
             SupervisionEvent::ActorFailed(who, error) => {
@@ -212,7 +248,12 @@ pub(crate) fn start_error<A: Actor>(error: ractor::SpawnErr) -> Error {
     let why = match error {
         ractor::SpawnErr::StartupFailed(why) => match why.downcast_ref::<GaveUp>() {
             Some(GaveUp(why)) => why.clone(),
-            None => format!("panicked: {why}"),
+            // These two are ractor's own words.
+            None => match why.to_string().as_str() {
+                "Actor killed during startup" => "it was killed meanwhile".to_owned(),
+                "Supervisor is shutting down" => "the node ended meanwhile".to_owned(),
+                text => format!("panicked: {text}"),
+            },
         },
         other => other.to_string(),
     };

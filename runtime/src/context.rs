@@ -19,12 +19,14 @@ pub struct Context<A: Actor> {
 }
 
 impl<A: Actor> Context<A> {
-    pub(crate) fn new(id: ActorId, mailbox: Arc<Mailbox<A>>, system: System) -> Self {
-        Context {
-            me: ActorRef::local(system.addr_of(id), mailbox.clone(), system),
-            mailbox,
-            tasks: CancellationToken::new(),
-        }
+    pub(crate) fn new(
+        id: ActorId,
+        mailbox: Arc<Mailbox<A>>,
+        tasks: CancellationToken,
+        system: System,
+    ) -> Self {
+        let me = ActorRef::local(system.addr_of(id), mailbox.clone(), system);
+        Context { me, mailbox, tasks }
     }
 
     /// A reference to this actor, to be stored or sent.
@@ -43,8 +45,8 @@ impl<A: Actor> Context<A> {
         self.mailbox.queue.stop(None);
     }
 
-    /// Runs a task beside the message loop. It is cancelled when the actor ends; if it ends with
-    /// an error or a panic, the actor fails with it.
+    /// Runs a task beside the message loop. It is cancelled when the actor ends, before those who
+    /// watch the actor are told; if it ends with an error or a panic, the actor fails with it.
     pub fn run(&self, task: impl Future<Output = Result<()>> + Send + 'static) {
         use futures::FutureExt;
         let cancelled = self.tasks.clone();

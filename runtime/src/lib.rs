@@ -25,6 +25,7 @@ pub mod codec;
 #[cfg(feature = "torch")]
 pub mod compute;
 pub mod context;
+mod entry;
 pub mod env;
 pub mod error;
 pub mod id;

@@ -4,24 +4,24 @@ use std::{
     any::{Any, TypeId},
     fmt,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use dashmap::DashMap;
-use tokio::sync::oneshot;
 
 use crate::{
     ActorRef, Message, Result,
     actor::Actor,
-    cell::{Birth, Cell, Guardian, start_error},
+    cell::{BEGAN_ANEW, Birth, Cell, Guardian, start_error},
     codec::Opaque,
+    entry::Entry,
     env::Env,
     error::{Cause, Error, Failure},
     id::{ActorAddr, ActorId, Incarnation, NodeId},
-    mailbox::{Envelope, Mailbox, Queued},
+    mailbox::Mailbox,
     message::{Fingerprint, fingerprint_of_message},
     registry::{Catalog, Handlers, Types},
     remote::{End, Incoming, Remote},
@@ -48,34 +48,12 @@ struct Inner {
     pids: DashMap<ractor::ActorId, ActorId>,
     next: AtomicU64,
     guardian: OnceLock<ractor::ActorRef<()>>,
-    remote: OnceLock<Arc<dyn Remote>>,
+    remote: RwLock<Option<Arc<dyn Remote>>>,
     fingerprints: DashMap<TypeId, Fingerprint>,
     catalog: OnceLock<Catalog>,
     extensions: DashMap<TypeId, Arc<dyn Any + Send + Sync>>,
     pool: BufferPool,
     telemetry: Telemetry,
-}
-
-/// One running actor, its Rust type forgotten.
-pub(crate) struct Entry {
-    name: &'static str,
-    mailbox: Arc<dyn Any + Send + Sync>,
-    deliver: Box<dyn Fn(Incoming) + Send + Sync>,
-    cell: ractor::ActorCell,
-    watchers: Mutex<Vec<oneshot::Sender<Down>>>,
-}
-
-impl Entry {
-    pub(crate) fn new<A: Actor>(mailbox: Arc<Mailbox<A>>) -> Self {
-        let queue = mailbox.clone();
-        Entry {
-            name: A::NAME,
-            cell: mailbox.queue.get_cell(),
-            deliver: Box::new(move |incoming| queue.put(Envelope::Wire(Queued::new(incoming)))),
-            mailbox,
-            watchers: Mutex::new(Vec::new()),
-        }
-    }
 }
 
 impl System {
@@ -98,7 +76,7 @@ impl System {
             pids: DashMap::new(),
             next: AtomicU64::new(FIRST_FREE_ACTOR),
             guardian: OnceLock::new(),
-            remote: OnceLock::new(),
+            remote: RwLock::new(None),
             fingerprints: DashMap::new(),
             catalog: OnceLock::new(),
             extensions: DashMap::new(),
@@ -159,9 +137,18 @@ impl System {
         found
     }
 
-    /// Connects this node to others. The first connection stays.
+    /// Connects this node to others. The first connection stays, until
+    /// [`disconnect`](Self::disconnect).
     pub fn connect(&self, remote: Arc<dyn Remote>) {
-        let _ = self.0.remote.set(remote);
+        self.0.remote.write().unwrap_or_else(PoisonError::into_inner).get_or_insert(remote);
+    }
+
+    /// Lets the connection go: from here on no other node can be reached. The connection knows the
+    /// system and the system the connection; a node that ends calls this, so that both are freed.
+    pub fn disconnect(&self) {
+        let gone = self.0.remote.write().unwrap_or_else(PoisonError::into_inner).take();
+        // Outside the lock: what it frees may ask for the connection.
+        drop(gone);
     }
 
     /// Lays something of the outer rooms beside the actors, one value of each type, so that they
@@ -205,10 +192,19 @@ impl System {
         let Some(guardian) = self.0.guardian.get() else {
             return Err(Error::other("the node has not started"));
         };
-        let birth = Birth { id, args, system: self.clone() };
+        let incarnation = self.incarnation();
+        let birth = Birth { id, incarnation, args, system: self.clone() };
         let started =
             ractor::Actor::spawn_linked(None, Cell::<A>::new(), birth, guardian.get_cell()).await;
-        started.map_err(|error| start_error::<A>(error))?;
+        if let Err(error) = started {
+            let error = start_error::<A>(error);
+            // Its own start succeeded if the node ended meanwhile: then nobody else forgets it.
+            self.leave(id, Down::Failed(error.to_string()));
+            return Err(error);
+        }
+        if self.is_of_past_life(id, incarnation) {
+            return Err(Error::Start { actor: A::NAME.to_owned(), why: BEGAN_ANEW.to_owned() });
+        }
         Ok(ActorRef::at(self.addr_of(id), self))
     }
 
@@ -236,8 +232,8 @@ impl System {
     /// Learns of the end of an actor, here or on another node.
     pub fn watch(&self, actor: ActorAddr) -> Watch {
         if !self.is_here(actor) {
-            if let Some(remote) = self.0.remote.get()
-                && actor.node != self.0.node
+            if actor.node != self.0.node
+                && let Ok(remote) = self.remote()
             {
                 return remote.watch(actor);
             }
@@ -249,7 +245,7 @@ impl System {
         let (sender, watch) = Watch::new(actor);
         match self.0.actors.get(&actor.actor) {
             Some(entry) => {
-                entry.watchers.lock().unwrap_or_else(|p| p.into_inner()).push(sender);
+                entry.watchers.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
             }
             None => drop(sender.send(Down::NoSuchActor)),
         }
@@ -266,7 +262,7 @@ impl System {
                 (None, _) => {}
             }
         } else if actor.node != self.0.node
-            && let Some(remote) = self.0.remote.get()
+            && let Ok(remote) = self.remote()
         {
             remote.end(actor, how);
         }
@@ -300,8 +296,32 @@ impl System {
             let _ = guardian.stop_and_wait(None, Some(Duration::from_secs(1))).await;
         }
         // What never awaits can't be killed; nobody is to wait for it.
+        self.forget_all();
+    }
+
+    /// Kills all actors, the node's own too, without waiting for anything, and tells those who
+    /// watch them; nothing can be started here afterwards. For a node that is dropped and not
+    /// [shut down](Self::shutdown). Needs no runtime on this thread.
+    pub fn kill_all(&self) {
+        if let Some(guardian) = self.0.guardian.get() {
+            guardian.kill();
+        }
+        for entry in &self.0.actors {
+            entry.cell.kill();
+        }
+        self.forget_all();
+    }
+
+    /// The guardian is gone: those who watch what it left behind are told here.
+    fn forget_all(&self) {
         let left: Vec<_> = self.0.actors.iter().map(|entry| *entry.key()).collect();
         left.into_iter().for_each(|id| self.leave(id, Down::Killed));
+    }
+
+    /// Whether what was asked for in a life of this node belongs to a past one by now. The node's
+    /// own actors live on.
+    pub(crate) fn is_of_past_life(&self, id: ActorId, incarnation: Incarnation) -> bool {
+        id.0 >= FIRST_FREE_ACTOR && incarnation != self.incarnation()
     }
 
     /// Whether an address means this node in its present life.
@@ -333,8 +353,9 @@ impl System {
         self.0.types.handlers()
     }
 
-    pub(crate) fn remote(&self) -> Result<&Arc<dyn Remote>, Failure> {
-        self.0.remote.get().ok_or_else(|| {
+    pub(crate) fn remote(&self) -> Result<Arc<dyn Remote>, Failure> {
+        let remote = self.0.remote.read().unwrap_or_else(PoisonError::into_inner).clone();
+        remote.ok_or_else(|| {
             Failure::not_sent(Cause::Unreachable("this node is connected to no other".into()))
         })
     }
@@ -357,10 +378,7 @@ impl System {
     pub(crate) fn leave(&self, id: ActorId, down: Down) {
         let Some((_, entry)) = self.0.actors.remove(&id) else { return };
         self.0.pids.remove(&entry.cell.get_id());
-        let watchers = entry.watchers.into_inner().unwrap_or_else(|poison| poison.into_inner());
-        for watcher in watchers {
-            let _ = watcher.send(down.clone());
-        }
+        entry.end(down);
     }
 
     pub(crate) fn leave_by_pid(&self, pid: ractor::ActorId, down: Down) {

@@ -1,6 +1,12 @@
 //! An actor that does what it is told, and the messages to it.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use footlight::{
     cluster::NodeBuilder,
@@ -43,6 +49,9 @@ message!(
     /// Handles nothing until `Unblock` comes to another probe of the node.
     Block {} -> ());
 message!(Unblock {} -> ());
+message!(
+    /// Whether a probe of the node handles `Block` now.
+    Blocked {} -> bool);
 message!(
     /// So many numbers, as the reader takes them.
     Count { to: u64 } -> Streamed<u64>);
@@ -87,6 +96,7 @@ pub(crate) fn register(builder: NodeBuilder) -> NodeBuilder {
             .handles::<Relay>()
             .handles::<Block>()
             .handles::<Unblock>()
+            .handles::<Blocked>()
             .handles::<Count>()
             .handles::<Produced>()
             .handles::<Silence>()
@@ -105,13 +115,16 @@ pub(crate) fn register_other_shape(builder: NodeBuilder) -> NodeBuilder {
 
 /// Opened by `Unblock`; laid beside a node's actors, since a blocked probe takes no message.
 #[derive(Default)]
-pub(crate) struct Gate(tokio::sync::Notify);
+pub(crate) struct Gate {
+    opened: tokio::sync::Notify,
+    blocked: AtomicBool,
+}
 
 /// What a stream's producer has done so far.
 #[derive(Default)]
 struct Producer {
-    sent: std::sync::atomic::AtomicU64,
-    ended: std::sync::atomic::AtomicBool,
+    sent: AtomicU64,
+    ended: AtomicBool,
 }
 
 /// An actor that does what it is told.
@@ -119,7 +132,7 @@ pub(crate) struct Probe {
     held: Vec<ReplyTo<()>>,
     notes: Vec<u64>,
     ends: Vec<String>,
-    producer: std::sync::Arc<Producer>,
+    producer: Arc<Producer>,
 }
 
 impl Actor for Probe {
@@ -128,7 +141,7 @@ impl Actor for Probe {
 
     async fn start(_: (), context: &Context<Self>) -> Result<Self> {
         if context.system().extension::<Gate>().is_none() {
-            context.system().extend(std::sync::Arc::new(Gate::default()));
+            context.system().extend(Arc::new(Gate::default()));
         }
         Ok(Probe {
             held: Vec::new(),
@@ -200,7 +213,9 @@ impl Handler<Relay> for Probe {
 impl Handler<Block> for Probe {
     async fn handle(&mut self, _: Block, context: &Context<Self>) {
         if let Some(gate) = context.system().extension::<Gate>() {
-            gate.0.notified().await;
+            gate.blocked.store(true, SeqCst);
+            gate.opened.notified().await;
+            gate.blocked.store(false, SeqCst);
         }
     }
 }
@@ -208,15 +223,20 @@ impl Handler<Block> for Probe {
 impl Handler<Unblock> for Probe {
     async fn handle(&mut self, _: Unblock, context: &Context<Self>) {
         if let Some(gate) = context.system().extension::<Gate>() {
-            gate.0.notify_one();
+            gate.opened.notify_one();
         }
+    }
+}
+
+impl Handler<Blocked> for Probe {
+    async fn handle(&mut self, _: Blocked, context: &Context<Self>) -> bool {
+        context.system().extension::<Gate>().is_some_and(|gate| gate.blocked.load(SeqCst))
     }
 }
 
 impl Handler<Count> for Probe {
     async fn handle(&mut self, count: Count, context: &Context<Self>) -> Streamed<u64> {
-        use std::sync::atomic::Ordering::SeqCst;
-        let producer = std::sync::Arc::new(Producer::default());
+        let producer = Arc::new(Producer::default());
         self.producer = producer.clone();
         let (sender, numbers) = Streamed::channel(1);
         context.run(async move {
@@ -235,19 +255,18 @@ impl Handler<Count> for Probe {
 
 impl Handler<Produced> for Probe {
     async fn handle(&mut self, _: Produced, _: &Context<Self>) -> (u64, bool) {
-        use std::sync::atomic::Ordering::SeqCst;
         (self.producer.sent.load(SeqCst), self.producer.ended.load(SeqCst))
     }
 }
 
 impl Handler<Silence> for Probe {
     async fn handle(&mut self, _: Silence, context: &Context<Self>) -> Streamed<u64> {
-        let producer = std::sync::Arc::new(Producer::default());
+        let producer = Arc::new(Producer::default());
         self.producer = producer.clone();
         let (sender, nothing) = Streamed::channel(1);
         context.run(async move {
             sender.closed().await;
-            producer.ended.store(true, std::sync::atomic::Ordering::SeqCst);
+            producer.ended.store(true, SeqCst);
             Ok(())
         });
         nothing

@@ -353,9 +353,9 @@ impl ParameterServer {
         let mut done = StepDone { step, samples: 0, loss_sum: 0.0, correct: 0 };
         // In slot order, as the gradients: the same sum whoever computed.
         for metrics in slots.values() {
-            done.samples += metrics.samples;
+            done.samples = done.samples.saturating_add(metrics.samples);
             done.loss_sum += metrics.loss_sum;
-            done.correct += metrics.correct;
+            done.correct = done.correct.saturating_add(metrics.correct);
         }
         if self.followers.is_empty() && self.unseen.len() < STEPS_BEHIND {
             self.unseen.push(done);

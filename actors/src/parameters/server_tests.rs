@@ -38,7 +38,7 @@ fn floats(value: f32, len: usize) -> HostTensor {
 }
 
 fn push(step: u64, slot: u32, value: f32) -> PushGradient {
-    let metrics = SlotMetrics { samples: slot + 1, loss_sum: value, correct: slot };
+    let metrics = SlotMetrics { samples: slot.wrapping_add(1), loss_sum: value, correct: slot };
     let gradient = floats(value, LEN);
     PushGradient { step, slot, chunk: 0, gradient, metrics: Some(metrics) }
 }
@@ -153,7 +153,8 @@ async fn after_a_number_that_is_not_finite_nobody_waits_for_what_will_never_come
 #[tokio::test]
 async fn what_does_not_fit_is_refused_with_the_reason_and_changes_nothing() {
     let (server, _owner) = initialised(1).await;
-    let refused = async |push: PushGradient| server.call(push).await.unwrap().unwrap_err().to_string();
+    let refused =
+        async |push: PushGradient| server.call(push).await.unwrap().unwrap_err().to_string();
     let other = HostTensor::from_vec(vec![1u8; LEN], &[LEN]).unwrap();
     let text = refused(PushGradient { gradient: other, ..push(0, 0, 1.0) }).await;
     assert!(text.starts_with("parameters and gradients are f32"), "{text}");

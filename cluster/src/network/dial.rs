@@ -17,11 +17,11 @@ use crate::{
         handshake::{self, Answer, BulkHello, HandshakeError, Hello, Purpose, Refusal},
         session::{Host, Session},
     },
-    trust::{PeerIdentity, peer_identity},
+    trust::{PeerIdentity, peer_identity, tls},
 };
 
 /// How long a connection and its greeting may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Most handshakes that are answered at once.
 const ANSWERING: usize = 256;
 /// The node with the greater id leaves the other so long to dial first: two connections at once
@@ -61,21 +61,10 @@ pub(crate) async fn established(
 
 /// quinn's reason in a user's words.
 fn explain(error: &quinn::ConnectionError) -> String {
-    let text = error.to_string();
-    let lower = text.to_lowercase();
-    if matches!(error, quinn::ConnectionError::TimedOut) {
-        "nobody answers".to_owned()
-    } else if ["unknownissuer", "unknown issuer", "unknownca", "unknown ca", "badsignature"]
-        .iter()
-        .any(|sign| lower.contains(sign))
-    {
-        "it belongs to another cluster (its certificate is of another CA): give both nodes the \
-         same state directory"
-            .to_owned()
-    } else if lower.contains("application protocol") {
-        "what answers there does not speak Footlight's protocol".to_owned()
-    } else {
-        text
+    match tls::refusal(error) {
+        Some(refusal) => refusal.to_string(),
+        None if matches!(error, quinn::ConnectionError::TimedOut) => "nobody answers".to_owned(),
+        None => error.to_string(),
     }
 }
 
@@ -207,6 +196,13 @@ async fn keep(network: &Arc<Network>, peer: &Peer) {
     }
 }
 
+/// Refuses all connections: for a node that only asks.
+pub(crate) async fn refuse_all(network: Arc<Network>) {
+    while let Some(incoming) = network.endpoint.accept().await {
+        incoming.refuse();
+    }
+}
+
 /// Answers the connections that arrive on the control endpoint.
 pub(crate) async fn accept(network: Arc<Network>) {
     let places = Arc::new(Semaphore::new(ANSWERING));
@@ -257,8 +253,9 @@ async fn answer(network: &Arc<Network>, connecting: quinn::Connecting) -> Result
         return Err(text);
     }
     let welcome = Answer::Welcome(network.record());
-    handshake::write(&mut send, network.version, &welcome)
+    tokio::time::timeout(CONNECT_TIMEOUT, handshake::write(&mut send, network.version, &welcome))
         .await
+        .map_err(|_| format!("{from} does not read its welcome"))?
         .map_err(|error| format!("{from}: {error}"))?;
     let session = Session::start(
         hello.session,
@@ -339,7 +336,17 @@ async fn answer_bulk(
             connection.accept_bi().await.map_err(|error| error.to_string())?;
         let hello: BulkHello =
             handshake::read(&mut recv, network.version).await.map_err(|error| error.to_string())?;
-        let session = network.session_by_id(identity.node, hello.session);
+        // Its greeting may overtake the welcome that makes the session known here.
+        let known = tokio::time::timeout(CONNECT_TIMEOUT / 2, async {
+            let peer = network.peer_or_new(identity.node);
+            loop {
+                if let Some(session) = network.session_by_id(identity.node, hello.session) {
+                    return session;
+                }
+                peer.wait_change(AFTER_YOU).await;
+            }
+        });
+        let session = known.await.ok();
         handshake::write(&mut send, network.version, &session.is_some())
             .await
             .map_err(|error| error.to_string())?;

@@ -3,7 +3,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
-    sync::Weak,
+    sync::{Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -72,15 +72,17 @@ pub(crate) async fn run(
         let next = timers.next_due();
         let input = tokio::select! {
             biased;
+            // First: a flood of packets must not hold back probes and suspicions.
+            () = until(next) => None,
             input = inputs.recv() => match input {
                 Some(input) => Some(input),
                 None => return,
             },
-            () = until(next) => None,
         };
         let Some(network) = network.upgrade() else { return };
         match input {
             Some(Input::Packet { from, data }) => {
+                network.packets.fetch_sub(1, Ordering::AcqRel);
                 if let Err(error) = swim.handle_data(from, &data) {
                     tracing::warn!(%error, "a membership packet was ignored");
                 }

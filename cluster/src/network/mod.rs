@@ -18,7 +18,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, RwLock, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -26,8 +26,10 @@ use std::{
 use bytes::Bytes;
 use dashmap::DashMap;
 use footlight_runtime::{
-    ActorAddr, Incarnation, NodeId, System, Watch,
+    ActorAddr, Down, Incarnation, NodeId, System, Watch,
+    env::deadline_after,
     error::{Cause, Failure},
+    message::{Message, name_hash},
     remote::{Answer, End, Outgoing, Remote},
     telemetry::Counts,
 };
@@ -42,6 +44,7 @@ use tokio::{
 
 use crate::{
     membership::MemberId,
+    node_actor::{AskStatus, FindActors},
     transport::{
         bulk,
         endpoint::{Endpoint, Purpose as Carries},
@@ -57,6 +60,12 @@ use view::View;
 
 /// How long a node that nobody has told us of is waited for: news of a member may be on its way.
 const UNKNOWN_NODE: Duration = Duration::from_secs(5);
+
+/// Most watches that other nodes have on actors of this one.
+const MAX_WATCHES: usize = 1 << 16;
+
+/// Most membership packets that wait to be heeded; further ones are dropped.
+const MAX_PACKETS: usize = 4096;
 
 /// How long a membership packet waits for a connection that another task makes.
 const PACKET_PATIENCE: Duration = Duration::from_secs(1);
@@ -75,13 +84,15 @@ pub(crate) struct Network {
     peers: DashMap<NodeId, Arc<Peer>>,
     /// Those who only ask: kept alive until they go.
     observers: DashMap<u64, Arc<Session>>,
-    /// Watches of other nodes on actors of this one, by session and number.
-    watched: DashMap<(u64, u64), AbortHandle>,
+    /// Watches of other nodes on actors of this one, by node, session and number.
+    watched: DashMap<(NodeId, u64, u64), AbortHandle>,
     numbers: AtomicU64,
     /// Held as long as the node lives: no other process can take the same identity.
     identity: Mutex<NodeIdentity>,
     pub(crate) leaving: AtomicBool,
     pub(crate) membership: mpsc::UnboundedSender<Input>,
+    /// Membership packets that wait.
+    pub(crate) packets: AtomicUsize,
     /// Told whenever a node becomes known.
     known: watch::Sender<()>,
     me: Weak<Network>,
@@ -118,6 +129,7 @@ impl Network {
             identity: Mutex::new(identity),
             leaving: AtomicBool::new(false),
             membership,
+            packets: AtomicUsize::new(0),
             known: watch::Sender::new(()),
             me: me.clone(),
         })
@@ -178,7 +190,7 @@ impl Network {
                 session.ended().await;
                 if let Some(network) = network.upgrade() {
                     network.observers.remove(&session.id);
-                    network.forget_watches(session.id);
+                    network.forget_watches(&session);
                 }
             });
             return;
@@ -190,17 +202,19 @@ impl Network {
         self.control_thread.spawn(async move {
             ended.ended().await;
             if let Some(network) = network.upgrade() {
-                network.forget_watches(ended.id);
+                network.forget_watches(&ended);
             }
         });
     }
 
-    fn forget_watches(&self, session: u64) {
-        self.watched.retain(|(of, _), task| {
-            if *of == session {
+    fn forget_watches(&self, session: &Session) {
+        let of = (session.peer.node, session.id);
+        self.watched.retain(|(node, id, _), task| {
+            let stays = (*node, *id) != of;
+            if !stays {
                 task.abort();
             }
-            *of != session
+            stays
         });
     }
 
@@ -225,7 +239,7 @@ impl Network {
     /// Sends a membership packet; without a connection one is made for it.
     pub(crate) fn send_packet(&self, to: MemberId, data: Bytes, must_arrive: bool) {
         let peer = self.peer_or_new(to.node);
-        match peer.session().filter(|session| !session.is_silent()) {
+        match peer.connection().filter(|session| !session.is_silent()) {
             Some(session) => session.send_packet(data, must_arrive),
             None if self.leaving.load(Ordering::Acquire) => {}
             None => {
@@ -284,7 +298,7 @@ impl Network {
                 if let Some(peer) = network.upgrade().and_then(|network| network.peer(actor.node))
                     && !peer.is_known()
                 {
-                    peer.lost(actor.incarnation, "it never became known here");
+                    peer.give_up(id);
                 }
             });
         }
@@ -325,7 +339,7 @@ impl Remote for Network {
         patience: Duration,
     ) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async move {
-            let deadline = Instant::now() + patience;
+            let deadline = deadline_after(patience);
             let session = self.session(message.to.node, deadline).await?;
             session.send(message, answer, deadline).await
         })
@@ -345,8 +359,14 @@ impl Remote for Network {
     }
 
     fn end(&self, actor: ActorAddr, how: End) {
-        if let Some(session) = self.peer(actor.node).and_then(|peer| peer.session()) {
-            session.control(Header::End { actor, how });
+        let peer = self.peer_or_new(actor.node);
+        if peer.end(actor, how) {
+            // Asked for again on each new connection until it is known to have ended.
+            let watch = self.watch_remote(actor);
+            self.control_thread.spawn(async move {
+                watch.await;
+                peer.ended(actor);
+            });
         }
     }
 }
@@ -354,10 +374,17 @@ impl Remote for Network {
 impl Host for Network {
     fn control(&self, session: &Arc<Session>, header: Header) {
         match header {
+            // A node tells of its own actors only: nobody watches a third one through it.
+            Header::Watch { id, actor } if actor.node != self.node() => {
+                session.control(Header::Down { id, down: Down::NoSuchActor });
+            }
+            Header::Watch { .. } if self.watched.len() >= MAX_WATCHES => {
+                session.close_soon(format!("more than {MAX_WATCHES} watches"));
+            }
             Header::Watch { id, actor } => {
                 let watch = self.system.watch(actor);
                 let (network, from) = (self.me.clone(), Arc::downgrade(session));
-                let key = (session.id, id);
+                let key = (session.peer.node, session.id, id);
                 let task = self.control_thread.spawn(async move {
                     let down = watch.await;
                     if let Some(session) = from.upgrade() {
@@ -367,10 +394,12 @@ impl Host for Network {
                         network.watched.remove(&key);
                     }
                 });
-                self.watched.insert(key, task.abort_handle());
+                if let Some(replaced) = self.watched.insert(key, task.abort_handle()) {
+                    replaced.abort();
+                }
             }
             Header::Unwatch { id } => {
-                if let Some((_, task)) = self.watched.remove(&(session.id, id)) {
+                if let Some((_, task)) = self.watched.remove(&(session.peer.node, session.id, id)) {
                     task.abort();
                 }
             }
@@ -410,12 +439,24 @@ impl Host for Network {
         Box::pin(async move {
             let connecting = dialed.map_err(|error| error.to_string())?;
             let connection = dial::established(connecting, Some(peer)).await?;
-            bulk::introduce(&connection, version, id).await.map_err(|error| error.to_string())?;
+            tokio::time::timeout(dial::CONNECT_TIMEOUT, bulk::introduce(&connection, version, id))
+                .await
+                .map_err(|_| "the other node does not answer the greeting".to_owned())?
+                .map_err(|error| error.to_string())?;
             Ok(connection)
         })
     }
 
+    fn may_observe(&self, key: u64) -> bool {
+        [AskStatus::NAME, FindActors::NAME].iter().any(|name| name_hash(name) == key)
+    }
+
     fn datagram(&self, session: &Arc<Session>, data: Bytes) {
+        // Membership is made for loss, and a flood must not become a queue without end.
+        if self.packets.fetch_add(1, Ordering::AcqRel) >= MAX_PACKETS {
+            self.packets.fetch_sub(1, Ordering::AcqRel);
+            return;
+        }
         let _ = self.membership.send(Input::Packet { from: session.peer.node, data });
     }
 }

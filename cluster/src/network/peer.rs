@@ -9,6 +9,7 @@ use std::{
 use footlight_runtime::{
     ActorAddr, Down, Incarnation, NodeId,
     error::{Cause, Failure},
+    remote::End,
 };
 use tokio::{
     sync::{oneshot, watch},
@@ -46,6 +47,8 @@ struct State {
     /// Why there is no session, as far as known.
     trouble: Option<String>,
     watches: HashMap<u64, (ActorAddr, oneshot::Sender<Down>)>,
+    /// Actors that are to end, until they have: a request may meet no connection.
+    ends: HashMap<ActorAddr, End>,
 }
 
 impl State {
@@ -53,8 +56,15 @@ impl State {
         self.lost.as_ref().is_some_and(|(lost, _)| *lost >= self.incarnation)
     }
 
-    fn live(&self) -> Option<&Arc<Session>> {
+    /// A session with whatever life of the node: membership's packets still pass.
+    fn connected(&self) -> Option<&Arc<Session>> {
         self.session.as_ref().filter(|session| session.is_live())
+    }
+
+    /// A session with the latest life that is known: one with an earlier life is dead, though it
+    /// may not show yet.
+    fn live(&self) -> Option<&Arc<Session>> {
+        self.connected().filter(|session| session.peer.incarnation >= self.incarnation)
     }
 
     /// All that belongs to lives up to `over` ends.
@@ -64,6 +74,7 @@ impl State {
         {
             session.lose();
         }
+        self.ends.retain(|actor, _| actor.incarnation > over);
         let gone: Vec<u64> = self
             .watches
             .iter()
@@ -93,6 +104,11 @@ impl Peer {
     /// The present session, if it lives.
     pub(crate) fn session(&self) -> Option<Arc<Session>> {
         self.state().live().cloned()
+    }
+
+    /// The present connection, also if it is one with an earlier life of the node.
+    pub(crate) fn connection(&self) -> Option<Arc<Session>> {
+        self.state().connected().cloned()
     }
 
     pub(crate) fn record(&self) -> Option<NodeRecord> {
@@ -184,7 +200,7 @@ impl Peer {
                 latest: state.incarnation.0,
             });
         }
-        match state.live() {
+        match state.connected() {
             // A new life, or the peer knows the present session and dials all the same: it is dead
             // on its side.
             Some(session) if session.peer.incarnation < hello.record.incarnation => Ok(()),
@@ -215,6 +231,9 @@ impl Peer {
             session.fence();
         }
         let replaced = state.session.replace(session.clone());
+        for (actor, how) in &state.ends {
+            session.control(Header::End { actor: *actor, how: *how });
+        }
         for (id, (actor, _)) in &state.watches {
             session.control(Header::Watch { id: *id, actor: *actor });
         }
@@ -289,6 +308,37 @@ impl Peer {
         if let Some(session) = state.live() {
             session.control(Header::Watch { id, actor });
         }
+    }
+
+    /// Stops waiting for an actor of a node that nobody knows.
+    pub(crate) fn give_up(&self, id: u64) {
+        if let Some((_, sender)) = self.state().watches.remove(&id) {
+            let _ = sender.send(Down::NodeLost(self.id));
+        }
+    }
+
+    /// Ends an actor of this node, now or as soon as there is a connection. True if this is the
+    /// first request for it: then somebody has to say when it [has ended](Self::ended).
+    pub(crate) fn end(&self, actor: ActorAddr, how: End) -> bool {
+        let mut state = self.state();
+        if state.lost.as_ref().is_some_and(|(lost, _)| *lost >= actor.incarnation)
+            || actor.incarnation < state.incarnation
+        {
+            return false;
+        }
+        if let Some(session) = state.live() {
+            session.control(Header::End { actor, how });
+        }
+        match state.ends.get(&actor) {
+            // A stop after a kill changes nothing.
+            Some(_) if how == End::Stop => false,
+            _ => state.ends.insert(actor, how).is_none(),
+        }
+    }
+
+    /// An actor that was to end has ended.
+    pub(crate) fn ended(&self, actor: ActorAddr) {
+        self.state().ends.remove(&actor);
     }
 
     /// A watched actor of this node has ended.

@@ -16,6 +16,10 @@ use super::{
     session::Session,
 };
 
+/// A tensor up to this many bytes gets its memory when it is announced on its stream; a longer one
+/// only if its message has announced it too, else as it comes.
+const UNANNOUNCED: u64 = 8 << 20;
+
 /// Most tensors under way at once on one connection, each way.
 const CONCURRENT: usize = 32;
 
@@ -62,7 +66,12 @@ pub(crate) async fn send(
             next = queue.recv() => next,
         };
         let Some((id, bytes)) = next else { return Ok(()) };
-        let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
+        let place = tokio::select! {
+            biased;
+            () = session.ended() => return Ok(()),
+            place = places.clone().acquire_owned() => place,
+        };
+        let Ok(place) = place else { return Ok(()) };
         let mut stream = connection.open_uni().await.map_err(broken)?;
         let session = session.clone();
         tokio::spawn(async move {
@@ -102,7 +111,7 @@ pub(crate) async fn receive(session: Arc<Session>, connection: quinn::Connection
         };
         let session = session.clone();
         tokio::spawn(async move {
-            match tensor(stream, session.pool()).await {
+            match tensor(stream, &session).await {
                 Ok((id, bytes)) => session.segment(id, bytes),
                 Err(error) => session.close(error.to_string()),
             }
@@ -113,7 +122,7 @@ pub(crate) async fn receive(session: Arc<Session>, connection: quinn::Connection
 
 async fn tensor(
     mut stream: quinn::RecvStream,
-    pool: &BufferPool,
+    session: &Session,
 ) -> Result<(u64, Bytes), BulkError> {
     let mut head = [0u8; 16];
     stream.read_exact(&mut head).await.map_err(broken)?;
@@ -122,7 +131,10 @@ async fn tensor(
     if length > MAX_SEGMENT {
         return Err(BulkError::TooLong(length));
     }
-    let mut buffer = pool.take(length as usize);
+    if length > UNANNOUNCED && !session.expects(id, length) {
+        return Ok((id, gather(stream, id, length, session.pool()).await?));
+    }
+    let mut buffer = session.pool().take(length as usize);
     let mut filled = 0;
     while let Some(chunk) = stream.read_chunk(usize::MAX, true).await.map_err(broken)? {
         let end = filled + chunk.bytes.len();
@@ -136,4 +148,33 @@ async fn tensor(
         return Err(BulkError::Short { id, got: filled as u64, length });
     }
     Ok((id, buffer.freeze()))
+}
+
+/// Reads a tensor that nobody has announced yet: memory grows with what arrives, and is copied once
+/// more at the end.
+async fn gather(
+    mut stream: quinn::RecvStream,
+    id: u64,
+    length: u64,
+    pool: &BufferPool,
+) -> Result<Bytes, BulkError> {
+    let mut chunks = Vec::new();
+    let mut got = 0u64;
+    while let Some(chunk) = stream.read_chunk(usize::MAX, true).await.map_err(broken)? {
+        got += chunk.bytes.len() as u64;
+        if got > length {
+            return Err(BulkError::TooLong(got));
+        }
+        chunks.push(chunk.bytes);
+    }
+    if got != length {
+        return Err(BulkError::Short { id, got, length });
+    }
+    let mut buffer = pool.take(length as usize);
+    let mut filled = 0;
+    for chunk in chunks {
+        buffer[filled..filled + chunk.len()].copy_from_slice(&chunk);
+        filled += chunk.len();
+    }
+    Ok(buffer.freeze())
 }

@@ -139,7 +139,7 @@ pub(crate) async fn pump(
             Some(Ok(item)) => {
                 credit.forget();
                 let sent = session
-                    .send_value(lane, item, |payload| Header::StreamItem { stream, payload });
+                    .send_value(lane, true, item, |payload| Header::StreamItem { stream, payload });
                 if let Err(failure) = sent {
                     break Some(failure);
                 }

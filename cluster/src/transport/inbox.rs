@@ -11,8 +11,11 @@ use footlight_runtime::ActorId;
 
 use super::frame::{Frame, Header, Segment};
 
-/// Most tensors that may arrive before the frames that name them.
+/// Most tensors, and most of their bytes, that may arrive before the frames that name them.
 const MAX_EARLY: usize = 4096;
+const MAX_EARLY_BYTES: usize = 4 << 30;
+/// Most frames, and most tensors, that may wait for tensors which are announced.
+const MAX_HELD: usize = 1 << 16;
 
 /// Whose order a frame belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,17 +38,28 @@ pub(crate) struct Whole {
 pub(crate) enum InboxError {
     #[error("tensor {0} was sent twice")]
     Twice(u64),
-    #[error("more than {MAX_EARLY} tensors without the messages that name them")]
+    #[error(
+        "more than {MAX_EARLY} tensors, or {MAX_EARLY_BYTES} bytes of them, without the messages \
+         that name them"
+    )]
     TooManyEarly,
+    #[error("more than {MAX_HELD} messages or tensors are announced and do not come")]
+    TooManyHeld,
     #[error("tensor {id} has {got} bytes where its message announced {announced}")]
     Length { id: u64, announced: u64, got: u64 },
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
-    early: HashMap<u64, Bytes>,
-    expected: HashMap<u64, Order>,
+    /// Tensors that have arrived and are not delivered.
+    arrived: HashMap<u64, Bytes>,
+    /// Those of them that no frame has named yet, and their bytes.
+    unnamed: usize,
+    unnamed_bytes: usize,
+    /// Tensors that a held frame names and that have not arrived, with their lengths.
+    expected: HashMap<u64, (Order, u64)>,
     held: HashMap<Order, VecDeque<Frame>>,
+    held_frames: usize,
 }
 
 impl Inbox {
@@ -62,36 +76,55 @@ impl Inbox {
                 return Ok(vec![Whole { header, body, segments: Vec::new() }]);
             }
         };
-        for (id, _) in large(&frame) {
-            if !self.early.contains_key(&id) && self.expected.insert(id, order).is_some() {
+        for (id, len) in large(&frame) {
+            if let Some(bytes) = self.arrived.get(&id) {
+                self.unnamed = self.unnamed.saturating_sub(1);
+                self.unnamed_bytes = self.unnamed_bytes.saturating_sub(bytes.len());
+            } else if self.expected.insert(id, (order, len)).is_some() {
                 return Err(InboxError::Twice(id));
             }
         }
+        if self.held_frames >= MAX_HELD || self.expected.len() > MAX_HELD {
+            return Err(InboxError::TooManyHeld);
+        }
+        self.held_frames += 1;
         self.held.entry(order).or_default().push_back(frame);
         self.release(order)
     }
 
     /// A large tensor arrived. Returns what can be delivered now, in order.
     pub(crate) fn segment(&mut self, id: u64, bytes: Bytes) -> Result<Vec<Whole>, InboxError> {
-        if self.early.insert(id, bytes).is_some() {
+        let length = bytes.len();
+        if self.arrived.insert(id, bytes).is_some() {
             return Err(InboxError::Twice(id));
         }
-        match self.expected.remove(&id) {
-            Some(order) => self.release(order),
-            None if self.early.len() > MAX_EARLY => Err(InboxError::TooManyEarly),
-            None => Ok(Vec::new()),
+        if let Some((order, _)) = self.expected.remove(&id) {
+            return self.release(order);
         }
+        self.unnamed += 1;
+        self.unnamed_bytes += length;
+        if self.unnamed > MAX_EARLY || self.unnamed_bytes > MAX_EARLY_BYTES {
+            return Err(InboxError::TooManyEarly);
+        }
+        Ok(Vec::new())
+    }
+
+    /// Whether a frame has announced a tensor of this number and length: then memory may be taken
+    /// for it before it comes.
+    pub(crate) fn expects(&self, id: u64, length: u64) -> bool {
+        self.expected.get(&id).is_some_and(|(_, announced)| *announced == length)
     }
 
     fn release(&mut self, order: Order) -> Result<Vec<Whole>, InboxError> {
         let mut ready = Vec::new();
         let Some(held) = self.held.get_mut(&order) else { return Ok(ready) };
         while let Some(frame) = held.front() {
-            if !large(frame).all(|(id, _)| self.early.contains_key(&id)) {
+            if !large(frame).all(|(id, _)| self.arrived.contains_key(&id)) {
                 return Ok(ready);
             }
             let Some(frame) = held.pop_front() else { break };
-            ready.push(whole(frame, &mut self.early)?);
+            self.held_frames = self.held_frames.saturating_sub(1);
+            ready.push(whole(frame, &mut self.arrived)?);
         }
         self.held.remove(&order);
         Ok(ready)
@@ -106,7 +139,7 @@ fn large(frame: &Frame) -> impl Iterator<Item = (u64, u64)> + '_ {
     })
 }
 
-fn whole(frame: Frame, early: &mut HashMap<u64, Bytes>) -> Result<Whole, InboxError> {
+fn whole(frame: Frame, arrived: &mut HashMap<u64, Bytes>) -> Result<Whole, InboxError> {
     let Frame { header, body, inline } = frame;
     let mut inline = inline.into_iter();
     let mut segments = Vec::new();
@@ -114,7 +147,7 @@ fn whole(frame: Frame, early: &mut HashMap<u64, Bytes>) -> Result<Whole, InboxEr
         match *segment {
             Segment::Inline { .. } => segments.extend(inline.next()),
             Segment::Stream { id, len } => {
-                let bytes = early.remove(&id).unwrap_or_default();
+                let bytes = arrived.remove(&id).unwrap_or_default();
                 if bytes.len() as u64 != len {
                     let got = bytes.len() as u64;
                     return Err(InboxError::Length { id, announced: len, got });
@@ -177,7 +210,8 @@ mod tests {
         let mut inbox = Inbox::default();
         assert!(keys(inbox.segment(7, ABC).unwrap()).is_empty());
         assert_eq!(keys(inbox.frame(message(20, 1, &[7])).unwrap()), [1]);
-        assert!(inbox.early.is_empty() && inbox.expected.is_empty() && inbox.held.is_empty());
+        assert!(inbox.arrived.is_empty() && inbox.expected.is_empty() && inbox.held.is_empty());
+        assert_eq!((inbox.unnamed, inbox.unnamed_bytes, inbox.held_frames), (0, 0, 0));
     }
 
     #[test]

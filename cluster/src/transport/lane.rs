@@ -1,5 +1,10 @@
 //! Frames on one QUIC stream: written in batches, read without waiting for anybody.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::sync::mpsc;
 
@@ -9,19 +14,33 @@ use super::frame::{self, FrameError, Pieces};
 const BATCH: usize = 256;
 
 /// A queue of frames for one stream. It has no bound of its own: messages enter it with credits,
-/// and what needs none (replies, credits, ends) is bounded by what was received.
-pub(crate) type Queue = mpsc::UnboundedSender<Pieces>;
+/// and of what needs none (answers, credits, ends) the bytes are counted, and counted off when they
+/// are written.
+pub(crate) type Queue = mpsc::UnboundedSender<(Pieces, usize)>;
 
 /// Writes what the queue brings until the queue or the connection ends.
 pub(crate) async fn write(
-    mut queue: mpsc::UnboundedReceiver<Pieces>,
+    mut queue: mpsc::UnboundedReceiver<(Pieces, usize)>,
+    connection: quinn::Connection,
     mut stream: quinn::SendStream,
+    backlog: Arc<AtomicUsize>,
 ) {
     let mut batch = Vec::with_capacity(BATCH);
     let mut chunks = Vec::with_capacity(BATCH);
-    while queue.recv_many(&mut batch, BATCH).await > 0 {
-        chunks.extend(batch.drain(..).flatten());
-        if stream.write_all_chunks(&mut chunks).await.is_err() {
+    loop {
+        let taken = tokio::select! {
+            biased;
+            taken = queue.recv_many(&mut batch, BATCH) => taken,
+            _ = connection.closed() => return,
+        };
+        if taken == 0 {
+            break;
+        }
+        let uncredited: usize = batch.iter().map(|(_, uncredited)| uncredited).sum();
+        chunks.extend(batch.drain(..).flat_map(|(pieces, _)| pieces));
+        let written = stream.write_all_chunks(&mut chunks).await;
+        backlog.fetch_sub(uncredited, Ordering::AcqRel);
+        if written.is_err() {
             // The connection has ended, and the session with it.
             return;
         }

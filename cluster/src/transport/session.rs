@@ -8,7 +8,7 @@ use std::{
     any::Any,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -40,6 +40,9 @@ use super::{
 /// Ordered lanes of each session: messages to one receiver keep to one lane.
 pub(crate) const LANES: usize = 4;
 
+/// Most bytes of answers and orders that wait for a peer to read.
+const MAX_BACKLOG: usize = 256 << 20;
+
 /// What a session needs of the node around it.
 pub(crate) trait Host: Send + Sync {
     /// A frame about watches, ends and leaving: none of a session's own business.
@@ -51,6 +54,8 @@ pub(crate) trait Host: Send + Sync {
         &self,
         session: &Arc<Session>,
     ) -> futures::future::BoxFuture<'static, Result<quinn::Connection, String>>;
+    /// Whether those who only ask may send the message of this name's hash.
+    fn may_observe(&self, key: u64) -> bool;
     /// A membership datagram.
     fn datagram(&self, session: &Arc<Session>, data: Bytes);
 }
@@ -73,6 +78,10 @@ pub(crate) struct Session {
     /// The connections of large tensors, out and in, for the count of bytes.
     bulk_connections: Mutex<Vec<quinn::Connection>>,
     next: AtomicU64,
+    /// Calls made.
+    asked: AtomicU64,
+    /// Bytes of frames without credit that are not written yet.
+    backlog: Arc<AtomicUsize>,
     calls: DashMap<u64, Answer>,
     windows: DashMap<ActorId, Arc<Window>>,
     ledger: Mutex<Ledger>,
@@ -123,6 +132,8 @@ impl Session {
             bulk: OnceLock::new(),
             bulk_connections: Mutex::default(),
             next: AtomicU64::new(1),
+            asked: AtomicU64::new(1),
+            backlog: Arc::default(),
             calls: DashMap::new(),
             windows: DashMap::new(),
             ledger: Mutex::default(),
@@ -135,22 +146,23 @@ impl Session {
             end: watch::Sender::new(None),
         });
         let _ = send.set_priority(2);
-        control_thread.spawn(lane::write(control_queue, send));
+        // Writers hold the connection and not the session: the session holds their queues open.
+        let (connection, backlog) = (session.connection.clone(), session.backlog.clone());
+        control_thread.spawn(lane::write(control_queue, connection, send, backlog));
         for queue in queues {
-            control_thread.spawn(session.clone().open_lane(queue));
+            let (connection, backlog) = (session.connection.clone(), session.backlog.clone());
+            control_thread.spawn(async move {
+                if let Ok(stream) = connection.open_uni().await {
+                    let _ = stream.set_priority(1);
+                    lane::write(queue, connection, stream, backlog).await;
+                }
+            });
         }
         control_thread.spawn(session.clone().read(recv));
         control_thread.spawn(session.clone().accept_lanes());
         control_thread.spawn(session.clone().datagrams());
         control_thread.spawn(session.clone().until_closed());
         session
-    }
-
-    async fn open_lane(self: Arc<Self>, queue: mpsc::UnboundedReceiver<frame::Pieces>) {
-        if let Ok(stream) = self.connection.open_uni().await {
-            let _ = stream.set_priority(1);
-            lane::write(queue, stream).await;
-        }
     }
 
     async fn accept_lanes(self: Arc<Self>) {
@@ -187,6 +199,8 @@ impl Session {
             };
             match frame {
                 Ok(frame) => self.arrived(frame),
+                // quinn hands out what it had received before the end.
+                _ if !self.is_live() => return,
                 // The connection's own end is told by `until_closed`.
                 Err(lane::LaneError::Read(_)) => return,
                 Err(error) => return self.close(error.to_string()),
@@ -202,14 +216,14 @@ impl Session {
     }
 
     fn finish(&self, reason: String) {
-        if self.end.borrow().is_some() {
-            return;
-        }
-        self.end.send_if_modified(|end| {
+        let first = self.end.send_if_modified(|end| {
             let first = end.is_none();
             end.get_or_insert_with(|| reason.clone());
             first
         });
+        if !first {
+            return;
+        }
         let telemetry = self.system.telemetry();
         let (sent, received) = self.wire_bytes();
         telemetry.wire_bytes_sent.add(sent);
@@ -318,17 +332,35 @@ impl Session {
     /// Sends a frame that needs no order with messages.
     pub(crate) fn control(&self, header: Header) {
         match frame::bare(&header) {
-            Ok(pieces) => drop(self.control.send(pieces)),
+            Ok(pieces) => {
+                let uncredited = self.uncredited(&pieces);
+                let _ = self.control.send((pieces, uncredited));
+            }
             Err(error) => tracing::error!(%error, "a control frame could not be made"),
         }
     }
 
     pub(crate) fn on_lane(&self, lane: usize, header: Header) {
         match (frame::bare(&header), self.lanes.get(lane)) {
-            (Ok(pieces), Some(lane)) => drop(lane.send(pieces)),
+            (Ok(pieces), Some(lane)) => {
+                let uncredited = self.uncredited(&pieces);
+                let _ = lane.send((pieces, uncredited));
+            }
             (Err(error), _) => tracing::error!(%error, "a frame could not be made"),
             (Ok(_), None) => {}
         }
+    }
+
+    /// Counts a frame that needs no credit. A peer that asks and never reads must not make this
+    /// node's memory grow for ever.
+    fn uncredited(&self, pieces: &frame::Pieces) -> usize {
+        let bytes = pieces.iter().map(Bytes::len).sum();
+        if self.backlog.fetch_add(bytes, Ordering::AcqRel) > MAX_BACKLOG {
+            let connection = self.connection.clone();
+            // `until_closed` does the rest.
+            connection.close(1u32.into(), b"the peer does not read what it asked for");
+        }
+        bytes
     }
 
     /// Sends a value: body and small tensors on the lane, large ones beside it, then the items of
@@ -336,28 +368,32 @@ impl Session {
     pub(crate) fn send_value(
         self: &Arc<Self>,
         lane: usize,
+        credited: bool,
         mut value: Encoded,
         header: impl FnOnce(Payload) -> Header,
     ) -> Result<(), Failure> {
         let refused =
             |error: frame::FrameError| Failure::not_sent(Cause::CannotEncode(error.to_string()));
         let mut laid = frame::lay_out(&mut value, || self.number()).map_err(refused)?;
-        let mut streams = Vec::new();
-        for items in value.streams {
-            let id = self.number();
-            let credits = Arc::new(flow::Credits::new());
-            self.outgoing.insert(id, credits.clone());
-            laid.payload.streams.push(id);
-            streams.push((id, credits, items));
-        }
+        let streams: Vec<_> =
+            value.streams.into_iter().map(|items| (self.number(), items)).collect();
+        laid.payload.streams.extend(streams.iter().map(|(id, _)| *id));
         let (pieces, large) = laid.seal(header).map_err(refused)?;
         let Some(queue) = self.lanes.get(lane) else { return Ok(()) };
+        let mut pumps = Vec::with_capacity(streams.len());
+        for (id, items) in streams {
+            let credits = Arc::new(flow::Credits::new());
+            // Known before the frame is under way: the reader may answer at once.
+            self.outgoing.insert(id, credits.clone());
+            pumps.push((id, credits, items));
+        }
+        let uncredited = if credited { 0 } else { self.uncredited(&pieces) };
         let gone = || Failure::not_sent(Cause::Unreachable("the connection ended".into()));
-        queue.send(pieces).map_err(|_| gone())?;
+        queue.send((pieces, uncredited)).map_err(|_| gone())?;
         for (id, bytes) in large {
             let _ = self.bulk().send((id, bytes));
         }
-        for (id, credits, items) in streams {
+        for (id, credits, items) in pumps {
             let pump = flow::pump(self.clone(), id, lane, credits, items);
             self.system.env().spawner.spawn(pump);
         }
@@ -404,14 +440,16 @@ impl Session {
             () = self.ended() => Err(self.unreachable()),
         }
         .map_err(|failure| if self.is_fenced() { self.lost() } else { failure })?;
-        self.put(message, answer)
+        self.put(message, answer).inspect_err(|_| window.give_back(bytes))
     }
 
     /// Sends a message if its receiver's window has room.
     pub(crate) fn try_send(self: &Arc<Self>, message: Outgoing) -> Result<(), Failure> {
         self.check(&message)?;
-        self.window(message.to.actor).try_take(message.value.len() as u64)?;
-        self.put(message, None)
+        let window = self.window(message.to.actor);
+        let bytes = message.value.len() as u64;
+        window.try_take(bytes)?;
+        self.put(message, None).inspect_err(|_| window.give_back(bytes))
     }
 
     fn put(self: &Arc<Self>, message: Outgoing, answer: Option<Answer>) -> Result<(), Failure> {
@@ -421,14 +459,14 @@ impl Session {
         let Outgoing { to, key, fence, value, .. } = message;
         let call = answer.map(|answer| {
             let call = self.number();
-            if call.is_multiple_of(1024) {
+            if self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(1024) {
                 // Callers that gave up leave their place when the next ones come.
                 self.calls.retain(|_, answer| !answer.is_closed());
             }
             self.calls.insert(call, answer);
             call
         });
-        let sent = self.send_value(lane_of(to.actor), value, |payload| Header::Message {
+        let sent = self.send_value(lane_of(to.actor), true, value, |payload| Header::Message {
             to: to.actor,
             incarnation: to.incarnation,
             key,
@@ -495,6 +533,20 @@ impl Session {
     // ── incoming ────────────────────────────────────────────────────────────────────────────────
 
     fn arrived(self: &Arc<Self>, frame: Frame) {
+        // Delivered under the lock: that keeps the order when a tensor on another connection
+        // releases a frame at the same time. Delivery never waits.
+        let mut inbox = lock(&self.inbox);
+        // After the end nothing is delivered: the next session may have begun.
+        if !self.is_live() {
+            return;
+        }
+        // Counted now: a message may wait here for its tensors, and is unread all the same.
+        if let Header::Message { to, payload, .. } = &frame.header
+            && let Err(breach) = lock(&self.ledger).arrived(*to, payload.bytes())
+        {
+            drop(inbox);
+            return self.close(breach.to_string());
+        }
         // Streams are known before their frame is delivered: it may wait for a large tensor while
         // the first items are here already.
         for &id in frame.header.payload().map_or(&[][..], |payload| &payload.streams) {
@@ -502,9 +554,6 @@ impl Session {
             self.incoming.insert(id, sender);
             self.unclaimed.insert(id, receiver);
         }
-        // Delivered under the lock: that keeps the order when a tensor on another connection
-        // releases a frame at the same time. Delivery never waits.
-        let mut inbox = lock(&self.inbox);
         match inbox.frame(frame) {
             Ok(ready) => ready.into_iter().for_each(|whole| self.dispatch(whole)),
             Err(error) => {
@@ -517,6 +566,9 @@ impl Session {
     /// A large tensor arrived on the bulk connection.
     pub(crate) fn segment(self: &Arc<Self>, id: u64, bytes: Bytes) {
         let mut inbox = lock(&self.inbox);
+        if !self.is_live() {
+            return;
+        }
         match inbox.segment(id, bytes) {
             Ok(ready) => ready.into_iter().for_each(|whole| self.dispatch(whole)),
             Err(error) => {
@@ -528,6 +580,15 @@ impl Session {
 
     fn dispatch(self: &Arc<Self>, whole: Whole) {
         let Whole { header, body, segments } = whole;
+        // A life that was declared over acts no more: neither its answers nor its orders count. Its
+        // messages are refused below, so that it learns why.
+        let heeded = matches!(
+            header,
+            Header::Message { .. } | Header::Packet(_) | Header::Leaving | Header::Credit { .. }
+        );
+        if !heeded && self.is_fenced() {
+            return;
+        }
         match header {
             Header::Message { to, incarnation, key, fence, call, payload } => {
                 let bytes = payload.bytes();
@@ -535,12 +596,13 @@ impl Session {
                 let reply = call.map(|call| -> Box<dyn ReplyPort> {
                     Box::new(WireReply { session: self.clone(), call, lane: lane_of(to) })
                 });
-                if let Err(breach) = lock(&self.ledger).arrived(to, bytes) {
-                    return self.close_soon(breach.to_string());
-                }
                 let credit: Box<dyn Any + Send> =
                     Box::new(Credit { session: Arc::downgrade(self), actor: to, bytes });
-                let refusal = if incarnation != self.system.incarnation() {
+                let asks_only = self.purpose == Purpose::Observer
+                    && !self.host.upgrade().is_some_and(|host| host.may_observe(key));
+                let refusal = if asks_only {
+                    Some(Cause::Refused("a node that only observes may ask for status only".into()))
+                } else if incarnation != self.system.incarnation() {
                     Some(Cause::NodeLost(self.system.node()))
                 } else if self.is_fenced() {
                     Some(Cause::Refused(format!(
@@ -598,6 +660,10 @@ impl Session {
                 if let Some(window) = self.windows.get(&actor) {
                     window.give(messages, bytes);
                 }
+                // One that nobody uses and that is whole again is as good as a new one.
+                self.windows.remove_if(&actor, |_, window| {
+                    Arc::strong_count(window) == 1 && window.is_whole()
+                });
             }
             other => {
                 if let Some(host) = self.host.upgrade() {
@@ -625,6 +691,11 @@ impl Session {
             })
             .collect();
         Parcel { body, segments, streams, system: self.system.clone(), from: self.peer.node }
+    }
+
+    /// Whether a message has announced a tensor.
+    pub(crate) fn expects(&self, id: u64, length: u64) -> bool {
+        lock(&self.inbox).expects(id, length)
     }
 
     pub(crate) fn forget_incoming(&self, stream: u64) {
@@ -672,8 +743,8 @@ impl ReplyPort for WireReply {
         let WireReply { session, call, lane } = *self;
         let sent = match outcome {
             Ok(value) => {
-                let sent =
-                    session.send_value(lane, value, |payload| Header::Reply { call, payload });
+                let sent = session
+                    .send_value(lane, false, value, |payload| Header::Reply { call, payload });
                 sent.map_err(|failure| Failure::may_have_run(failure.cause))
             }
             Err(failure) => Err(failure),

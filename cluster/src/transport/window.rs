@@ -57,6 +57,17 @@ impl Window {
         Ok(())
     }
 
+    /// A message that took room was not sent after all.
+    pub(crate) fn give_back(&self, bytes: u64) {
+        self.give(1, u64::from(cost(bytes)));
+    }
+
+    /// Whether nothing is taken.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.messages.available_permits() == WINDOW
+            && self.bytes.available_permits() == WINDOW_BYTES
+    }
+
     /// The receiver has taken messages out. More than was sent is a breach that only widens the
     /// peer's own window; it is cut off at the full window.
     pub(crate) fn give(&self, messages: u32, bytes: u64) {

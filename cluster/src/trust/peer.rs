@@ -15,19 +15,20 @@ use super::TrustError;
 const NODE_SUFFIX: &str = ".node.footlight";
 const ROLE_SUFFIX: &str = ".role.footlight";
 
-/// What the owner of a certificate may do in the cluster.
+/// What the owner of a certificate is meant to do in the cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Role {
-    /// Everything a member can do. The default: nodes of one state directory trust one another.
+    /// Everything a member can do: what every certificate says today, since nodes of one state
+    /// directory trust one another. The other roles can be read, and are not enforced yet.
     Node,
-    /// Computes and answers, but may not spawn on others.
+    /// Is to compute and answer, and not to spawn on others.
     Worker,
-    /// Holds shared state: shards, the ledger.
+    /// Is to hold shared state.
     Server,
-    /// Reads only.
+    /// Is to read only.
     Observer,
-    /// May change the cluster itself.
+    /// Is to change the cluster itself.
     Admin,
 }
 

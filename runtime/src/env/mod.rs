@@ -10,11 +10,22 @@ mod clock;
 mod seeds;
 mod spawner;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 pub use clock::{SystemWallClock, WallClock};
 pub use seeds::Seeds;
 pub use spawner::{Spawner, Unfinished};
+
+/// No deadline is further away than this: 30 years.
+const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// The moment when `patience` from now is over. Any patience will do, [`Duration::MAX`] too: one of
+/// more than 30 years counts as 30 years, where `Instant::now() + patience` may panic.
+pub fn deadline_after(patience: Duration) -> Instant {
+    Instant::now() + patience.min(FAR)
+}
 
 /// The outside of one node. Clones share it.
 #[derive(Clone, Debug)]
@@ -64,6 +75,13 @@ mod tests {
     fn outside_a_runtime_there_is_an_error_and_no_panic() {
         let error = Env::system().unwrap_err();
         assert!(error.to_string().starts_with("a node needs a tokio runtime"), "{error}");
+    }
+
+    #[test]
+    fn a_deadline_may_be_as_far_away_as_can_be_said() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        assert!(deadline_after(second) >= now + second);
+        assert!(deadline_after(Duration::MAX) >= now + FAR);
     }
 
     #[tokio::test]

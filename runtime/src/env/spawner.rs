@@ -3,7 +3,7 @@
 use std::{fmt, future::Future};
 
 use tokio::{
-    runtime::Handle,
+    runtime::{Handle, RuntimeFlavor},
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
@@ -62,6 +62,18 @@ impl Spawner {
     {
         let abort = self.abort.clone().cancelled_owned();
         self.tasks.spawn_on(unless(abort, future), &self.handle)
+    }
+
+    /// Drops a value where that may take long, or panic, without harm to anyone else.
+    ///
+    /// A runtime of several threads does it on a thread for blocking work. One of a single thread,
+    /// as a simulation has, does it in a task: so it happens at the same point of each run.
+    pub fn discard<T: Send + 'static>(&self, value: T) {
+        if self.handle.runtime_flavor() == RuntimeFlavor::CurrentThread {
+            self.spawn(async move { drop(value) });
+        } else {
+            self.tasks.spawn_blocking_on(move || drop(value), &self.handle);
+        }
     }
 
     /// Cancelled when the node closes. A task that has something to bring to an end waits for it;

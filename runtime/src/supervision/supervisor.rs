@@ -5,6 +5,7 @@
 
 use std::{
     fmt,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -16,78 +17,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::strategy::{Action, Restart, Restarts, Supervision};
-use crate::{Error, Result, System, id::ActorAddr, remote::End, watch::Down};
+use super::{
+    child::{ChildEvent, ChildSpec},
+    strategy::{Action, Restart, Restarts, Supervision},
+};
+use crate::{Error, Result, System, context::panic_text, id::ActorAddr, remote::End, watch::Down};
 
 /// Children that were told to stop have so long before they are killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
-
-/// How a child is started, and when it is started again.
-pub struct ChildSpec {
-    name: String,
-    restart: Restart,
-    start: Box<dyn Fn(u32) -> BoxFuture<'static, Result<ActorAddr>> + Send + Sync>,
-}
-
-impl ChildSpec {
-    /// A child under a name of its own. `start` gets the number of starts before this one and
-    /// returns the actor that it started.
-    pub fn new<F>(
-        name: impl Into<String>,
-        restart: Restart,
-        start: impl Fn(u32) -> F + Send + Sync + 'static,
-    ) -> Self
-    where
-        F: Future<Output = Result<ActorAddr>> + Send + 'static,
-    {
-        ChildSpec { name: name.into(), restart, start: Box::new(move |n| start(n).boxed()) }
-    }
-}
-
-impl fmt::Debug for ChildSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChildSpec")
-            .field("name", &self.name)
-            .field("restart", &self.restart)
-            .finish_non_exhaustive()
-    }
-}
-
-/// What happened to a child, in order.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum ChildEvent {
-    /// It is up; `starts` counts those before this one.
-    Started {
-        /// Its name.
-        child: String,
-        /// Where it is.
-        actor: ActorAddr,
-        /// How often it had been started before.
-        starts: u32,
-    },
-    /// It ended.
-    Down {
-        /// Its name.
-        child: String,
-        /// Where it was.
-        actor: ActorAddr,
-        /// Why.
-        down: Down,
-    },
-    /// It could not be started; it is tried again as the limits allow.
-    StartFailed {
-        /// Its name.
-        child: String,
-        /// Why.
-        why: String,
-    },
-    /// The limits were exceeded: all children are stopped, and the supervisor ends.
-    GaveUp {
-        /// Which limit, and which child's failure was one too many.
-        why: String,
-    },
-}
 
 /// Where each child is, by name, in the order of the specification.
 type Places = Arc<Mutex<Vec<(String, Option<ActorAddr>)>>>;
@@ -125,16 +62,14 @@ impl Supervisor {
         let run = Run {
             system: system.clone(),
             restarts,
-            children: children
-                .into_iter()
-                .map(|spec| State { spec, starts: 0, actor: None, doomed: false, tried: false })
-                .collect(),
+            children: children.into_iter().map(State::new).collect(),
             places: places.clone(),
             events,
             up,
             end,
             starting: FuturesUnordered::new(),
             watches: FuturesUnordered::new(),
+            patience: FuturesUnordered::new(),
         };
         let supervisor = Supervisor { stop: stop.clone(), places, ended };
         system.env().spawner.spawn(run.run(stop));
@@ -185,7 +120,10 @@ enum FirstStart {
 
 struct State {
     spec: ChildSpec,
+    /// Attempts to start it so far, failed ones too.
     starts: u32,
+    /// Calls off the start that waits for its back-off; without effect once it is under way.
+    call_off: CancellationToken,
     actor: Option<ActorAddr>,
     /// Told to stop while it was still starting.
     doomed: bool,
@@ -193,7 +131,16 @@ struct State {
     tried: bool,
 }
 
-type Starting = BoxFuture<'static, (usize, Result<ActorAddr>)>;
+impl State {
+    fn new(spec: ChildSpec) -> Self {
+        let call_off = CancellationToken::new();
+        State { spec, starts: 0, call_off, actor: None, doomed: false, tried: false }
+    }
+}
+
+/// The outcome of a start; none if it was called off before it began.
+type Starting = BoxFuture<'static, (usize, Option<Result<ActorAddr>>)>;
+type Stopping = BoxFuture<'static, (usize, ActorAddr)>;
 type Watching = BoxFuture<'static, (usize, ActorAddr, Down)>;
 
 struct Run {
@@ -206,6 +153,8 @@ struct Run {
     end: watch::Sender<bool>,
     starting: FuturesUnordered<Starting>,
     watches: FuturesUnordered<Watching>,
+    /// Ready when a child that was told to stop has had its time.
+    patience: FuturesUnordered<Stopping>,
 }
 
 impl Run {
@@ -219,7 +168,11 @@ impl Run {
                 biased;
                 () = stop.cancelled() => break,
                 Some((index, actor, down)) = self.watches.next() => self.down(index, actor, down),
-                Some((index, outcome)) = self.starting.next() => self.started(index, outcome),
+                Some((index, outcome)) = self.starting.next() => match outcome {
+                    Some(outcome) => self.started(index, outcome),
+                    None => self.called_off(index),
+                },
+                Some((index, actor)) = self.patience.next() => self.out_of_patience(index, actor),
             }
         }
         self.stop_all().await;
@@ -239,10 +192,10 @@ impl Run {
     fn started(&mut self, index: usize, outcome: Result<ActorAddr>) {
         let child = &mut self.children[index];
         let name = child.spec.name.clone();
+        let starts = child.starts;
+        child.starts = starts.saturating_add(1);
         let actions = match outcome {
             Ok(actor) => {
-                let starts = child.starts;
-                child.starts += 1;
                 child.tried = true;
                 let doomed = std::mem::take(&mut child.doomed);
                 self.set_place(index, Some(actor));
@@ -250,7 +203,7 @@ impl Run {
                 self.watches.push(watch.map(move |down| (index, actor, down)).boxed());
                 self.tell(ChildEvent::Started { child: name, actor, starts });
                 if doomed {
-                    self.system.end(actor, End::Stop);
+                    self.stop(index, actor);
                 }
                 self.restarts.child_started(Instant::now(), index)
             }
@@ -285,6 +238,27 @@ impl Run {
         self.perform(actions);
     }
 
+    /// A child that was told to stop before its start began is down as it is.
+    fn called_off(&mut self, index: usize) {
+        self.children[index].doomed = false;
+        let actions = self.restarts.start_failed(Instant::now(), index);
+        self.perform(actions);
+    }
+
+    fn stop(&mut self, index: usize, actor: ActorAddr) {
+        self.system.end(actor, End::Stop);
+        self.patience.push(tokio::time::sleep(STOP_PATIENCE).map(move |()| (index, actor)).boxed());
+    }
+
+    /// Others of its group wait for the end of a child that does not stop.
+    fn out_of_patience(&mut self, index: usize, actor: ActorAddr) {
+        let child = &self.children[index];
+        if child.actor == Some(actor) {
+            tracing::warn!(child = child.spec.name, %actor, "a child did not stop and is killed");
+            self.system.end(actor, End::Kill);
+        }
+    }
+
     fn down(&mut self, index: usize, actor: ActorAddr, down: Down) {
         let child = self.children[index].spec.name.clone();
         tracing::info!(child, %actor, %down, "a child ended");
@@ -299,16 +273,30 @@ impl Run {
         for action in actions {
             match action {
                 Action::Stop(index) => match self.children[index].actor {
-                    Some(actor) => self.system.end(actor, End::Stop),
-                    None => self.children[index].doomed = true,
+                    Some(actor) => self.stop(index, actor),
+                    None => {
+                        self.children[index].doomed = true;
+                        self.children[index].call_off.cancel();
+                    }
                 },
                 Action::StartAfter { index, delay } => {
-                    let child = &self.children[index];
-                    let start = (child.spec.start)(child.starts);
+                    let child = &mut self.children[index];
+                    child.call_off = CancellationToken::new();
+                    let call_off = child.call_off.clone();
+                    let (start, starts) = (child.spec.start.clone(), child.starts);
                     self.starting.push(
                         async move {
-                            tokio::time::sleep(delay).await;
-                            (index, start.await)
+                            tokio::select! {
+                                biased;
+                                () = call_off.cancelled() => return (index, None),
+                                () = tokio::time::sleep(delay) => {}
+                            }
+                            let start = AssertUnwindSafe(async { start(starts).await });
+                            let outcome = start.catch_unwind().await.unwrap_or_else(|panic| {
+                                let why = panic_text(&*panic);
+                                Err(Error::other(format!("its start panicked: {why}")))
+                            });
+                            (index, Some(outcome))
                         }
                         .boxed(),
                     );
@@ -325,11 +313,12 @@ impl Run {
 
     /// Stops what is up, the last one first, each after the one before has ended.
     async fn stop_all(&mut self) {
+        self.children.iter().for_each(|child| child.call_off.cancel());
         // A start under way may yet bring an actor into the world: it is waited for and stopped.
         let deadline = Instant::now() + STOP_PATIENCE;
         while !self.starting.is_empty() {
             match tokio::time::timeout_at(deadline, self.starting.next()).await {
-                Ok(Some((index, Ok(actor)))) => {
+                Ok(Some((index, Some(Ok(actor))))) => {
                     self.set_place(index, Some(actor));
                     let watch = self.system.watch(actor);
                     self.watches.push(watch.map(move |down| (index, actor, down)).boxed());

@@ -55,9 +55,10 @@ async fn start(
     children: &[&str],
 ) -> (Supervisor, Events) {
     let (tell, mut events) = mpsc::unbounded_channel();
+    let count = children.len();
     let children = children.iter().map(|name| child(system, name, Restart::Permanent)).collect();
     let supervisor = Supervisor::start(system, quick(supervision), children, tell).await.unwrap();
-    for _ in 0..supervisor.places.lock().unwrap().len() {
+    for _ in 0..count {
         assert!(next(&mut events).await.starts_with("started"));
     }
     (supervisor, events)
@@ -216,4 +217,132 @@ async fn a_dropped_supervisor_stops_its_children() {
     drop(supervisor);
     assert_eq!(next(&mut events).await, "down a stopped");
     assert!(tokio::time::timeout(LONG, events.recv()).await.unwrap().is_none());
+}
+
+/// Never returns, so that a stop does not get through to it.
+#[derive(Serialize, Deserialize)]
+struct Hang;
+impl Message for Hang {
+    type Reply = ();
+    const NAME: &'static str = "test.hang";
+}
+
+impl Handler<Hang> for Child {
+    async fn handle(&mut self, _: Hang, _: &Context<Self>) {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_that_does_not_stop_is_killed_and_does_not_hold_its_group_up() {
+    let system = system().await;
+    let (supervisor, mut events) = start(&system, OneForAll::new(), &["a", "b"]).await;
+    let stuck = ActorRef::<Child>::at(supervisor.place("b").unwrap(), &system);
+    stuck.cast(Hang).await.unwrap();
+    make_panic(&system, &supervisor, "a").await;
+    assert_eq!(
+        some(&mut events).await,
+        ["down a panicked: on purpose", "down b killed", "started a 1", "started b 1"]
+    );
+    supervisor.stop().await;
+}
+
+/// A child that fails at its first `failures` attempts; tells the number of each attempt.
+fn shaky(system: &System, failures: u32) -> (ChildSpec, mpsc::UnboundedReceiver<u32>) {
+    let (tell, attempts) = mpsc::unbounded_channel();
+    let system = system.clone();
+    let spec = ChildSpec::new("shaky", Restart::Permanent, move |starts| {
+        tell.send(starts).ok();
+        let system = system.clone();
+        async move { Ok(system.spawn::<Child>(starts < failures).await?.addr()) }
+    });
+    (spec, attempts)
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_two_attempts_to_start_a_child_have_the_same_number() {
+    let system = system().await;
+    let (tell, _events) = mpsc::unbounded_channel();
+    let (spec, mut attempts) = shaky(&system, 2);
+    let supervision = quick(OneForOne::new());
+    let supervisor = Supervisor::start(&system, supervision, vec![spec], tell).await.unwrap();
+    make_panic(&system, &supervisor, "shaky").await;
+    for number in 0..4 {
+        assert_eq!(tokio::time::timeout(LONG, attempts.recv()).await.unwrap(), Some(number));
+    }
+    supervisor.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_is_described_when_its_back_off_is_over_and_not_before() {
+    let system = system().await;
+    let (tell, _events) = mpsc::unbounded_channel();
+    let (spec, mut attempts) = shaky(&system, 1);
+    let wait = Duration::from_secs(7);
+    let backoff = Backoff { first: wait, max: wait, jitter: 0.0, ..Backoff::default() };
+    let supervision = OneForOne::new().backoff(backoff);
+    let begun = Instant::now();
+    let first = async {
+        attempts.recv().await;
+        attempts.recv().await;
+        begun.elapsed()
+    };
+    let started = Supervisor::start(&system, supervision, vec![spec], tell);
+    let (supervisor, second_attempt) = tokio::join!(started, first);
+    assert!(second_attempt >= wait, "{second_attempt:?}");
+    supervisor.unwrap().stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_that_waits_for_its_back_off_is_not_started_to_be_stopped() {
+    let system = system().await;
+    let (tell, mut events) = mpsc::unbounded_channel();
+    let (spec, mut attempts) = shaky(&system, 0);
+    let wait = Duration::from_secs(2);
+    let backoff = Backoff { first: wait, max: wait, jitter: 0.0, ..Backoff::default() };
+    let supervision = OneForOne::new().backoff(backoff);
+    let supervisor = Supervisor::start(&system, supervision, vec![spec], tell).await.unwrap();
+    assert_eq!(attempts.recv().await, Some(0));
+    make_panic(&system, &supervisor, "shaky").await;
+    assert_eq!(some(&mut events).await, ["started shaky 0", "down shaky panicked: on purpose"]);
+    let asked = Instant::now();
+    supervisor.stop().await;
+    assert!(asked.elapsed() < wait, "nobody waits for the back-off: {:?}", asked.elapsed());
+    assert_eq!(attempts.recv().await, None, "it was started once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_does_not_wait_for_the_back_off_of_a_child_that_it_stops() {
+    // While b waits for its back-off, c fails: one-for-all calls b's start off and begins anew.
+    let system = system().await;
+    let (tell, mut events) = mpsc::unbounded_channel();
+    let wait = Duration::from_secs(1_000);
+    let backoff = Backoff { first: wait, max: wait, jitter: 0.0, ..Backoff::default() };
+    let names = ["a", "b"].map(|name| child(&system, name, Restart::Permanent));
+    let limits = OneForOne::new().at_most(1, LONG).backoff(backoff);
+    let mut supervisor = Supervisor::start(&system, limits, names.into(), tell).await.unwrap();
+    let _: [String; 2] = some(&mut events).await;
+    make_panic(&system, &supervisor, "a").await;
+    assert_eq!(next(&mut events).await, "down a panicked: on purpose");
+    make_panic(&system, &supervisor, "b").await;
+    assert_eq!(next(&mut events).await, "down b panicked: on purpose");
+    assert!(next(&mut events).await.starts_with("gave up b: "));
+    tokio::time::timeout(Duration::from_secs(1), supervisor.ended()).await.expect("at once");
+    assert!(events.recv().await.is_none(), "a was not started again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_a_childs_description_is_a_start_that_failed() {
+    let system = system().await;
+    let (tell, mut events) = mpsc::unbounded_channel();
+    let odd = ChildSpec::new("odd", Restart::Temporary, |_| {
+        if true {
+            panic!("on purpose");
+        }
+        async { Err(Error::other("not reached")) }
+    });
+    let supervisor =
+        Supervisor::start(&system, quick(OneForOne::new()), vec![odd], tell).await.unwrap();
+    assert_eq!(next(&mut events).await, "failed odd its start panicked: on purpose");
+    supervisor.stop().await;
 }

@@ -82,6 +82,37 @@ async fn an_actor_that_has_ended_takes_nothing_more() {
 }
 
 #[tokio::test]
+async fn an_address_of_this_node_where_nobody_is_fails_at_once() {
+    let system = system().await;
+    let alive = system.spawn::<Probe>(()).await.unwrap();
+    let ended = system.spawn::<Probe>(()).await.unwrap().addr();
+    system.end(ended, crate::remote::End::Kill);
+    soon(system.watch(ended)).await;
+    let past = crate::ActorAddr { incarnation: Incarnation(0), ..alive.addr() };
+    let (nobody, lost) = (Cause::NoSuchActor, Cause::NodeLost(NodeId(7)));
+    for (addr, cause) in [(ended, nobody.clone()), (past, lost)] {
+        let gone = ActorRef::<Probe>::at(addr, &system);
+        let call = soon(gone.call(Echo { text: String::new() })).await.unwrap_err();
+        let cast = soon(gone.cast(Note { number: 1 })).await.unwrap_err();
+        let tried = gone.try_cast(Note { number: 1 }).unwrap_err();
+        for error in [call, cast, tried] {
+            assert_eq!(error.failure, Failure::not_sent(cause.clone()), "{error}");
+        }
+    }
+    let of_another_type = ActorRef::<Gate>::at(alive.addr(), &system);
+    let error = soon(of_another_type.call(Pass { number: 1 })).await.unwrap_err();
+    assert_eq!(error.failure, Failure::not_sent(nobody));
+}
+
+#[tokio::test]
+async fn a_call_may_wait_for_ever() {
+    let system = system().await;
+    let probe = system.spawn::<Probe>(()).await.unwrap();
+    let echo = probe.call_within(Echo { text: "x".into() }, Duration::MAX);
+    assert_eq!(soon(echo).await.unwrap(), "x");
+}
+
+#[tokio::test]
 async fn what_an_older_holder_of_a_lease_sends_is_refused() {
     let system = system().await;
     let probe = system.spawn::<Probe>(()).await.unwrap();

@@ -38,6 +38,7 @@ macro_rules! message {
 mod calls;
 mod ends;
 mod mailboxes;
+mod nodes;
 mod values;
 
 message!(Echo { text: String } -> String);

@@ -1,0 +1,89 @@
+//! What a node knows of one running actor, its Rust type forgotten.
+
+use std::{
+    any::Any,
+    sync::{Arc, Mutex},
+};
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    actor::Actor,
+    mailbox::{Envelope, Mailbox, Queued},
+    remote::Incoming,
+    watch::Down,
+};
+
+pub(crate) struct Entry {
+    pub(crate) name: &'static str,
+    pub(crate) mailbox: Arc<dyn Any + Send + Sync>,
+    pub(crate) deliver: Box<dyn Fn(Incoming) + Send + Sync>,
+    pub(crate) cell: ractor::ActorCell,
+    pub(crate) watchers: Mutex<Watchers>,
+    /// The actor's tasks: cancelled before its end is told, whenever its state goes.
+    tasks: CancellationToken,
+}
+
+impl Entry {
+    pub(crate) fn new<A: Actor>(mailbox: Arc<Mailbox<A>>, tasks: CancellationToken) -> Self {
+        let queue = mailbox.clone();
+        Entry {
+            name: A::NAME,
+            cell: mailbox.queue.get_cell(),
+            deliver: Box::new(move |incoming| queue.put(Envelope::Wire(Queued::new(incoming)))),
+            mailbox,
+            watchers: Mutex::default(),
+            tasks,
+        }
+    }
+
+    /// The actor has ended: ends its tasks, then tells all who watch it.
+    pub(crate) fn end(self, down: Down) {
+        self.tasks.cancel();
+        let watchers = self.watchers.into_inner().unwrap_or_else(|poison| poison.into_inner());
+        for watcher in watchers.senders {
+            let _ = watcher.send(down.clone());
+        }
+    }
+}
+
+/// Those who wait for an actor's end. Those who no longer do are forgotten from time to time, so
+/// that an actor that lives long may be watched often.
+#[derive(Default)]
+pub(crate) struct Watchers {
+    senders: Vec<oneshot::Sender<Down>>,
+    /// The length at which to look for those that gave up.
+    sweep_at: usize,
+}
+
+impl Watchers {
+    pub(crate) fn push(&mut self, watcher: oneshot::Sender<Down>) {
+        if self.senders.len() >= self.sweep_at {
+            self.senders.retain(|watcher| !watcher.is_closed());
+            self.sweep_at = (2 * self.senders.len()).max(8);
+        }
+        self.senders.push(watcher);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn watchers_that_gave_up_do_not_pile_up_and_the_others_stay() {
+        let mut watchers = Watchers::default();
+        let mut staying = Vec::new();
+        for number in 0..10_000 {
+            let (sender, watcher) = oneshot::channel();
+            watchers.push(sender);
+            if number % 1000 == 0 {
+                staying.push(watcher);
+            }
+            assert!(watchers.senders.len() <= 32, "{} after {number}", watchers.senders.len());
+        }
+        let told: Vec<_> = watchers.senders.into_iter().map(|w| w.send(Down::Stopped)).collect();
+        assert_eq!(told.iter().filter(|told| told.is_ok()).count(), staying.len());
+    }
+}

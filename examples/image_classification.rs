@@ -103,7 +103,7 @@ struct JobArgs {
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
     /// Train on the first so many samples only
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
 }
 
@@ -118,11 +118,16 @@ struct LocalArgs {
     #[arg(long)]
     no_kill: bool,
     /// Test accuracy, 0 to 1, below which the exit code is 1 [default: 0.99, fashion-mnist 0.9]
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = share)]
     target: Option<f64>,
     /// Print the report as JSON on standard output, and nothing else there
     #[arg(long)]
     json: bool,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "a share is a number from 0 to 1, for example 0.99".to_owned())
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

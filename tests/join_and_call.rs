@@ -79,7 +79,9 @@ async fn a_node_asked_to_end_leaves() {
     let node = cluster.process("node", Options::join(seed.addr())).await;
     sees_up(&seed, 2).await;
     node.process.terminate();
-    let gone = event(&mut events, |event| !matches!(event, ClusterEvent::Up(_))).await;
+    // A busy machine may make it a suspect for a moment, but not more.
+    let is_end = |event: &_| matches!(event, ClusterEvent::Left(_) | ClusterEvent::Down(_));
+    let gone = event(&mut events, is_end).await;
     assert!(matches!(&gone, ClusterEvent::Left(member) if member.id == node.id), "{gone:?}");
     node.process.wait_line("left", LONG).await.unwrap();
     assert!(node.process.wait(LONG).await.unwrap().success());

@@ -47,8 +47,8 @@ async fn train(stage: &Stage, workers: u32, seed: u64) -> TrainingReport {
 async fn train_and_strike(
     stage: &Stage,
     workers: u32,
-    strike: impl FnOnce(&footlight::cluster::processes::Process),
-    mut at_loss: impl FnMut(&footlight::cluster::processes::Process),
+    strike: impl FnOnce(&Process),
+    at_loss: impl Fn(&Process),
 ) -> TrainingReport {
     stage.order(Order::Hold);
     let mut job = soon(stage.job("struck").workers(workers).submit(&stage.seed)).await.unwrap();
@@ -63,10 +63,7 @@ async fn train_and_strike(
             steps_at_loss = Some(last_step);
             at_loss(process);
         }
-        JobEvent::WorkerUp { starts, node, .. } if *starts > 0 => {
-            assert_ne!(*node, victim);
-            started_again += 1;
-        }
+        JobEvent::WorkerUp { starts: 1.., .. } => started_again += 1,
         _ => {}
     }))
     .await
@@ -94,11 +91,11 @@ async fn one_worker_two_three_and_one_that_is_killed_give_the_same_bits_and_anot
     let other = train(&stage, 2, 8).await;
     assert_ne!(other.parameters_sha256, one.parameters_sha256);
 
-    let killed = train_and_strike(&stage, 3, |process| process.kill(), |_| {}).await;
+    let killed = train_and_strike(&stage, 3, Process::kill, |_| {}).await;
     assert_eq!(killed.parameters_sha256, one.parameters_sha256);
 
     // Two nodes are left for workers. The next loss leaves both workers on the last one.
-    let killed = train_and_strike(&stage, 2, |process| process.kill(), |_| {}).await;
+    let killed = train_and_strike(&stage, 2, Process::kill, |_| {}).await;
     assert_eq!(killed.parameters_sha256, one.parameters_sha256);
 }
 
@@ -107,7 +104,10 @@ async fn a_worker_that_stood_still_and_comes_back_changes_no_bit() {
     let stage = stage(2).await;
     let undisturbed = train(&stage, 2, 7).await;
     // It goes on in the midst of the job, as a node that was declared down.
-    let struck =
-        train_and_strike(&stage, 2, |process| process.freeze(), |process| process.thaw()).await;
+    let back = |process: &Process| {
+        stage.let_go();
+        process.thaw();
+    };
+    let struck = train_and_strike(&stage, 2, Process::freeze, back).await;
     assert_eq!(struck.parameters_sha256, undisturbed.parameters_sha256);
 }

@@ -44,10 +44,9 @@ async fn three_nodes_call_spawn_and_watch_across_and_a_leave_is_seen_at_once() {
     let (gone, mut events) = (two.id(), seed.events());
     soon(two.leave()).await.unwrap();
     assert_eq!(soon(watch).await, Down::Stopped);
-    let left = event(&mut events, |event| {
-        matches!(event, ClusterEvent::Left(_) | ClusterEvent::Down(_) | ClusterEvent::Suspect(_))
-    })
-    .await;
+    let left =
+        event(&mut events, |event| matches!(event, ClusterEvent::Left(_) | ClusterEvent::Down(_)))
+            .await;
     assert!(matches!(&left, ClusterEvent::Left(member) if member.id == gone), "{left:?}");
     for node in [&seed, &one] {
         let state = async || node.members().iter().find(|m| m.id == gone).map(|m| m.state);

@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use footlight_runtime::{
     Actor, System,
-    env::{Env, WallClock},
+    env::{Env, WallClock, deadline_after},
     registry::{Registration, Types},
 };
 use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
@@ -331,7 +331,7 @@ async fn join(node: &Node, seeds: &[String], timeout: Duration) -> Result<(), Cl
     if seeds.is_empty() {
         return Ok(());
     }
-    let deadline = Instant::now() + timeout;
+    let deadline = deadline_after(timeout);
     let record = reach(node, seeds, timeout).await?;
     let member = MemberId::new(record.node, record.incarnation, record.addr);
     let _ = node.network().membership.send(Input::Join(member));
@@ -356,7 +356,7 @@ async fn reach(
     seeds: &[String],
     timeout: Duration,
 ) -> Result<NodeRecord, ClusterError> {
-    let deadline = Instant::now() + timeout;
+    let deadline = deadline_after(timeout);
     let mut troubles = vec![String::new(); seeds.len()];
     let mut retry = FIRST_RETRY;
     let mut told = false;

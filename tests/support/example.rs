@@ -104,8 +104,7 @@ impl Run {
     }
 
     pub(crate) fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        self::signal(self.child.id(), signal);
     }
 
     /// Waits for its end.
@@ -160,12 +159,18 @@ impl Run {
     }
 }
 
+/// Sends a signal to a process, if it is still there.
+pub(crate) fn signal(pid: u32, signal: &str) {
+    let mut kill = Command::new("kill");
+    kill.args([signal, &pid.to_string()]).stderr(Stdio::null()).status().unwrap();
+}
+
 impl Drop for Run {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
         for pid in self.processes() {
-            let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+            signal(pid, "-KILL");
         }
     }
 }

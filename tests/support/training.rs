@@ -99,7 +99,7 @@ impl Model for Tiny {
 /// it, and nobody else.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Order {
-    /// Print `holding` and compute for ever.
+    /// Print `holding` and compute until [`Stage::let_go`].
     Hold,
     /// Panic.
     Panic,
@@ -127,8 +127,8 @@ fn obey() {
     match Order::ALL.into_iter().find(|order| fs::remove_file(order.file(&dir)).is_ok()) {
         Some(Order::Hold) => {
             println!("\nholding");
-            loop {
-                std::thread::park();
+            while !dir.join("go").exists() {
+                std::thread::sleep(Duration::from_millis(5));
             }
         }
         Some(Order::Panic) => panic!("the model panics on purpose"),
@@ -265,6 +265,11 @@ impl Stage {
     /// Lays an order out for whichever model takes it first.
     pub(crate) fn order(&self, order: Order) {
         fs::write(order.file(&self.dir.path().join("orders")), "").unwrap();
+    }
+
+    /// Lets models go on that hold.
+    pub(crate) fn let_go(&self) {
+        fs::write(self.dir.path().join("orders").join("go"), "").unwrap();
     }
 
     pub(crate) fn has_order(&self, order: Order) -> bool {

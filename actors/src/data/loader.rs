@@ -5,7 +5,7 @@
 //! with their next question: they can pull a version only when it is everywhere.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     path::PathBuf,
     sync::Arc,
 };
@@ -96,6 +96,10 @@ pub struct DataLoader {
     orders: BTreeMap<u64, Arc<Vec<u32>>>,
     /// Workers for which there was no work yet.
     waiting: VecDeque<(u64, ReplyTo<<NextWork as Message>::Reply>)>,
+    /// The actor that the loader serves.
+    owner: ActorAddr,
+    /// The workers that are watched, by their actor.
+    watched: HashMap<ActorAddr, u64>,
     /// Workers that are gone: a question of theirs that comes late must not take a lease along.
     lost: BTreeSet<u64>,
 }
@@ -107,6 +111,9 @@ pub struct NextWork {
     pub worker: u64,
     /// How many steps the worker knows to be committed at every shard.
     pub committed: u64,
+    /// The actor that asks: the loader watches it, so that no lease is lost with a worker of which
+    /// its trainer knows nothing. `None` for one that somebody else watches.
+    pub from: Option<ActorAddr>,
 }
 
 impl Message for NextWork {
@@ -160,6 +167,8 @@ pub struct Description {
     pub steps_per_epoch: u32,
     /// Steps of the whole job.
     pub steps: u64,
+    /// Height and width of a sample.
+    pub sample: (u32, u32),
 }
 
 impl Actor for DataLoader {
@@ -183,12 +192,18 @@ impl Actor for DataLoader {
             leases,
             orders: BTreeMap::new(),
             waiting: VecDeque::new(),
+            owner,
+            watched: HashMap::new(),
             lost: BTreeSet::new(),
         })
     }
 
-    async fn down(&mut self, _: ActorAddr, _: Down, context: &Context<Self>) -> Result<()> {
-        context.stop();
+    async fn down(&mut self, actor: ActorAddr, _: Down, context: &Context<Self>) -> Result<()> {
+        if actor == self.owner {
+            context.stop();
+        } else if let Some(worker) = self.watched.remove(&actor) {
+            self.lose(worker);
+        }
         Ok(())
     }
 }
@@ -198,8 +213,13 @@ impl DeferredHandler<NextWork> for DataLoader {
         &mut self,
         ask: NextWork,
         reply: ReplyTo<<NextWork as Message>::Reply>,
-        _: &Context<Self>,
+        context: &Context<Self>,
     ) {
+        if let Some(from) = ask.from
+            && self.watched.insert(from, ask.worker).is_none()
+        {
+            context.watch_addr(from);
+        }
         if self.lost.contains(&ask.worker) {
             return reply.send(Err(format!("worker {} was given up", ask.worker)));
         }
@@ -218,11 +238,7 @@ impl DeferredHandler<NextWork> for DataLoader {
 
 impl Handler<WorkerLost> for DataLoader {
     async fn handle(&mut self, lost: WorkerLost, _: &Context<Self>) -> u32 {
-        self.lost.insert(lost.worker);
-        self.waiting.retain(|(worker, _)| *worker != lost.worker);
-        let returned = self.leases.worker_lost(&lost.worker);
-        self.serve();
-        returned as u32
+        self.lose(lost.worker)
     }
 }
 
@@ -232,11 +248,21 @@ impl Handler<Describe> for DataLoader {
             samples: self.batches.samples(),
             steps_per_epoch: self.batches.steps_per_epoch(),
             steps: self.leases.steps(),
+            sample: (self.data.rows() as u32, self.data.cols() as u32),
         }
     }
 }
 
 impl DataLoader {
+    /// A worker is gone; says how many slots it held.
+    fn lose(&mut self, lost: u64) -> u32 {
+        self.lost.insert(lost);
+        self.waiting.retain(|(worker, _)| *worker != lost);
+        let returned = self.leases.worker_lost(&lost);
+        self.serve();
+        returned as u32
+    }
+
     /// Gives those who wait what there is, in the order in which they asked.
     fn serve(&mut self) {
         while let Some((worker, reply)) = self.waiting.pop_front() {

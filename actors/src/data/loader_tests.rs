@@ -39,7 +39,7 @@ async fn loader() -> (ActorRef<DataLoader>, ActorRef<Owner>) {
 }
 
 fn ask(worker: u64, committed: u64) -> NextWork {
-    NextWork { worker, committed }
+    NextWork { worker, committed, from: None }
 }
 
 /// The step and slot that are leased, if any.
@@ -51,7 +51,8 @@ fn leased(answer: <NextWork as Message>::Reply) -> Option<(u64, u32)> {
 async fn each_sample_counts_once_an_epoch_in_another_order_for_the_next_one() {
     let (loader, _owner) = loader().await;
     let described = loader.call(Describe).await.unwrap();
-    assert_eq!(described, Description { samples: SAMPLES, steps_per_epoch: 3, steps: 6 });
+    let expected = Description { samples: SAMPLES, steps_per_epoch: 3, steps: 6, sample: (2, 2) };
+    assert_eq!(described, expected);
     let mut epochs: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
     let mut committed = 0;
     let mut works = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use footlight_cluster::Node;
 use footlight_runtime::{
     Error, Result, System,
     compute::{ComputeError, ComputeThread, Device},
@@ -11,7 +12,13 @@ use super::{AnyReplica, ModelError, ModelSpec, Models};
 
 /// A model on a compute thread. libtorch runs there and nowhere else; what awaits this blocks
 /// nobody.
-pub struct ReplicaThread(ComputeThread<Box<dyn AnyReplica>>);
+///
+/// The loss of a GPU sticks to the process: the node then [fails](Node::fail), so that what runs
+/// there is started elsewhere.
+pub struct ReplicaThread {
+    thread: ComputeThread<Box<dyn AnyReplica>>,
+    system: System,
+}
 
 impl ReplicaThread {
     /// Builds a model that this node knows, with parameters drawn from a seed.
@@ -33,7 +40,7 @@ impl ReplicaThread {
                 other => ComputeError::Torch(other.to_string()),
             })
         });
-        Ok(ReplicaThread(thread.await?))
+        Ok(ReplicaThread { thread: thread.await?, system: system.clone() })
     }
 
     /// Runs `work` with the replica.
@@ -45,18 +52,24 @@ impl ReplicaThread {
         &self,
         work: impl FnOnce(&mut dyn AnyReplica) -> std::result::Result<R, ModelError> + Send + 'static,
     ) -> Result<R> {
-        let outcome = self.0.run(move |replica| match work(replica.as_mut()) {
+        let outcome = self.thread.run(move |replica| match work(replica.as_mut()) {
             Ok(value) => Ok(Ok(value)),
             // As libtorch's own error, so that the loss of a device is recognised.
             Err(ModelError::Torch(text)) => Err(tch::TchError::Torch(text).into()),
             Err(other) => Ok(Err(other)),
         });
-        outcome.await?.map_err(Error::other)
+        let outcome = outcome.await;
+        if let Err(ComputeError::DeviceLost(why)) = &outcome
+            && let Some(node) = Node::of(&self.system)
+        {
+            node.fail(format!("a device was lost: {why}"));
+        }
+        outcome?.map_err(Error::other)
     }
 }
 
 impl std::fmt::Debug for ReplicaThread {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("ReplicaThread").field(&self.0.name()).finish()
+        f.debug_tuple("ReplicaThread").field(&self.thread.name()).finish()
     }
 }

@@ -39,6 +39,8 @@ pub(super) struct Crew {
     up: HashMap<ActorAddr, (String, u64)>,
     /// How often in a row each could not be started.
     failed_starts: HashMap<String, u32>,
+    /// Why one ended or could not be started, the last time.
+    last_failure: String,
 }
 
 type Starting<'a> = Pin<Box<dyn Future<Output = Result<Supervisor>> + Send + 'a>>;
@@ -61,6 +63,7 @@ impl Crew {
             loader: job.loader.clone(),
             up: HashMap::new(),
             failed_starts: HashMap::new(),
+            last_failure: String::new(),
         };
         (crew, Box::pin(Supervisor::start(system, supervision, workers, told)))
     }
@@ -84,21 +87,30 @@ impl Crew {
             }
             ChildEvent::Down { child, actor, down } => {
                 if let Some((_, worker)) = self.up.remove(&actor) {
-                    self.loader.call(WorkerLost { worker }).await?;
+                    // The loader watches its workers too; this only tells it sooner.
+                    if let Err(error) = self.loader.call(WorkerLost { worker }).await {
+                        tracing::warn!(%error, "the loader could not be told of a lost worker");
+                    }
                 }
                 let why = down.to_string();
+                self.last_failure = format!("{child} {why}");
                 log.tell(JobEvent::WorkerLost { worker: child, node: actor.node, why });
             }
             ChildEvent::StartFailed { child, why } => {
                 tracing::warn!(worker = child, why, "a worker could not be started");
+                self.last_failure = format!("{child} could not be started: {why}");
                 let tries = self.failed_starts.entry(child.clone()).or_insert(0);
                 *tries += 1;
                 if *tries >= START_TRIES {
                     return Err(Error::other(format!("{child} can't be started: {why}")));
                 }
             }
-            ChildEvent::GaveUp { why } => {
-                return Err(Error::other(format!("the workers can't be kept up: {why}")));
+            ChildEvent::GaveUp { .. } => {
+                let (last, within) = (&self.last_failure, RESTARTS_WITHIN.as_secs());
+                return Err(Error::other(format!(
+                    "the workers can't be kept up, they failed too often within {within} s; the \
+                     last one: {last}"
+                )));
             }
             _ => {}
         }

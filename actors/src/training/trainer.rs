@@ -191,9 +191,22 @@ async fn place(spec: JobSpec, node: &Node, context: &Context<Trainer>) -> Result
     let evaluator =
         ReplicaThread::build(system, "trainer", &spec.model, spec.seed, Device::Cpu).await?;
     let servers = spec.servers as usize;
-    let (layout, params) = evaluator
-        .run(move |replica| Ok((replica.layout(servers)?, replica.flat_parameters()?)))
+    let (layout, params, input) = evaluator
+        .run(move |replica| {
+            let input = replica.input_shape();
+            Ok((replica.layout(servers)?, replica.flat_parameters()?, input))
+        })
         .await?;
+    let fits = |part: &str, rows: usize, cols: usize| {
+        if input.iter().product::<usize>() == rows * cols {
+            return Ok(());
+        }
+        let model = &spec.model.name;
+        Err(Error::other(format!(
+            "the {part} samples are {rows}×{cols}, and the model `{model}` takes {input:?}"
+        )))
+    };
+    fits("test", test.rows(), test.cols())?;
 
     let members = node.members();
     let at = nodes_for(&members, spec.submitter, "loader", DataLoader::NAME)?;
@@ -208,6 +221,7 @@ async fn place(spec: JobSpec, node: &Node, context: &Context<Trainer>) -> Result
     let loader = node.spawn::<DataLoader>(loader_spec).on(Placement::AnyOf(at)).await?;
     context.watch(&loader);
     let data = loader.call(Describe).await?;
+    fits("training", data.sample.0 as usize, data.sample.1 as usize)?;
 
     let at = nodes_for(&members, spec.submitter, "server", ParameterServer::NAME)?;
     let mut shards = Vec::new();
@@ -241,7 +255,7 @@ async fn place(spec: JobSpec, node: &Node, context: &Context<Trainer>) -> Result
 
 impl Placed {
     async fn run(self, log: &Log, me: ActorAddr) -> Result<TrainingReport> {
-        let Description { steps, steps_per_epoch, samples } = self.data;
+        let Description { steps, steps_per_epoch, samples, .. } = self.data;
         log.tell(JobEvent::Started {
             steps,
             steps_per_epoch,

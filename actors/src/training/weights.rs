@@ -17,6 +17,9 @@ use crate::{
 /// How long a version may be waited for: another worker may have to be replaced before it comes.
 pub(crate) const VERSION_PATIENCE: std::time::Duration = std::time::Duration::from_secs(300);
 
+/// After a connection broke.
+const ASK_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// Where a job's parameters are.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Weights {
@@ -75,8 +78,12 @@ impl Weights {
         let shard = self.shard(chunk)?;
         loop {
             match shard.call_within(pull, VERSION_PATIENCE).await {
-                // The version may take its time; a shard that is lost gives another error.
+                // The version may take its time, and a connection may break: asking again does no
+                // harm, and a shard that is lost gives another error.
                 Err(error) if matches!(error.cause(), Cause::TimedOut(_)) => {}
+                Err(error) if matches!(error.cause(), Cause::Unreachable(_)) => {
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
                 answer => {
                     let chunk = answer?.map_err(Error::other)?;
                     return Ok((chunk.version, chunk.params));

@@ -62,7 +62,8 @@ impl Actor for Worker {
         let system = context.system();
         let replica = ReplicaThread::build(system, name, &spec.model, spec.seed, device).await?;
         context.watch_addr(spec.owner);
-        context.run(async move { Work { spec, replica, version: None }.run().await });
+        let me = context.me().addr();
+        context.run(async move { Work { spec, me, replica, version: None }.run().await });
         Ok(Worker { device })
     }
 
@@ -80,6 +81,7 @@ impl Handler<AskDevice> for Worker {
 
 struct Work {
     spec: WorkerSpec,
+    me: ActorAddr,
     replica: ReplicaThread,
     /// The version that the replica has, whole.
     version: Option<u64>,
@@ -109,7 +111,7 @@ impl Work {
     }
 
     async fn ask(&self, committed: u64) -> Result<Option<SlotWork>> {
-        let ask = NextWork { worker: self.spec.worker, committed };
+        let ask = NextWork { worker: self.spec.worker, committed, from: Some(self.me) };
         let answer = self.spec.loader.call_within(ask, VERSION_PATIENCE).await?;
         answer.map_err(Error::other)
     }

@@ -312,22 +312,42 @@ async fn a_child_that_waits_for_its_back_off_is_not_started_to_be_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_group_does_not_wait_for_the_back_off_of_a_child_that_it_stops() {
-    // While b waits for its back-off, c fails: one-for-all calls b's start off and begins anew.
+async fn a_start_that_waits_is_called_off_when_its_group_begins_anew() {
     let system = system().await;
     let (tell, mut events) = mpsc::unbounded_channel();
-    let wait = Duration::from_secs(1_000);
+    let wait = Duration::from_secs(5);
     let backoff = Backoff { first: wait, max: wait, jitter: 0.0, ..Backoff::default() };
-    let names = ["a", "b"].map(|name| child(&system, name, Restart::Permanent));
+    let children = ["a", "b"].map(|name| child(&system, name, Restart::Permanent));
+    let supervision = RestForOne::new().backoff(backoff);
+    let supervisor = Supervisor::start(&system, supervision, children.into(), tell).await.unwrap();
+    assert_eq!(some(&mut events).await, ["started a 0", "started b 0"]);
+    make_panic(&system, &supervisor, "b").await;
+    assert_eq!(next(&mut events).await, "down b panicked: on purpose");
+    make_panic(&system, &supervisor, "a").await;
+    assert_eq!(
+        some(&mut events).await,
+        ["down a panicked: on purpose", "started a 1", "started b 1"],
+        "b is started after a, and only once"
+    );
+    supervisor.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_supervisor_that_gives_up_waits_for_no_back_off() {
+    let system = system().await;
+    let (tell, mut events) = mpsc::unbounded_channel();
+    let wait = Duration::from_secs(4);
+    let backoff = Backoff { first: wait, max: wait, jitter: 0.0, ..Backoff::default() };
+    let children = ["a", "b"].map(|name| child(&system, name, Restart::Permanent));
     let limits = OneForOne::new().at_most(1, LONG).backoff(backoff);
-    let mut supervisor = Supervisor::start(&system, limits, names.into(), tell).await.unwrap();
+    let mut supervisor = Supervisor::start(&system, limits, children.into(), tell).await.unwrap();
     let _: [String; 2] = some(&mut events).await;
     make_panic(&system, &supervisor, "a").await;
     assert_eq!(next(&mut events).await, "down a panicked: on purpose");
     make_panic(&system, &supervisor, "b").await;
     assert_eq!(next(&mut events).await, "down b panicked: on purpose");
     assert!(next(&mut events).await.starts_with("gave up b: "));
-    tokio::time::timeout(Duration::from_secs(1), supervisor.ended()).await.expect("at once");
+    tokio::time::timeout(wait / 2, supervisor.ended()).await.expect("at once");
     assert!(events.recv().await.is_none(), "a was not started again");
 }
 

@@ -83,7 +83,7 @@ fn a_whole_run_trains_through_a_kill_reports_and_leaves_nothing() {
     assert_eq!((side(16), side(20)), (1280, 720));
 
     let text = outcome.stderr.join("\n");
-    assert!(text.contains("worker-1 is started again"), "{text}");
+    assert!(text.contains(" is started again, on node "), "{text}");
     assert!(text.contains("over HTTP, POST http://127.0.0.1:"), "{text}");
 }
 

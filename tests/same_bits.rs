@@ -8,7 +8,10 @@
 #[path = "support/training.rs"]
 mod training;
 
-use footlight::actors::training::{JobEvent, TrainingReport};
+use footlight::{
+    actors::training::{JobEvent, TrainingReport},
+    cluster::processes::Process,
+};
 use training::*;
 
 const STEPS: u64 = 3 * STEPS_PER_EPOCH;

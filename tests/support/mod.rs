@@ -19,6 +19,7 @@ use std::{
     env,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
+    pin::pin,
     time::Duration,
 };
 
@@ -212,8 +213,12 @@ pub(crate) fn play_node() {
             }
         };
         // The harness has begun a line.
-        println!("\nup {} {} {}", node.id(), node.incarnation().0, node.addr());
-        node.until_shutdown().await.unwrap();
+        let line = format!("\nup {} {} {}", node.id(), node.incarnation().0, node.addr());
+        let mut shutdown = pin!(node.until_shutdown());
+        // Signals are caught from the first poll on: a test may send one as soon as it reads this.
+        assert!(futures::poll!(&mut shutdown).is_pending());
+        println!("{line}");
+        shutdown.await.unwrap();
     });
     println!("left");
 }

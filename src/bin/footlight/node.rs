@@ -3,6 +3,8 @@
 use std::{
     io::{self, Write},
     net::SocketAddr,
+    pin::pin,
+    task::Poll,
     time::Duration,
 };
 
@@ -50,10 +52,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let up = node.members().iter().filter(|member| member.state == MemberState::Up).count();
     let line =
         format!("node {} up at {} (pid {}, {up} up)", node.id(), node.addr(), std::process::id());
+    let mut shutdown = pin!(node.until_shutdown());
+    // Signals are caught from the first poll on: whoever reads the line may send one at once.
+    if let Poll::Ready(outcome) = futures::poll!(&mut shutdown) {
+        return Ok(outcome?);
+    }
     // Whoever started the node may not read what it says: that ends no node.
     let _ = writeln!(io::stdout(), "{line}");
-    node.until_shutdown().await?;
-    Ok(())
+    Ok(shutdown.await?)
 }
 
 /// Answers over HTTP as long as the first of the pair lives. A node of this command has no models:

@@ -229,8 +229,11 @@ async fn main() -> ExitCode {
 async fn node(args: NodeArgs) -> Result<()> {
     exit_with_parent()?;
     let node = start(args).await?;
-    println!("node {} up at {}", node.id(), node.addr());
-    Ok(node.until_shutdown().await?)
+    let up = format!("node {} up at {}", node.id(), node.addr());
+    // Signals are caught before anybody is told.
+    let ended = node.until_shutdown();
+    println!("{up}");
+    Ok(ended.await?)
 }
 
 fn needs_seed(args: &NodeArgs) -> Result<()> {

@@ -248,20 +248,26 @@ impl Node {
 
     /// Runs until SIGINT (Ctrl-C) or SIGTERM, or until the node [fails](Self::fail); then leaves.
     ///
+    /// The signals are caught from this call on, before the future is first awaited: whoever tells
+    /// that the node is up can call this first.
+    ///
     /// # Errors
     /// Why the node failed, or that the signals can't be waited for.
-    pub async fn until_shutdown(self) -> Result<()> {
+    pub fn until_shutdown(self) -> impl Future<Output = Result<()>> + Send {
         use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut failed = self.0.failed.subscribe();
-        let failure = tokio::select! {
-            _ = terminate.recv() => None,
-            _ = interrupt.recv() => None,
-            failure = failed.wait_for(Option::is_some) => failure.ok().and_then(|why| why.clone()),
-        };
-        self.leave().await?;
-        failure.map_or(Ok(()), |why| Err(Error::other(why)))
+        let signals = signal(SignalKind::terminate())
+            .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
+        async move {
+            let (mut terminate, mut interrupt) = signals?;
+            let mut failed = self.0.failed.subscribe();
+            let failure = tokio::select! {
+                _ = terminate.recv() => None,
+                _ = interrupt.recv() => None,
+                why = failed.wait_for(Option::is_some) => why.ok().and_then(|why| why.clone()),
+            };
+            self.leave().await?;
+            failure.map_or(Ok(()), |why| Err(Error::other(why)))
+        }
     }
 
     /// Leaves the cluster: stops this node's actors (at most 5 s), says goodbye, ends. The others

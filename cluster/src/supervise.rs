@@ -45,7 +45,7 @@ impl SupervisorBuilder {
     }
 
     /// A child whose arguments and placement are made for each start; `describe` gets the number of
-    /// starts before this one.
+    /// attempts before this one.
     pub fn child_with<A: Actor>(
         mut self,
         name: impl Into<String>,

@@ -3,8 +3,6 @@
 use std::{
     io::{self, Write},
     net::SocketAddr,
-    pin::pin,
-    task::Poll,
     time::Duration,
 };
 
@@ -52,11 +50,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let up = node.members().iter().filter(|member| member.state == MemberState::Up).count();
     let line =
         format!("node {} up at {} (pid {}, {up} up)", node.id(), node.addr(), std::process::id());
-    let mut shutdown = pin!(node.until_shutdown());
-    // Signals are caught from the first poll on: whoever reads the line may send one at once.
-    if let Poll::Ready(outcome) = futures::poll!(&mut shutdown) {
-        return Ok(outcome?);
-    }
+    // Signals are caught from here on: whoever reads the line may send one at once.
+    let shutdown = node.until_shutdown();
     // Whoever started the node may not read what it says: that ends no node.
     let _ = writeln!(io::stdout(), "{line}");
     Ok(shutdown.await?)

@@ -1,0 +1,244 @@
+//! What a session receives: frames and tensors, put in order, handed to actors and to those who wait.
+
+use std::{
+    any::Any,
+    sync::{Arc, Weak},
+};
+
+use bytes::Bytes;
+use footlight_runtime::{
+    ActorId,
+    codec::{Encoded, IncomingStream, Parcel},
+    error::{Cause, Failure},
+    remote::{Incoming, ReplyPort},
+};
+use futures::StreamExt;
+use tokio::sync::mpsc;
+
+use super::{Purpose, Session, lane_of, lock};
+use crate::transport::{
+    flow,
+    frame::{Frame, Header, Payload},
+    inbox::Whole,
+};
+
+impl Session {
+    pub(super) fn arrived(self: &Arc<Self>, frame: Frame) {
+        // Delivered under the lock: that keeps the order when a tensor on another connection
+        // releases a frame at the same time. Delivery never waits.
+        let mut inbox = lock(&self.inbox);
+        // After the end nothing is delivered: the next session may have begun.
+        if !self.is_live() {
+            return;
+        }
+        // Counted now: a message may wait here for its tensors, and is unread all the same.
+        if let Header::Message { to, payload, .. } = &frame.header
+            && let Err(breach) = lock(&self.ledger).arrived(*to, payload.bytes())
+        {
+            drop(inbox);
+            return self.close(breach.to_string());
+        }
+        // Streams are known before their frame is delivered: it may wait for a large tensor while
+        // the first items are here already.
+        for &id in frame.header.payload().map_or(&[][..], |payload| &payload.streams) {
+            let (sender, receiver) = flow::channel();
+            self.incoming.insert(id, sender);
+            self.unclaimed.insert(id, receiver);
+        }
+        match inbox.frame(frame) {
+            Ok(ready) => ready.into_iter().for_each(|whole| self.dispatch(whole)),
+            Err(error) => {
+                drop(inbox);
+                self.close(error.to_string());
+            }
+        }
+    }
+
+    /// A large tensor arrived on the bulk connection.
+    pub(crate) fn segment(self: &Arc<Self>, id: u64, bytes: Bytes) {
+        let mut inbox = lock(&self.inbox);
+        if !self.is_live() {
+            return;
+        }
+        match inbox.segment(id, bytes) {
+            Ok(ready) => ready.into_iter().for_each(|whole| self.dispatch(whole)),
+            Err(error) => {
+                drop(inbox);
+                self.close(error.to_string());
+            }
+        }
+    }
+
+    pub(super) fn dispatch(self: &Arc<Self>, whole: Whole) {
+        let Whole { header, body, segments } = whole;
+        // A life that was declared over acts no more: neither its answers nor its orders count. Its
+        // messages are refused below, so that it learns why.
+        let heeded = matches!(
+            header,
+            Header::Message { .. } | Header::Packet(_) | Header::Leaving | Header::Credit { .. }
+        );
+        if !heeded && self.is_fenced() {
+            return;
+        }
+        match header {
+            Header::Message { to, incarnation, key, fence, call, payload } => {
+                let bytes = payload.bytes();
+                let parcel = self.parcel(body, segments, &payload);
+                let reply = call.map(|call| -> Box<dyn ReplyPort> {
+                    Box::new(WireReply { session: self.clone(), call, lane: lane_of(to) })
+                });
+                let credit: Box<dyn Any + Send> =
+                    Box::new(Credit { session: Arc::downgrade(self), actor: to, bytes });
+                let asks_only = self.purpose == Purpose::Observer
+                    && !self.host.upgrade().is_some_and(|host| host.may_observe(key));
+                let refusal = if asks_only {
+                    Some(Cause::Refused("a node that only observes may ask for status only".into()))
+                } else if incarnation != self.system.incarnation() {
+                    Some(Cause::NodeLost(self.system.node()))
+                } else if self.is_fenced() {
+                    Some(Cause::Refused(format!(
+                        "incarnation {} of node {} was declared down",
+                        self.peer.incarnation.0, self.peer.node
+                    )))
+                } else {
+                    None
+                };
+                if let Some(cause) = refusal {
+                    if let Some(reply) = reply {
+                        reply.answer(Err(Failure::not_sent(cause)));
+                    }
+                    return;
+                }
+                let from = self.peer.node;
+                self.system.deliver(Incoming { from, to, key, fence, parcel, reply, credit });
+            }
+            Header::Reply { call, payload } => {
+                let parcel = self.parcel(body, segments, &payload);
+                if let Some((_, answer)) = self.calls.remove(&call) {
+                    let _ = answer.send(Ok(parcel));
+                }
+            }
+            Header::Failed { call, failure } => {
+                if let Some((_, answer)) = self.calls.remove(&call) {
+                    let _ = answer.send(Err(failure));
+                }
+            }
+            Header::StreamItem { stream, payload } => {
+                let parcel = self.parcel(body, segments, &payload);
+                let sender = self.incoming.get(&stream).map(|sender| sender.clone());
+                if let Some(Err(mpsc::error::TrySendError::Full(_))) =
+                    sender.map(|sender| sender.try_send(flow::Event::Item(parcel)))
+                {
+                    self.close_soon("a stream ran ahead of its window".into());
+                }
+            }
+            Header::StreamEnd { stream, failure } => {
+                if let Some((_, sender)) = self.incoming.remove(&stream) {
+                    let _ = sender.try_send(flow::Event::End(failure));
+                }
+            }
+            Header::StreamCredit { stream, items } => {
+                if let Some(credits) = self.outgoing.get(&stream) {
+                    credits.give(items);
+                }
+            }
+            Header::StreamCancel { stream } => {
+                if let Some(credits) = self.outgoing.get(&stream) {
+                    credits.close();
+                }
+            }
+            Header::Credit { actor, messages, bytes } => {
+                if let Some(window) = self.windows.get(&actor) {
+                    window.give(messages, bytes);
+                }
+                // One that nobody uses and that is whole again is as good as a new one.
+                self.windows.remove_if(&actor, |_, window| {
+                    Arc::strong_count(window) == 1 && window.is_whole()
+                });
+            }
+            other => {
+                if let Some(host) = self.host.upgrade() {
+                    host.control(self, other);
+                }
+            }
+        }
+    }
+
+    /// Closes from within a delivery, where the inbox is locked.
+    pub(crate) fn close_soon(self: &Arc<Self>, reason: String) {
+        let session = self.clone();
+        self.control_thread.spawn(async move { session.close(reason) });
+    }
+
+    pub(super) fn parcel(
+        self: &Arc<Self>,
+        body: Bytes,
+        segments: Vec<Bytes>,
+        payload: &Payload,
+    ) -> Parcel {
+        let streams = payload
+            .streams
+            .iter()
+            .filter_map(|&id| {
+                let (_, events) = self.unclaimed.remove(&id)?;
+                let items: IncomingStream =
+                    flow::Items::new(Arc::downgrade(self), id, events).boxed();
+                Some(items)
+            })
+            .collect();
+        Parcel { body, segments, streams, system: self.system.clone(), from: self.peer.node }
+    }
+
+    /// Whether a message has announced a tensor.
+    pub(crate) fn expects(&self, id: u64, length: u64) -> bool {
+        lock(&self.inbox).expects(id, length)
+    }
+
+    pub(crate) fn forget_incoming(&self, stream: u64) {
+        self.incoming.remove(&stream);
+    }
+
+    pub(crate) fn forget_outgoing(&self, stream: u64) {
+        self.outgoing.remove(&stream);
+    }
+}
+
+/// Gives the sender its credit back when the actor takes the message.
+struct Credit {
+    session: Weak<Session>,
+    actor: ActorId,
+    bytes: u64,
+}
+
+impl Drop for Credit {
+    fn drop(&mut self) {
+        let Some(session) = self.session.upgrade() else { return };
+        let paid = lock(&session.ledger).taken(self.actor, self.bytes);
+        if let Some((messages, bytes)) = paid {
+            session.control(Header::Credit { actor: self.actor, messages, bytes });
+        }
+    }
+}
+
+struct WireReply {
+    session: Arc<Session>,
+    call: u64,
+    lane: usize,
+}
+
+impl ReplyPort for WireReply {
+    fn answer(self: Box<Self>, outcome: Result<Encoded, Failure>) {
+        let WireReply { session, call, lane } = *self;
+        let sent = match outcome {
+            Ok(value) => {
+                let sent = session
+                    .send_value(lane, false, value, |payload| Header::Reply { call, payload });
+                sent.map_err(|failure| Failure::may_have_run(failure.cause))
+            }
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = sent {
+            session.on_lane(lane, Header::Failed { call, failure });
+        }
+    }
+}

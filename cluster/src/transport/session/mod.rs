@@ -1,0 +1,317 @@
+//! One authenticated connection between two nodes, and all that is under way on it.
+//!
+//! A session ends with its connection, or when the peer breaches the protocol. Calls under way then
+//! fail as *may have run*; watches outlive it (the network lays them anew on the next session),
+//! since only membership declares a node lost.
+
+mod incoming;
+mod outgoing;
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, Weak,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize},
+};
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use footlight_runtime::{
+    ActorId, System,
+    error::{Cause, Failure},
+    remote::Answer,
+    tensor::BufferPool,
+};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
+
+use crate::transport::{
+    flow,
+    frame::{self, Header},
+    handshake::{NodeRecord, Purpose},
+    inbox::Inbox,
+    lane::{self, Queue, Reader},
+    window::{Ledger, Window},
+};
+
+/// Ordered lanes of each session: messages to one receiver keep to one lane.
+pub(crate) const LANES: usize = 4;
+
+/// Most bytes of answers and orders that wait for a peer to read.
+const MAX_BACKLOG: usize = 256 << 20;
+
+/// What a session needs of the node around it.
+pub(crate) trait Host: Send + Sync {
+    /// A frame about watches, ends and leaving: none of a session's own business.
+    fn control(&self, session: &Arc<Session>, header: Header);
+    /// The runtime on which large tensors are sent and received.
+    fn bulk_thread(&self) -> &Handle;
+    /// Dials the peer's bulk address and introduces the session.
+    fn bulk(
+        &self,
+        session: &Arc<Session>,
+    ) -> futures::future::BoxFuture<'static, Result<quinn::Connection, String>>;
+    /// Whether those who only ask may send the message of this name's hash.
+    fn may_observe(&self, key: u64) -> bool;
+    /// A membership datagram.
+    fn datagram(&self, session: &Arc<Session>, data: Bytes);
+}
+
+pub(crate) struct Session {
+    /// Names the session on both sides; drawn by the dialer.
+    pub(crate) id: u64,
+    pub(crate) peer: NodeRecord,
+    pub(crate) purpose: Purpose,
+    /// Whether this node dialed.
+    pub(crate) dialed: bool,
+    connection: quinn::Connection,
+    system: System,
+    host: Weak<dyn Host>,
+    /// The control thread's runtime: readers and writers run there.
+    control_thread: Handle,
+    control: Queue,
+    lanes: [Queue; LANES],
+    bulk: OnceLock<mpsc::UnboundedSender<(u64, Bytes)>>,
+    /// The connections of large tensors, out and in, for the count of bytes.
+    bulk_connections: Mutex<Vec<quinn::Connection>>,
+    next: AtomicU64,
+    /// Calls made.
+    asked: AtomicU64,
+    /// Bytes of frames without credit that are not written yet.
+    backlog: Arc<AtomicUsize>,
+    calls: DashMap<u64, Answer>,
+    windows: DashMap<ActorId, Arc<Window>>,
+    ledger: Mutex<Ledger>,
+    inbox: Mutex<Inbox>,
+    incoming: DashMap<u64, mpsc::Sender<flow::Event>>,
+    unclaimed: DashMap<u64, mpsc::Receiver<flow::Event>>,
+    outgoing: DashMap<u64, Arc<flow::Credits>>,
+    fenced: AtomicBool,
+    /// How many UDP packets had come when it was fenced.
+    received_at_fence: AtomicU64,
+    /// Why it ended, once it has.
+    end: watch::Sender<Option<String>>,
+}
+
+impl Session {
+    /// Starts a session on a connection whose handshake is done. `send` and `recv` are the
+    /// handshake's stream, the control lane from here on.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn start(
+        id: u64,
+        peer: NodeRecord,
+        purpose: Purpose,
+        dialed: bool,
+        connection: quinn::Connection,
+        (send, recv): (quinn::SendStream, quinn::RecvStream),
+        system: System,
+        host: Weak<dyn Host>,
+        control_thread: &Handle,
+    ) -> Arc<Self> {
+        let (control, control_queue) = mpsc::unbounded_channel();
+        let mut queues = Vec::with_capacity(LANES);
+        let lanes = std::array::from_fn(|_| {
+            let (lane, queue) = mpsc::unbounded_channel();
+            queues.push(queue);
+            lane
+        });
+        let session = Arc::new(Session {
+            id,
+            peer,
+            purpose,
+            dialed,
+            connection,
+            system,
+            host,
+            control_thread: control_thread.clone(),
+            control,
+            lanes,
+            bulk: OnceLock::new(),
+            bulk_connections: Mutex::default(),
+            next: AtomicU64::new(1),
+            asked: AtomicU64::new(1),
+            backlog: Arc::default(),
+            calls: DashMap::new(),
+            windows: DashMap::new(),
+            ledger: Mutex::default(),
+            inbox: Mutex::default(),
+            incoming: DashMap::new(),
+            unclaimed: DashMap::new(),
+            outgoing: DashMap::new(),
+            fenced: AtomicBool::new(false),
+            received_at_fence: AtomicU64::new(0),
+            end: watch::Sender::new(None),
+        });
+        let _ = send.set_priority(2);
+        // Writers hold the connection and not the session: the session holds their queues open.
+        let (connection, backlog) = (session.connection.clone(), session.backlog.clone());
+        control_thread.spawn(lane::write(control_queue, connection, send, backlog));
+        for queue in queues {
+            let (connection, backlog) = (session.connection.clone(), session.backlog.clone());
+            control_thread.spawn(async move {
+                if let Ok(stream) = connection.open_uni().await {
+                    let _ = stream.set_priority(1);
+                    lane::write(queue, connection, stream, backlog).await;
+                }
+            });
+        }
+        control_thread.spawn(session.clone().read(recv));
+        control_thread.spawn(session.clone().accept_lanes());
+        control_thread.spawn(session.clone().datagrams());
+        control_thread.spawn(session.clone().until_closed());
+        session
+    }
+
+    async fn accept_lanes(self: Arc<Self>) {
+        for _ in 0..LANES {
+            let Ok(stream) = self.connection.accept_uni().await else { return };
+            self.control_thread.spawn(self.clone().read(stream));
+        }
+        // A fifth lane is a breach.
+        if self.connection.accept_uni().await.is_ok() {
+            self.close("the peer opened more lanes than there are".into());
+        }
+    }
+
+    async fn datagrams(self: Arc<Self>) {
+        while let Ok(data) = self.connection.read_datagram().await {
+            if let Some(host) = self.host.upgrade() {
+                host.datagram(&self, data);
+            }
+        }
+    }
+
+    async fn until_closed(self: Arc<Self>) {
+        let reason = self.connection.closed().await;
+        self.finish(reason.to_string());
+    }
+
+    async fn read(self: Arc<Self>, stream: quinn::RecvStream) {
+        let mut reader = Reader::new(stream);
+        loop {
+            let frame = match reader.next().await {
+                Ok(Some(bytes)) => frame::open(bytes).map_err(lane::LaneError::Frame),
+                Ok(None) => return,
+                Err(error) => Err(error),
+            };
+            match frame {
+                Ok(frame) => self.arrived(frame),
+                // quinn hands out what it had received before the end.
+                _ if !self.is_live() => return,
+                // The connection's own end is told by `until_closed`.
+                Err(lane::LaneError::Read(_)) => return,
+                Err(error) => return self.close(error.to_string()),
+            }
+        }
+    }
+
+    /// Ends the session, telling the peer why.
+    pub(crate) fn close(&self, reason: String) {
+        let text = &reason.as_bytes()[..reason.len().min(200)];
+        self.connection.close(1u32.into(), text);
+        self.finish(reason);
+    }
+
+    fn finish(&self, reason: String) {
+        let first = self.end.send_if_modified(|end| {
+            let first = end.is_none();
+            end.get_or_insert_with(|| reason.clone());
+            first
+        });
+        if !first {
+            return;
+        }
+        let telemetry = self.system.telemetry();
+        let (sent, received) = self.wire_bytes();
+        telemetry.wire_bytes_sent.add(sent);
+        telemetry.wire_bytes_received.add(received);
+        self.fail_calls(&Failure::may_have_run(Cause::Unreachable(format!(
+            "the connection to node {} ended: {reason}",
+            self.peer.node
+        ))));
+        self.windows.iter().for_each(|window| window.close());
+        self.outgoing.iter().for_each(|credits| credits.close());
+        self.incoming.clear();
+        self.unclaimed.clear();
+        *lock(&self.inbox) = Inbox::default();
+    }
+
+    /// The peer's life is over: nobody waits for it any longer, though the connection may live on.
+    pub(crate) fn lose(&self) {
+        self.fence();
+        let lost = Failure::may_have_run(Cause::NodeLost(self.peer.node));
+        self.fail_calls(&lost);
+        self.windows.iter().for_each(|window| window.close());
+        self.outgoing.iter().for_each(|credits| credits.close());
+        for stream in &self.incoming {
+            // There is always room for the end.
+            let _ = stream.try_send(flow::Event::End(Some(lost.clone())));
+        }
+        self.incoming.clear();
+    }
+
+    /// Fails all calls under way.
+    fn fail_calls(&self, failure: &Failure) {
+        let calls: Vec<u64> = self.calls.iter().map(|call| *call.key()).collect();
+        for call in calls {
+            if let Some((_, answer)) = self.calls.remove(&call) {
+                let _ = answer.send(Err(failure.clone()));
+            }
+        }
+    }
+
+    /// Why it ended; `None` while it lives.
+    pub(crate) fn end(&self) -> Option<String> {
+        self.end.borrow().clone()
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.end.borrow().is_none()
+    }
+
+    /// Waits until the session has ended.
+    pub(crate) async fn ended(&self) {
+        let _ = self.end.subscribe().wait_for(Option::is_some).await;
+    }
+
+    /// Waits until the peer has closed the connection, having heard the goodbye.
+    pub(crate) async fn goodbye(&self) {
+        self.ended().await;
+    }
+
+    /// UDP bytes sent and received so far, those of large tensors included.
+    pub(crate) fn wire_bytes(&self) -> (u64, u64) {
+        let bulk = lock(&self.bulk_connections);
+        std::iter::once(&self.connection).chain(bulk.iter()).fold((0, 0), |sum, connection| {
+            let stats = connection.stats();
+            (sum.0 + stats.udp_tx.bytes, sum.1 + stats.udp_rx.bytes)
+        })
+    }
+
+    /// A connection for large tensors belongs to this session now.
+    pub(crate) fn adopt(&self, connection: quinn::Connection) {
+        lock(&self.bulk_connections).push(connection);
+    }
+
+    pub(crate) fn pool(&self) -> &BufferPool {
+        self.system.pool()
+    }
+}
+
+fn lane_of(actor: ActorId) -> usize {
+    (actor.0 % LANES as u64) as usize
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poison| poison.into_inner())
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("id", &self.id)
+            .field("peer", &self.peer.node)
+            .field("live", &self.is_live())
+            .finish_non_exhaustive()
+    }
+}

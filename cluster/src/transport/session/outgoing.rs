@@ -1,0 +1,253 @@
+//! What a session sends: messages within their windows, answers and orders, large tensors beside.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use bytes::Bytes;
+use footlight_runtime::{
+    ActorId,
+    codec::Encoded,
+    error::{Cause, Failure},
+    remote::{Answer, Outgoing},
+};
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{MAX_BACKLOG, Session, lane_of};
+use crate::transport::{
+    bulk, flow,
+    frame::{self, Header, Payload},
+    window::Window,
+};
+
+impl Session {
+    /// Sends a membership packet: as a datagram, which may be lost, or reliably.
+    pub(crate) fn send_packet(&self, data: Bytes, must_arrive: bool) {
+        let fits = self.connection.max_datagram_size().is_some_and(|most| data.len() <= most);
+        if must_arrive || !fits {
+            self.control(Header::Packet(data.into()));
+        } else {
+            let _ = self.connection.send_datagram(data);
+        }
+    }
+
+    /// The peer's life was declared over: neither side's messages are heeded any more, while
+    /// membership's packets still pass, so that the peer can learn it and come back.
+    pub(crate) fn fence(&self) {
+        if !self.fenced.swap(true, Ordering::AcqRel) {
+            let received = self.connection.stats().udp_rx.datagrams;
+            self.received_at_fence.store(received, Ordering::Release);
+        }
+    }
+
+    /// Whether nothing has come since the peer's life was declared over. Then a process that was
+    /// started again in its place can't be reached by this connection, though it seems to live.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.is_fenced()
+            && self.connection.stats().udp_rx.datagrams
+                == self.received_at_fence.load(Ordering::Acquire)
+    }
+
+    /// Sends a frame that needs no order with messages.
+    pub(crate) fn control(&self, header: Header) {
+        match frame::bare(&header) {
+            Ok(pieces) => {
+                let uncredited = self.uncredited(&pieces);
+                let _ = self.control.send((pieces, uncredited));
+            }
+            Err(error) => tracing::error!(%error, "a control frame could not be made"),
+        }
+    }
+
+    pub(crate) fn on_lane(&self, lane: usize, header: Header) {
+        match (frame::bare(&header), self.lanes.get(lane)) {
+            (Ok(pieces), Some(lane)) => {
+                let uncredited = self.uncredited(&pieces);
+                let _ = lane.send((pieces, uncredited));
+            }
+            (Err(error), _) => tracing::error!(%error, "a frame could not be made"),
+            (Ok(_), None) => {}
+        }
+    }
+
+    /// Counts a frame that needs no credit. A peer that asks and never reads must not make this
+    /// node's memory grow for ever.
+    pub(super) fn uncredited(&self, pieces: &frame::Pieces) -> usize {
+        let bytes = pieces.iter().map(Bytes::len).sum();
+        if self.backlog.fetch_add(bytes, Ordering::AcqRel) > MAX_BACKLOG {
+            let connection = self.connection.clone();
+            // `until_closed` does the rest.
+            connection.close(1u32.into(), b"the peer does not read what it asked for");
+        }
+        bytes
+    }
+
+    /// Sends a value: body and small tensors on the lane, large ones beside it, then the items of
+    /// its streams as they come.
+    pub(crate) fn send_value(
+        self: &Arc<Self>,
+        lane: usize,
+        credited: bool,
+        mut value: Encoded,
+        header: impl FnOnce(Payload) -> Header,
+    ) -> Result<(), Failure> {
+        let refused =
+            |error: frame::FrameError| Failure::not_sent(Cause::CannotEncode(error.to_string()));
+        let mut laid = frame::lay_out(&mut value, || self.number()).map_err(refused)?;
+        let streams: Vec<_> =
+            value.streams.into_iter().map(|items| (self.number(), items)).collect();
+        laid.payload.streams.extend(streams.iter().map(|(id, _)| *id));
+        let (pieces, large) = laid.seal(header).map_err(refused)?;
+        let Some(queue) = self.lanes.get(lane) else { return Ok(()) };
+        let mut pumps = Vec::with_capacity(streams.len());
+        for (id, items) in streams {
+            let credits = Arc::new(flow::Credits::new());
+            // Known before the frame is under way: the reader may answer at once.
+            self.outgoing.insert(id, credits.clone());
+            pumps.push((id, credits, items));
+        }
+        let uncredited = if credited { 0 } else { self.uncredited(&pieces) };
+        let gone = || Failure::not_sent(Cause::Unreachable("the connection ended".into()));
+        queue.send((pieces, uncredited)).map_err(|_| gone())?;
+        for (id, bytes) in large {
+            let _ = self.bulk().send((id, bytes));
+        }
+        for (id, credits, items) in pumps {
+            let pump = flow::pump(self.clone(), id, lane, credits, items);
+            self.system.env().spawner.spawn(pump);
+        }
+        Ok(())
+    }
+
+    /// The queue to the bulk connection, which is dialed when the first large tensor goes out.
+    pub(super) fn bulk(self: &Arc<Self>) -> &mpsc::UnboundedSender<(u64, Bytes)> {
+        self.bulk.get_or_init(|| {
+            let (sender, queue) = mpsc::unbounded_channel();
+            let session = self.clone();
+            let Some(host) = self.host.upgrade() else { return sender };
+            let thread = host.bulk_thread().clone();
+            thread.spawn(async move {
+                let dialed = host.bulk(&session).await;
+                drop(host);
+                let ended = match dialed {
+                    Ok(connection) => bulk::send(session.clone(), connection, queue)
+                        .await
+                        .map_err(|error| error.to_string()),
+                    Err(why) => Err(why),
+                };
+                if let Err(why) = ended {
+                    session.close(format!("the bulk connection failed: {why}"));
+                }
+            });
+            sender
+        })
+    }
+
+    /// Sends a message within its receiver's window.
+    pub(crate) async fn send(
+        self: &Arc<Self>,
+        message: Outgoing,
+        answer: Option<Answer>,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
+        self.check(&message)?;
+        let window = self.window(message.to.actor);
+        let bytes = message.value.len() as u64;
+        tokio::select! {
+            biased;
+            taken = window.take(bytes, deadline) => taken,
+            () = self.ended() => Err(self.unreachable()),
+        }
+        .map_err(|failure| if self.is_fenced() { self.lost() } else { failure })?;
+        self.put(message, answer).inspect_err(|_| window.give_back(bytes))
+    }
+
+    /// Sends a message if its receiver's window has room.
+    pub(crate) fn try_send(self: &Arc<Self>, message: Outgoing) -> Result<(), Failure> {
+        self.check(&message)?;
+        let window = self.window(message.to.actor);
+        let bytes = message.value.len() as u64;
+        window.try_take(bytes)?;
+        self.put(message, None).inspect_err(|_| window.give_back(bytes))
+    }
+
+    pub(super) fn put(
+        self: &Arc<Self>,
+        message: Outgoing,
+        answer: Option<Answer>,
+    ) -> Result<(), Failure> {
+        if !self.is_live() {
+            return Err(self.unreachable());
+        }
+        let Outgoing { to, key, fence, value, .. } = message;
+        let call = answer.map(|answer| {
+            let call = self.number();
+            if self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(1024) {
+                // Callers that gave up leave their place when the next ones come.
+                self.calls.retain(|_, answer| !answer.is_closed());
+            }
+            self.calls.insert(call, answer);
+            call
+        });
+        let sent = self.send_value(lane_of(to.actor), true, value, |payload| Header::Message {
+            to: to.actor,
+            incarnation: to.incarnation,
+            key,
+            fence,
+            call,
+            payload,
+        });
+        if let (Err(_), Some(call)) = (&sent, call) {
+            self.calls.remove(&call);
+        }
+        self.system.telemetry().messages_sent.add(1);
+        // It may have ended between the check and the insertion, after `fail_calls` had passed.
+        let over = match self.end() {
+            _ if self.is_fenced() => Some(self.lost().cause),
+            reason => reason.map(Cause::Unreachable),
+        };
+        if let Some(cause) = over
+            && let Some((_, answer)) = call.and_then(|call| self.calls.remove(&call))
+        {
+            let _ = answer.send(Err(Failure::may_have_run(cause)));
+        }
+        sent
+    }
+
+    pub(super) fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Acquire)
+    }
+
+    pub(super) fn lost(&self) -> Failure {
+        Failure::not_sent(Cause::NodeLost(self.peer.node))
+    }
+
+    pub(super) fn check(&self, message: &Outgoing) -> Result<(), Failure> {
+        let refused = |why: String| Err(Failure::not_sent(Cause::Refused(why)));
+        if message.to.incarnation != self.peer.incarnation || self.is_fenced() {
+            return Err(self.lost());
+        }
+        match self.peer.catalog.messages.get(&message.key) {
+            Some(known) if *known == message.fingerprint => Ok(()),
+            Some(_) => refused(format!(
+                "`{}` has another shape on node {}: run the same build on all nodes",
+                message.name, self.peer.node
+            )),
+            None => refused(format!(
+                "no actor type registered on node {} takes `{}`",
+                self.peer.node, message.name
+            )),
+        }
+    }
+
+    pub(super) fn window(&self, actor: ActorId) -> Arc<Window> {
+        self.windows.entry(actor).or_insert_with(|| Arc::new(Window::new())).clone()
+    }
+
+    pub(super) fn unreachable(&self) -> Failure {
+        let reason = self.end().unwrap_or_else(|| "the connection ended".into());
+        Failure::not_sent(Cause::Unreachable(reason))
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+}

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
-use footlight_runtime::ActorRef;
+use footlight_runtime::{ActorRef, System};
 use futures::poll;
 
 use super::*;
@@ -23,9 +23,12 @@ fn write_data(dir: &Path) {
 
 /// Batches of 4 in 2 slots: 3 steps an epoch, the last one of 2 samples; 2 epochs.
 async fn loader() -> (ActorRef<DataLoader>, ActorRef<Owner>) {
+    loader_on(&system().await).await
+}
+
+async fn loader_on(system: &System) -> (ActorRef<DataLoader>, ActorRef<Owner>) {
     let dir = tempfile::tempdir().unwrap();
     write_data(dir.path());
-    let system = system().await;
     let owner = system.spawn::<Owner>(()).await.unwrap();
     let spec = LoaderSpec {
         data: DataSpec::idx(dir.path()),
@@ -119,6 +122,23 @@ async fn a_late_question_of_a_lost_worker_takes_no_lease_along() {
     assert_eq!(refused, "worker 1 was given up");
     // Nor does what it said of commits count.
     assert_eq!(leased(loader.call(ask(2, 0)).await.unwrap()), Some((0, 0)));
+}
+
+#[tokio::test]
+async fn a_worker_that_ends_unnoticed_by_its_trainer_gives_its_leases_back() {
+    let system = system().await;
+    let (loader, _owner) = loader_on(&system).await;
+    let worker = system.spawn::<Owner>(()).await.unwrap();
+    for _ in 0..4 {
+        let ask = NextWork { from: Some(worker.addr()), ..ask(1, 0) };
+        loader.call(ask).await.unwrap().unwrap();
+    }
+    let mut waiting = Box::pin(loader.call(ask(2, 0)));
+    assert!(poll!(&mut waiting).is_pending());
+    worker.stop();
+    assert_eq!(leased(soon(waiting).await.unwrap()), Some((0, 0)));
+    assert!(loader.call(ask(1, 0)).await.unwrap().is_err(), "it was given up");
+    assert_eq!(loader.call(Describe).await.unwrap().steps, 6, "the loader itself goes on");
 }
 
 #[tokio::test]

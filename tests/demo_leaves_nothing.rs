@@ -4,10 +4,23 @@
 #[path = "support/example.rs"]
 mod example;
 
-use std::{collections::BTreeMap, fs, os::unix::process::ExitStatusExt, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::process::ExitStatusExt,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use example::*;
 use serde_json::Value;
+
+/// Each run keeps every core busy: of two at a time, a node might be too late to look alive.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A run on a data set of the test's own, with its report in `dir`.
 fn run(dir: &Path, more: &[&str]) -> Run {
@@ -20,6 +33,7 @@ fn run(dir: &Path, more: &[&str]) -> Run {
 /// Endless training, in the middle of which somebody strikes: after a worker was killed and before
 /// the cluster knows of it, when it has most on its hands.
 fn struck(strike: impl FnOnce(&Run)) -> (Outcome, Vec<String>) {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let mut run = run(dir.path(), &["--epochs", "10000"]);
     run.wait_for("SIGKILL to worker-1 (pid ");
@@ -37,6 +51,7 @@ fn left_in(dir: &Path) -> Vec<String> {
 
 #[test]
 fn a_whole_run_trains_through_a_kill_reports_and_leaves_nothing() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     // So long that the kill falls in the middle also where the steps are fast.
     let mut run = run(dir.path(), &["--epochs", "3", "--target", "0.8", "--json"]);
@@ -89,6 +104,7 @@ fn a_whole_run_trains_through_a_kill_reports_and_leaves_nothing() {
 
 #[test]
 fn a_missed_accuracy_is_an_error_and_leaves_a_report_and_nothing_else() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let mut run =
         run(dir.path(), &["--epochs", "1", "--limit", "400", "--no-kill", "--target", "1.0"]);

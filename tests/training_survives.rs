@@ -165,7 +165,7 @@ async fn who_follows_a_job_learns_that_its_trainer_has_ended() {
     assert_eq!(trainers.len(), 1);
     soon(job.close()).await;
     let error = soon(follower.wait()).await.unwrap_err().to_string();
-    assert_eq!(error, "the trainer ended before the job was done");
+    assert_eq!(error, "the trainer ended before the job was done: stopped");
     let error = RunningJob::attach(&stage.seed, "closed").await.unwrap_err().to_string();
     assert_eq!(error, "there is no job `closed` in this cluster; there are: none");
     stage.is_cleared().await;

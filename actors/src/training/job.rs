@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use footlight_cluster::{Node, Placement};
-use footlight_runtime::{ActorRef, Error, NodeId, Result, Streamed, compute::DeviceChoice};
+use footlight_runtime::{ActorRef, Error, NodeId, Result, Streamed, Watch, compute::DeviceChoice};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
@@ -165,8 +165,7 @@ impl TrainingJob {
         }
         spec.optimizer.validate().map_err(Error::other)?;
         let trainer = node.spawn::<Trainer>(spec).on(trainer).await?;
-        let events = trainer.call(FollowJob).await?;
-        Ok(RunningJob { trainer, events, node: node.clone() })
+        RunningJob::follow_at(node, trainer).await
     }
 }
 
@@ -257,10 +256,21 @@ pub struct TrainingReport {
 pub struct RunningJob {
     trainer: ActorRef<Trainer>,
     events: Streamed<JobEvent>,
+    /// The trainer's end.
+    end: Option<Watch>,
     node: Node,
 }
 
+/// When the events have ended, the news of the trainer's end is waited for so long.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+
 impl RunningJob {
+    async fn follow_at(node: &Node, trainer: ActorRef<Trainer>) -> Result<Self> {
+        let end = Some(node.watch(&trainer));
+        let events = trainer.call(FollowJob).await?;
+        Ok(RunningJob { trainer, events, end, node: node.clone() })
+    }
+
     /// Finds a job of this cluster by its name: one that runs, or is done and still holds its
     /// parameters.
     ///
@@ -271,8 +281,7 @@ impl RunningJob {
         for trainer in node.find::<Trainer>().await {
             let Ok(spec) = trainer.call(AskJob).await else { continue };
             if spec.name == name {
-                let events = trainer.call(FollowJob).await?;
-                return Ok(RunningJob { trainer, events, node: node.clone() });
+                return RunningJob::follow_at(node, trainer).await;
             }
             names.push(spec.name);
         }
@@ -317,7 +326,12 @@ impl RunningJob {
                 _ => {}
             }
         }
-        Err(Error::other("the trainer ended before the job was done"))
+        let end = self.end.take().map(|end| tokio::time::timeout(END_PATIENCE, end));
+        let why = match futures::future::OptionFuture::from(end).await {
+            Some(Ok(down)) => format!(": {down}"),
+            _ => String::new(),
+        };
+        Err(Error::other(format!("the trainer ended before the job was done{why}")))
     }
 
     /// Waits for the end with a progress bar on standard error.

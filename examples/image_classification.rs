@@ -187,9 +187,7 @@ impl JobArgs {
             .device(self.device)
             .batch(self.batch)
             .epochs(self.epochs())
-            .seed(self.seed)
-            // There it outlives the process that submits it.
-            .trainer_on(Placement::seed()))
+            .seed(self.seed))
     }
 }
 
@@ -204,7 +202,7 @@ async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| "error".into()),
+                .unwrap_or_else(|_| "error,openraft=off".into()),
         )
         .with_writer(std::io::stderr)
         .init();
@@ -244,7 +242,19 @@ fn needs_seed(args: &NodeArgs) -> Result<()> {
 async fn train(args: NodeArgs, job: JobArgs) -> Result<()> {
     needs_seed(&args)?;
     let node = start(args).await?;
-    let mut running = job.job()?.submit(&node).await?;
+    let name = job.dataset.name();
+    let mut running = match RunningJob::attach(&node, name).await {
+        Ok(there) if there.is_over().await? => {
+            eprintln!("A finished job `{name}` is replaced.");
+            there.close().await?;
+            job.job()?.submit(&node).await?
+        }
+        Ok(there) => {
+            eprintln!("A job `{name}` is under way: this is how it goes.");
+            there
+        }
+        Err(_) => job.job()?.submit(&node).await?,
+    };
     let report = running.wait_with_progress().await?;
     println!(
         "{}: test accuracy {:.2} % after {:.1} s; `serve` answers with it",
@@ -462,7 +472,7 @@ async fn whole_job(args: LocalArgs) -> Result<()> {
     let report =
         finish(&args, target, &cluster, &running, &trained, &killed, curves, devices).await?;
     answer(&args, &cluster, &running, &trained, &test).await?;
-    running.close().await;
+    running.close().await?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     }

@@ -51,7 +51,7 @@ pub use footlight_runtime as runtime;
 /// What a program usually needs.
 pub mod prelude {
     pub use footlight_cluster::{
-        ClusterEvent, Member, MemberState, Node, NodeArgs, NodeBuilder, Placement,
+        ClusterEvent, Events, Member, MemberState, Node, NodeArgs, NodeBuilder, Placement,
     };
     pub use footlight_runtime::{
         Actor, ActorRef, CallError, Cause, Context, DeferredHandler, Down, Error, Fate, Handler,

@@ -61,7 +61,7 @@ async fn served(stage: &Stage) -> (Gateway, ActorRef<Inference>, u64) {
     };
     let inference = soon(stage.seed.spawn::<Inference>(spec)).await.unwrap();
     // It has its weights: those of the job may go.
-    soon(job.close()).await;
+    soon(job.close()).await.unwrap();
     let models = [(Tiny::NAME.to_owned(), inference.clone())];
     let gateway = Gateway::serve("127.0.0.1:0".parse().unwrap(), models).await.unwrap();
     (gateway, inference, report.steps)

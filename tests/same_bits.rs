@@ -71,7 +71,7 @@ async fn train_and_strike(
     }))
     .await
     .unwrap();
-    job.close().await;
+    job.close().await.unwrap();
     let steps_at_loss = steps_at_loss.expect("the worker's loss is told");
     assert!(steps_at_loss < STEPS, "nothing was left to do after step {steps_at_loss}");
     assert_eq!((started_again, last_step), (1, STEPS));

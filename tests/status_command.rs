@@ -26,8 +26,12 @@ async fn start(processes: &Processes, state: &Path, args: &[&str]) -> (Process, 
 }
 
 fn status(state: &Path, node: &str, more: &[&str]) -> String {
+    footlight("status", state, node, more)
+}
+
+fn footlight(command: &str, state: &Path, node: &str, more: &[&str]) -> String {
     let output = Command::new(FOOTLIGHT)
-        .args(["status", "--node", node, "--state"])
+        .args([command, "--node", node, "--state"])
         .arg(state)
         .args(more)
         .output()
@@ -89,12 +93,63 @@ async fn any_node_tells_of_all_members_and_what_became_of_them() {
     }
     assert!(table.contains("3 up; as seen by node"), "{table}");
 
+    // Which actors run where: each node has its own ones, and any node tells of all.
+    let told = footlight("actors", state, &node_addr, &["--json"]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let nodes = told["nodes"].as_array().unwrap();
+    assert_eq!(nodes.len(), 3, "{told}");
+    for node in nodes {
+        let actors = node["actors"].as_array().unwrap();
+        assert!(actors.iter().any(|actor| actor["type"] == "cluster.node"), "{told}");
+    }
+    let table = footlight("actors", state, &addr, &["--type", "cluster.node"]);
+    assert!(table.contains("3 actors on 3 nodes"), "{table}");
+    let table = footlight("actors", state, &addr, &["--here", "--type", "cluster.node"]);
+    assert!(table.contains("1 actors on 1 nodes") && table.contains(&seed), "{table}");
+
     // One is asked to end, one is killed.
     node.terminate();
     assert!(node.wait(LONG).await.unwrap().success());
     other.kill();
     until("they are gone, each in its way", async || {
         members(&json(state, &addr)) == is(["up", "left", "down"])
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_drained_and_another_made_to_leave_from_the_command_line() {
+    let state = tempfile::tempdir().unwrap();
+    let (state, processes) = (state.path(), Processes::new());
+    let (_seed, seed, addr) = start(&processes, state, &["--listen", "127.0.0.1:0"]).await;
+    let (drained, id, _) = start(&processes, state, &["--seed", &addr]).await;
+    let (left, other_id, other) = start(&processes, state, &["--seed", &addr]).await;
+    until("all are known", async || members(&json(state, &addr)).len() == 3).await;
+
+    let drain = |node: &str| {
+        let command = Command::new(FOOTLIGHT)
+            .args(["drain", node, "--node", &addr, "--state"])
+            .arg(state)
+            .output();
+        let output = command.unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.success(), text)
+    };
+    let (done, told) = drain(&id);
+    assert!(done && told.contains(&format!("node {id} has left")), "{told}");
+    assert!(drained.wait(LONG).await.unwrap().success());
+    let (done, told) = drain(&id);
+    assert!(!done && told.contains("is gone already (left)"), "{told}");
+    let (done, told) = drain("nonsense");
+    assert!(!done && told.contains("`nonsense` is no node"), "{told}");
+
+    assert!(footlight("leave", state, &other, &[]).contains("leaves"));
+    assert!(left.wait(LONG).await.unwrap().success());
+    until("both have left", async || {
+        let mut expected = [(&seed, "up"), (&id, "left"), (&other_id, "left")]
+            .map(|(id, state)| (id.clone(), state.to_owned()));
+        expected.sort();
+        members(&json(state, &addr)) == expected
     })
     .await;
 }

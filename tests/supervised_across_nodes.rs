@@ -64,5 +64,5 @@ async fn the_child_of_a_killed_node_is_started_on_another() {
     // Stopping the supervisor stops the child over there.
     let last = supervisor.place("probe").unwrap();
     soon(supervisor.stop()).await;
-    assert_eq!(soon(seed.system().watch(last)).await, Down::NoSuchActor);
+    assert_eq!(soon(seed.system().watch(last)).await, Down::Stopped);
 }

@@ -10,6 +10,7 @@ use footlight::{
         parameters::optimizer::Sgd,
         training::{JobEvent, RunningJob, Trainer, TrainingJob},
     },
+    prelude::Placement,
     runtime::compute::DeviceChoice,
 };
 use training::*;
@@ -132,7 +133,9 @@ async fn a_training_that_diverges_ends_with_the_step_and_the_chunk() {
 async fn a_lost_shard_ends_the_job_and_is_named() {
     let stage =
         Stage::set(&["loader"], &[Part::Worker, Part::Worker, Part::Server, Part::Server]).await;
-    let mut job = soon(endless(stage.job("shard")).submit(&stage.seed)).await.unwrap();
+    let here = Placement::node(stage.seed.id());
+    let job = endless(stage.job("shard")).trainer_on(here);
+    let mut job = soon(job.submit(&stage.seed)).await.unwrap();
     let Some(JobEvent::Started { servers, .. }) = soon(job.next()).await.unwrap() else {
         panic!("the first event is the start")
     };
@@ -163,9 +166,9 @@ async fn who_follows_a_job_learns_that_its_trainer_has_ended() {
     let mut follower = soon(RunningJob::attach(&stage.seed, "closed")).await.unwrap();
     let trainers = stage.seed.find::<Trainer>().await;
     assert_eq!(trainers.len(), 1);
-    soon(job.close()).await;
+    soon(job.close()).await.unwrap();
     let error = soon(follower.wait()).await.unwrap_err().to_string();
-    assert_eq!(error, "the trainer ended before the job was done: stopped");
+    assert_eq!(error, "the job was closed, or its trainer ended, before it was done");
     let error = RunningJob::attach(&stage.seed, "closed").await.unwrap_err().to_string();
     assert_eq!(error, "there is no job `closed` in this cluster; there are: none");
     stage.is_cleared().await;

@@ -3,6 +3,7 @@
 //! * [`parameters`]: shards that sum gradients by slot and apply the optimiser.
 //! * [`data`]: data sets, their order, and who works on which part.
 //! * [`schedule`]: how the learning rate changes.
+//! * [`owner`]: how the parts of a job outlive the actor that holds it together.
 //! * [`report`]: what a user sees of a job.
 //!
 //! With the feature `torch`:
@@ -18,6 +19,7 @@ pub mod data;
 pub mod model;
 #[cfg(test)]
 mod on_one_node;
+pub mod owner;
 pub mod parameters;
 pub mod report;
 pub mod schedule;
@@ -29,6 +31,7 @@ pub mod training;
 use footlight_cluster::NodeBuilder;
 
 use data::loader::{DataLoader, Describe, NextWork, WorkerLost};
+use owner::{Adopt, Dismiss};
 use parameters::server::{FollowSteps, Initialise, ParameterServer, Pull, PushGradient};
 
 /// Registers the actors that need no model: what the plain `footlight` binary hosts.
@@ -40,9 +43,16 @@ pub fn stagehands(builder: NodeBuilder) -> NodeBuilder {
                 .handles::<PushGradient>()
                 .defers::<Pull>()
                 .handles::<FollowSteps>()
+                .handles::<Adopt>()
+                .handles::<Dismiss>()
         })
         .register::<DataLoader>(|loader| {
-            loader.defers::<NextWork>().handles::<WorkerLost>().handles::<Describe>()
+            loader
+                .defers::<NextWork>()
+                .handles::<WorkerLost>()
+                .handles::<Describe>()
+                .handles::<Adopt>()
+                .handles::<Dismiss>()
         })
 }
 
@@ -52,7 +62,7 @@ pub fn stagehands(builder: NodeBuilder) -> NodeBuilder {
 pub fn cast(models: model::Models) -> impl FnOnce(NodeBuilder) -> NodeBuilder {
     use serving::inference::{Inference, Predict};
     use training::{
-        trainer::{AskJob, AskWeights, FollowJob, Trainer},
+        trainer::{AskJob, AskOver, AskWeights, DismissParts, FollowJob, Trainer},
         worker::{AskDevice, Worker},
     };
     move |builder| {
@@ -60,7 +70,12 @@ pub fn cast(models: model::Models) -> impl FnOnce(NodeBuilder) -> NodeBuilder {
             .extension(std::sync::Arc::new(models))
             .register::<Worker>(|worker| worker.handles::<AskDevice>())
             .register::<Trainer>(|trainer| {
-                trainer.handles::<FollowJob>().handles::<AskJob>().handles::<AskWeights>()
+                trainer
+                    .handles::<FollowJob>()
+                    .handles::<AskJob>()
+                    .handles::<AskOver>()
+                    .handles::<AskWeights>()
+                    .handles::<DismissParts>()
             })
             .register::<Inference>(|inference| inference.handles::<Predict>())
     }

@@ -20,7 +20,7 @@ pub(crate) async fn soon<F: IntoFuture>(future: F) -> F::Output {
     tokio::time::timeout(LONG, future).await.expect("it took too long")
 }
 
-/// Whom the others serve: they end with it.
+/// Whom the others serve.
 pub(crate) struct Owner;
 
 impl Actor for Owner {

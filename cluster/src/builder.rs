@@ -1,38 +1,51 @@
 //! From options to a running node.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use footlight_runtime::{
-    Actor, System,
+    Actor, ActorRef, System,
     env::{Env, WallClock, deadline_after},
     registry::{Registration, Types},
 };
 use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     ClusterError, Node, NodeArgs,
-    args::DEFAULT_PORT,
+    args::{DEFAULT_PORT, Preset},
     control::ControlThread,
+    enroll::{
+        self,
+        entry::{Entered, Entry},
+        joiner::Asker,
+    },
+    leaving::DRAIN_TIMEOUT,
+    ledger::{Client, LedgerActor, LedgerSettings, Seat},
     membership::{MemberId, Settings, Swim},
+    names::{NameKeeper, Names},
     network::{
-        Network, dial,
-        membership_task::{self, Input},
+        Network, accept, membership_task, records,
+        seeds::{self, Progress, Seeds},
     },
     node_actor::{NODE_ACTOR, NodeActor},
+    record::{Load, Record},
+    resources::{Resources, detect},
     transport::{
         endpoint::{Endpoint, EndpointSettings, Purpose as Carries},
         handshake::{NodeRecord, PROTOCOL_VERSION, Purpose},
         socket::{NodeRuntime, Sockets, SystemSockets},
     },
-    trust::{NodeIdentity, Role, StateDir, tls},
+    trust::{CERTIFICATE_LIFE, TokenSource, TrustError, tls},
 };
 
-/// How long a node looks for a seed before it gives up.
-pub const JOIN_TIMEOUT: Duration = Duration::from_secs(15);
-
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LAST_RETRY: Duration = Duration::from_secs(1);
+/// How long a node that is [observed](NodeBuilder::observe) is waited for, unless told otherwise.
+pub const OBSERVE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Makes a [`Node`]: what it hosts, where it listens, whom it joins.
 pub struct NodeBuilder {
@@ -41,9 +54,12 @@ pub struct NodeBuilder {
     env: Option<Env>,
     sockets: Arc<dyn Sockets>,
     membership: Settings,
+    ledger: LedgerSettings,
     join_timeout: Duration,
+    drain_timeout: Duration,
     version: u16,
     http: Option<SocketAddr>,
+    resources: Option<Resources>,
     purpose: Purpose,
     extensions: Vec<Extension>,
 }
@@ -70,15 +86,20 @@ impl NodeBuilder {
     pub(crate) fn new(args: NodeArgs) -> Self {
         let mut types = Types::default();
         NodeActor::register(&mut types);
+        LedgerActor::register(&mut types);
+        NameKeeper::register(&mut types);
         NodeBuilder {
             args,
             types,
             env: None,
             sockets: Arc::new(SystemSockets::new()),
             membership: Settings::lan(),
-            join_timeout: JOIN_TIMEOUT,
+            ledger: LedgerSettings::lan(),
+            join_timeout: Duration::MAX,
+            drain_timeout: DRAIN_TIMEOUT,
             version: PROTOCOL_VERSION,
             http: None,
+            resources: None,
             purpose: Purpose::Member,
             extensions: Vec::new(),
         }
@@ -123,17 +144,35 @@ impl NodeBuilder {
         self
     }
 
-    /// How fast failures are noticed; the same on all nodes. Default: [`Settings::lan`].
+    /// How fast failures are noticed; the same on all nodes. Default: [`Settings::lan`]; the
+    /// option `--network` comes first.
     #[must_use]
     pub fn membership(mut self, settings: Settings) -> Self {
         self.membership = settings;
         self
     }
 
-    /// How long to look for a seed. Default: [`JOIN_TIMEOUT`].
+    /// How the ledger's voters work; the same on all nodes. Default: [`LedgerSettings::lan`].
+    #[must_use]
+    pub fn ledger(mut self, settings: LedgerSettings) -> Self {
+        self.ledger = settings;
+        self
+    }
+
+    /// How long [`start`](Self::start) looks for a seed before it fails. Default: for ever, so that
+    /// nodes may be started in any order; a node that waits says so as a warning in the log, after
+    /// three seconds and then less and less often.
     #[must_use]
     pub fn join_timeout(mut self, timeout: Duration) -> Self {
         self.join_timeout = timeout;
+        self
+    }
+
+    /// How long this node, once it is asked to [drain](Node::drain), has for what it has in hand.
+    /// Default: [`DRAIN_TIMEOUT`]; the option `--drain-timeout` comes first.
+    #[must_use]
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.drain_timeout = timeout;
         self
     }
 
@@ -141,6 +180,14 @@ impl NodeBuilder {
     #[must_use]
     pub fn http(mut self, addr: SocketAddr) -> Self {
         self.http = Some(addr);
+        self
+    }
+
+    /// What actors may reserve on this node. Default: as the options say, else what the process may
+    /// use of the machine.
+    #[must_use]
+    pub fn resources(mut self, resources: Resources) -> Self {
+        self.resources = Some(resources);
         self
     }
 
@@ -152,16 +199,18 @@ impl NodeBuilder {
         self
     }
 
-    /// Starts the node; with seeds, waits until one has taken it into its cluster.
+    /// Starts the node; with seeds, waits until one has taken it into its cluster. A node that is one
+    /// of its own seeds does not wait: all seeds may be started with the same list.
     ///
     /// # Errors
     /// What is wrong with the address, the port, the state directory or the seeds, each in one
     /// sentence that says what to do.
     pub async fn start(self) -> footlight_runtime::Result<Node> {
-        let join_timeout = self.join_timeout;
-        let seeds = self.args.seeds.clone();
-        let node = self.bring_up().await?;
-        if let Err(error) = join(&node, &seeds, join_timeout).await {
+        let timeout = self.join_timeout;
+        let mut seeds = Seeds::new(&self.args.seeds, self.sockets.clone())?;
+        seeds.look_up().await;
+        let node = self.bring_up(None, &seeds.addrs()).await?;
+        if let Err(error) = join(&node, seeds, timeout).await {
             node.halt().await;
             return Err(error.into());
         }
@@ -172,59 +221,69 @@ impl NodeBuilder {
     /// others and is not seen by them.
     ///
     /// # Errors
-    /// As [`start`](Self::start).
+    /// As [`start`](Self::start); nobody is waited for longer than [`OBSERVE_TIMEOUT`], unless
+    /// [`join_timeout`](Self::join_timeout) says otherwise.
     pub async fn observe(mut self, target: &str) -> footlight_runtime::Result<(Node, Observed)> {
         self.purpose = Purpose::Observer;
         self.args.listen = Some("127.0.0.1:0".to_owned());
-        let timeout = self.join_timeout;
-        let addrs = resolve(target).await?;
-        if addrs.iter().any(|addr| !addr.ip().is_loopback()) {
+        let timeout =
+            if self.join_timeout == Duration::MAX { OBSERVE_TIMEOUT } else { self.join_timeout };
+        self.join_timeout = timeout;
+        let deadline = deadline_after(timeout);
+        let mut seeds = Seeds::new(&[target.to_owned()], self.sockets.clone())?;
+        seeds.look_up().await;
+        if seeds.addrs().iter().any(|addr| !addr.ip().is_loopback()) {
             // A loopback socket reaches nobody else; this one takes no connections that matter.
             self.args.listen = Some("0.0.0.0:0".to_owned());
         }
-        let node = self.bring_up().await?;
-        match reach(&node, &[target.to_owned()], timeout).await {
-            Ok(record) => Ok((node, Observed(record))),
-            Err(error) => {
+        let node = self.bring_up(Some(target.to_owned()), &BTreeSet::new()).await?;
+        let reached = seeds.reach(node.network().clone(), timeout, deadline);
+        match node.control().spawn(reached).await {
+            Ok(Ok(session)) => Ok((node, Observed(session.peer.clone()))),
+            Ok(Err(error)) => {
                 node.halt().await;
-                Err(match error {
-                    ClusterError::NoSeed { waited, seeds } => {
-                        ClusterError::NoAnswer { waited, node: seeds }
-                    }
-                    other => other,
-                }
-                .into())
+                Err(error.into())
             }
+            Err(_) => Err(footlight_runtime::Error::other("the node ended meanwhile")),
         }
     }
 
-    async fn bring_up(self) -> footlight_runtime::Result<Node> {
+    /// Starts all that a node has; `target` is whom one that only asks is going to ask, `seeds` are
+    /// the addresses of its seeds, as far as they are known.
+    async fn bring_up(
+        self,
+        target: Option<String>,
+        seeds: &BTreeSet<SocketAddr>,
+    ) -> footlight_runtime::Result<Node> {
         let env = match self.env {
             Some(env) => env,
             None => Env::system().map_err(footlight_runtime::Error::other)?,
         };
-        let listen = listen_addr(&self.args, self.purpose).await?;
-        let clock = Arc::new(CertificateTime(env.wall_clock.clone()));
-        let now_micros = env.wall_clock.now_unix_micros();
-        let state = self.args.state.clone();
-        let (purpose, mut rng) = (self.purpose, env.seeds.stream("node id"));
-        let opened = tokio::task::spawn_blocking({
-            let clock = clock.clone();
-            move || -> Result<_, ClusterError> {
-                let state = StateDir::open(state.as_deref(), &*clock)?;
-                if purpose == Purpose::Member {
-                    state.allows_bind(&listen)?;
-                }
-                let identity = NodeIdentity::claim(&state, listen, now_micros, &mut rng)?;
-                let now = UnixTime::since_unix_epoch(Duration::from_micros(now_micros));
-                let credentials = state.authority().issue(identity.id, Role::Node, now)?;
-                Ok((identity, credentials))
-            }
-        });
-        let (identity, credentials) =
-            opened.await.map_err(|error| footlight_runtime::Error::other(error.to_string()))??;
-
+        let listen = listen_addr(&self.args, self.purpose, &*self.sockets).await?;
+        let resources = resources(&self.args, self.purpose, self.resources).await?;
+        let tls = tls::TlsSettings {
+            alpn: b"footlight".to_vec(),
+            provider: Arc::new(tls::crypto_provider()),
+            clock: Arc::new(CertificateTime(env.wall_clock.clone())),
+            revoked: Arc::default(),
+        };
+        let token = self.args.token.as_ref().map(TokenSource::read).transpose();
+        let entry = Entry {
+            listen,
+            state: self.args.state.clone(),
+            token: token.map_err(TrustError::from).map_err(ClusterError::from)?,
+            seeds: target.map_or_else(|| self.args.seeds.clone(), |target| vec![target]),
+            purpose: self.purpose,
+            patience: self.join_timeout,
+            life: self.args.certificate_life.unwrap_or(CERTIFICATE_LIFE),
+            words: self.args.roles.clone(),
+        };
         let control = ControlThread::start("footlight-control")?;
+        let entered =
+            entry.enter(&env, tls.clone(), self.sockets.clone(), self.version, control.handle());
+        let Entered { identity, keyring, ledger_dir } = entered.await?;
+        let (credentials, keyring) = (keyring.shown(), Arc::new(keyring));
+
         let bulk_thread = ControlThread::start("footlight-bulk")?;
         let bind = |listen: SocketAddr, purpose: Carries, thread: &ControlThread, name: &str| {
             let runtime = Arc::new(NodeRuntime::new(thread.handle().clone()));
@@ -233,11 +292,7 @@ impl NodeBuilder {
                 purpose,
                 seed: env.seeds.bytes(name),
                 credentials: &credentials,
-                tls: tls::TlsSettings {
-                    alpn: b"footlight".to_vec(),
-                    provider: Arc::new(tls::crypto_provider()),
-                    clock: clock.clone(),
-                },
+                tls: tls.clone(),
             };
             Endpoint::bind(settings, &*self.sockets, runtime)
                 .map_err(|error| ClusterError::Socket(error.to_string()))
@@ -252,16 +307,25 @@ impl NodeBuilder {
             extend(&system);
         }
         let addr = advertised(endpoint.local_addr());
-        let record = NodeRecord {
+        let record = Record {
             node: id,
             incarnation,
+            version: 1,
             addr,
             bulk_addr: advertised(bulk.local_addr()),
+            http: self.http,
             roles: self.args.roles.clone(),
             labels: self.args.labels(),
-            http: self.http,
-            catalog: system.catalog().clone(),
+            actors: system.catalog().actors.keys().cloned().collect(),
+            free: resources.clone(),
+            resources,
+            load: Load::default(),
+            leaving: false,
+            unreachable: Vec::new(),
+            groups: BTreeMap::new(),
+            ledger: None,
         };
+        record.check().map_err(footlight_runtime::Error::other)?;
         let (membership, inputs) = mpsc::unbounded_channel();
         let network = Network::new(
             system.clone(),
@@ -271,6 +335,7 @@ impl NodeBuilder {
             endpoint,
             bulk,
             identity,
+            keyring,
             control.handle().clone(),
             bulk_thread.handle().clone(),
             membership,
@@ -278,18 +343,48 @@ impl NodeBuilder {
         system.connect(network.clone());
         if self.purpose == Purpose::Member {
             let me = MemberId::new(id, incarnation, addr);
-            let swim = Swim::new(me, self.membership, &mut env.seeds.stream("membership"))
+            let membership = self.args.network.map_or(self.membership, Preset::settings);
+            let swim = Swim::new(me, membership, &mut env.seeds.stream("membership"))
                 .map_err(footlight_runtime::Error::other)?;
             control.handle().spawn(membership_task::run(Arc::downgrade(&network), swim, inputs));
+            control.handle().spawn(records::run(Arc::downgrade(&network)));
         }
         if self.purpose == Purpose::Member {
-            control.handle().spawn(dial::accept(network.clone()));
+            control.handle().spawn(accept::accept(network.clone()));
         } else {
-            control.handle().spawn(dial::refuse_all(network.clone()));
+            control.handle().spawn(accept::refuse_all(network.clone()));
         }
-        bulk_thread.handle().spawn(dial::accept_bulk(network.clone()));
+        bulk_thread.handle().spawn(accept::accept_bulk(network.clone()));
+        let ledger = Client::new(&network);
+        // A seed among seeds need not wait for the others: whoever is first is the cluster.
+        let is_own_seed = seeds.contains(&addr);
+        let mut seat = None;
+        if self.purpose == Purpose::Member {
+            let first = self.args.seeds.is_empty();
+            let place = Seat::new(&network, ledger.clone(), ledger_dir, self.ledger, first);
+            place.clone().begin(&system, control.handle()).await?;
+            seat = Some(place);
+            Names::begin(&network, ledger.clone()).await?;
+        }
+        let asker = Asker {
+            sockets: self.sockets,
+            tls,
+            version: self.version,
+            control: control.handle().clone(),
+        };
+        let given = self.args.drain_timeout.map(Duration::from_secs_f64);
+        let drain_timeout = given.unwrap_or(self.drain_timeout);
         let threads = [control, bulk_thread];
-        let node = Node::assemble(system, network, threads, self.args.seeds.is_empty());
+        let node = Node::assemble(system, network, ledger, seat, threads, drain_timeout);
+        if self.purpose == Purpose::Member {
+            enroll::upkeep::begin(&node, asker);
+        }
+        if is_own_seed || self.args.seeds.is_empty() {
+            node.set_seed(node.id());
+        }
+        if is_own_seed && let Some(seat) = node.seat() {
+            seat.is_one_of_the_first();
+        }
         node.system().spawn_well_known::<NodeActor>(NODE_ACTOR, ()).await?;
         Ok(node)
     }
@@ -299,22 +394,40 @@ impl NodeBuilder {
 #[derive(Clone, Debug)]
 pub struct Observed(pub(crate) NodeRecord);
 
-async fn resolve(address: &str) -> Result<Vec<SocketAddr>, ClusterError> {
-    let wrong = |why: String| ClusterError::Address { given: address.to_owned(), why };
-    let found = tokio::net::lookup_host(address).await.map_err(|error| wrong(error.to_string()))?;
-    let found: Vec<SocketAddr> = found.collect();
-    if found.is_empty() { Err(wrong("the name has no address".to_owned())) } else { Ok(found) }
+impl Observed {
+    /// The actor of the observed node that answers questions, as seen from the node that observes.
+    pub fn actor(&self, observer: &Node) -> ActorRef<NodeActor> {
+        NodeActor::of(self.0.node, self.0.incarnation, observer.system())
+    }
 }
 
-async fn listen_addr(args: &NodeArgs, purpose: Purpose) -> Result<SocketAddr, ClusterError> {
-    let port = if args.seeds.is_empty() && purpose == Purpose::Member { DEFAULT_PORT } else { 0 };
-    match &args.listen {
-        Some(listen) => resolve(listen).await?.first().copied().ok_or(ClusterError::Address {
-            given: listen.clone(),
-            why: "the name has no address".to_owned(),
-        }),
-        None => Ok(SocketAddr::from(([127, 0, 0, 1], port))),
+/// What actors may reserve here. One who only asks hosts nothing.
+async fn resources(
+    args: &NodeArgs,
+    purpose: Purpose,
+    given: Option<Resources>,
+) -> footlight_runtime::Result<Resources> {
+    match (purpose, given) {
+        (Purpose::Observer, _) => Ok(Resources::default()),
+        (Purpose::Member, Some(given)) => Ok(given),
+        (Purpose::Member, None) => {
+            let told = args.told();
+            let looked = tokio::task::spawn_blocking(move || detect(told)).await;
+            looked.map_err(|error| footlight_runtime::Error::other(error.to_string()))
+        }
     }
+}
+
+async fn listen_addr(
+    args: &NodeArgs,
+    purpose: Purpose,
+    sockets: &dyn Sockets,
+) -> Result<SocketAddr, ClusterError> {
+    let port = if args.seeds.is_empty() && purpose == Purpose::Member { DEFAULT_PORT } else { 0 };
+    let Some(listen) = &args.listen else { return Ok(SocketAddr::from(([127, 0, 0, 1], port))) };
+    let wrong = |why: String| ClusterError::Address { given: listen.clone(), why };
+    let found = sockets.look_up(listen).await.map_err(|error| wrong(error.to_string()))?;
+    found.first().copied().ok_or_else(|| wrong("the name has no address".to_owned()))
 }
 
 /// The address that others are told. A wildcard is no address to dial: this machine's name must
@@ -326,73 +439,32 @@ fn advertised(local: SocketAddr) -> SocketAddr {
     local
 }
 
-/// Joins the cluster of any of the seeds.
-async fn join(node: &Node, seeds: &[String], timeout: Duration) -> Result<(), ClusterError> {
-    if seeds.is_empty() {
+/// Calls the seeds from now on, and waits until one of them has taken this node into its cluster.
+async fn join(node: &Node, seeds: Seeds, timeout: Duration) -> Result<(), ClusterError> {
+    let deadline = deadline_after(timeout);
+    let network = node.network();
+    let (progress, watched) = watch::channel(Progress::default());
+    if !seeds.is_empty() {
+        node.control().spawn(seeds::keep(Arc::downgrade(network), seeds, progress));
+    }
+    if node.is_seed() {
         return Ok(());
     }
-    let deadline = deadline_after(timeout);
-    let record = reach(node, seeds, timeout).await?;
-    let member = MemberId::new(record.node, record.incarnation, record.addr);
-    let _ = node.network().membership.send(Input::Join(member));
-    node.set_seed(record.node);
-    let mut changes = node.network().view.changes();
-    while !node.network().view.others().iter().any(|member| member.is_up()) {
+    let mut changes = network.view.changes();
+    while !network.view.others().iter().any(|member| member.is_up()) {
         if !matches!(tokio::time::timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
-            let seeds = format!("{} took the connection but not this node", record.addr);
+            let Progress { troubles, through } = watched.borrow().clone();
+            let seeds = match through {
+                Some(node) => format!("node {node} took the connection but not this node"),
+                None => troubles,
+            };
             return Err(ClusterError::NoSeed { waited: timeout, seeds });
         }
+    }
+    if let Some(through) = watched.borrow().through {
+        node.set_seed(through);
     }
     Ok(())
-}
-
-fn has_port(address: &str) -> bool {
-    address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
-}
-
-/// Connects with the first of the seeds that answers, trying all again and again.
-async fn reach(
-    node: &Node,
-    seeds: &[String],
-    timeout: Duration,
-) -> Result<NodeRecord, ClusterError> {
-    let deadline = deadline_after(timeout);
-    let mut troubles = vec![String::new(); seeds.len()];
-    let mut retry = FIRST_RETRY;
-    let mut told = false;
-    loop {
-        for (seed, trouble) in seeds.iter().zip(&mut troubles) {
-            let addrs = match resolve(seed).await {
-                Ok(addrs) => addrs,
-                // What is no address will not become one; a name may be found later.
-                Err(error) if !has_port(seed) => return Err(error),
-                Err(error) => {
-                    *trouble = error.to_string();
-                    continue;
-                }
-            };
-            for addr in addrs {
-                let network = node.network().clone();
-                let dialed =
-                    node.control().spawn(async move { dial::dial(&network, addr, None).await });
-                let dialed = tokio::time::timeout_at(deadline, dialed).await;
-                *trouble = match dialed {
-                    Ok(Ok(Ok(session))) => return Ok(session.peer.clone()),
-                    Ok(Ok(Err(error))) => error.to_string(),
-                    Ok(Err(_)) | Err(_) => format!("{addr}: nobody answers"),
-                };
-            }
-        }
-        if Instant::now() + retry >= deadline {
-            let seeds = troubles.join("; ");
-            return Err(ClusterError::NoSeed { waited: timeout, seeds });
-        }
-        if !std::mem::replace(&mut told, true) {
-            tracing::info!(seeds = troubles.join("; "), "no seed answers yet; trying again");
-        }
-        tokio::time::sleep(retry).await;
-        retry = (retry * 2).min(LAST_RETRY);
-    }
 }
 
 impl fmt::Debug for NodeBuilder {

@@ -1,8 +1,8 @@
 //! What can go wrong with a node in a cluster.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
-use crate::trust::TrustError;
+use crate::{spawn::Refusal, trust::TrustError};
 
 /// A node could not be started, or could not do what was asked of it.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,23 @@ pub enum ClusterError {
         /// Each seed with the last error.
         seeds: String,
     },
+    /// A token without anybody to show it to.
+    #[error(
+        "a join token is of use only with a seed: name a node of the cluster, for example --seed \
+         HOST:7400"
+    )]
+    NoSeedToJoin,
+    /// The process is ending.
+    #[error("the process is ending")]
+    Ended,
+    /// A node of the cluster refused to let this one in.
+    #[error("{by} did not let this node in: {why}")]
+    NotLetIn {
+        /// Who refused.
+        by: SocketAddr,
+        /// Why, and what to do.
+        why: String,
+    },
     /// The node that was to be observed did not answer in time.
     #[error("no node answered within {waited:?}: {node}. Check that one runs there, and the port")]
     NoAnswer {
@@ -41,15 +58,37 @@ pub enum ClusterError {
         /// What is wrong with it.
         why: String,
     },
-    /// No node fits a placement.
-    #[error("no node for {actor}: asked for {asked}, there are {there}")]
+    /// No node takes an actor.
+    #[error("no node for {actor}: asked for {asked}; {there}")]
     NoNode {
         /// The actor type.
         actor: String,
-        /// The placement.
+        /// The placement, and what is to be reserved.
         asked: String,
-        /// The members, with what counts.
+        /// Each node, with what speaks against it.
         there: String,
+    },
+    /// No node that is up can host a type.
+    #[error(
+        "no node that is up hosts `{actor}`: add `.register::<…>()` to the builder of the nodes          that are to; hosted are {hosted}"
+    )]
+    NotHosted {
+        /// The actor type.
+        actor: String,
+        /// The types that are hosted by some node.
+        hosted: String,
+    },
+    /// A node refuses to start an actor, and no other is asked.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The ledger holds something else than a singleton under a singleton's key.
+    #[error(
+        "what the ledger keeps of a singleton can't be read ({why}): run the same release on all \
+         nodes"
+    )]
+    Singleton {
+        /// What is wrong with it.
+        why: String,
     },
     /// The node's control thread could not be started.
     #[error("the control thread could not be started: {0}")]

@@ -5,30 +5,54 @@
 //! * [`trust`]: the cluster's keys, certificates and the state directory.
 //! * [`transport`]: connections, frames, lanes, credits, large tensors.
 //! * [`membership`]: SWIM as a state machine.
+//! * [`enroll`]: joining by a token, renewal of certificates, revocation.
+//! * `gossip`: how each node's record of itself reaches all others.
 //! * `network`: all that a node knows of the others, and the runtime's way to them.
-//! * [`placement`], [`supervise`]: where actors start, and start again.
+//! * [`ledger`]: what must be exactly one in the cluster, agreed on by a few voters.
+//! * [`names`], [`singleton`]: what stands on it.
+//! * [`placement`], [`resources`], [`spawn`]: where actors start, and what is reserved for them.
+//! * [`supervise`]: what is started again.
 //! * [`processes`]: a local cluster of operating-system processes.
 //!
 //! This room knows no model and no parameter: it carries actors.
 
 mod args;
 mod builder;
+mod census;
 mod control;
+pub mod enroll;
 mod error;
+mod gossip;
+mod leaving;
+pub mod ledger;
 pub mod membership;
+pub mod names;
 mod network;
 mod node;
 mod node_actor;
 pub mod placement;
 pub mod processes;
+mod record;
+pub mod resources;
+pub mod singleton;
+pub mod spawn;
 pub mod supervise;
 pub mod transport;
 pub mod trust;
 
-pub use args::{DEFAULT_PORT, NodeArgs};
-pub use builder::{JOIN_TIMEOUT, NodeBuilder, Observed};
+pub use args::{DEFAULT_PORT, NodeArgs, Preset};
+pub use builder::{NodeBuilder, OBSERVE_TIMEOUT, Observed};
+pub use census::{ActorInfo, ActorsOf, AskActors};
 pub use error::ClusterError;
-pub use network::view::{ClusterEvent, Member, MemberState};
-pub use node::{Node, SpawnBuilder};
-pub use node_actor::{AskStatus, NodeActor, Status};
+pub use leaving::DRAIN_TIMEOUT;
+pub use ledger::{LedgerId, LedgerView};
+pub use network::{
+    events::{ClusterEvent, Events},
+    view::{Member, MemberState},
+};
+pub use node::Node;
+pub use node_actor::{AskStatus, Drain, Draining, NodeActor, Status};
 pub use placement::Placement;
+pub use record::Load;
+pub use resources::{Gpu, Granted, Needs, Resources};
+pub use spawn::SpawnBuilder;

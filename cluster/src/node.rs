@@ -2,45 +2,33 @@
 
 use std::{
     fmt,
-    future::{Future, IntoFuture},
     net::SocketAddr,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, OnceLock, Weak, atomic::Ordering},
     time::Duration,
 };
 
 use footlight_runtime::{
-    Actor, ActorRef, Error, NodeId, Result, System, Watch, codec::Opaque, env::deadline_after,
-    id::Incarnation, message::fingerprint_of, telemetry::Counts,
+    Actor, ActorRef, Error, NodeId, Result, System, Watch, env::deadline_after, id::Incarnation,
+    telemetry::Counts,
 };
-use tokio::{
-    runtime::Handle,
-    sync::{broadcast, oneshot, watch},
-    time::Instant,
-};
+use rand::RngExt;
+use rand_chacha::ChaCha12Rng;
+use tokio::{runtime::Handle, sync::watch};
 
 use crate::{
-    ClusterError, NodeArgs, NodeBuilder, Placement,
-    builder::Observed,
+    NodeArgs, NodeBuilder,
     control::ControlThread,
-    network::{
-        Network,
-        membership_task::Input,
-        view::{ClusterEvent, Member, MemberState},
-    },
-    node_actor::{AskStatus, FindActors, NodeActor, Spawn, Status},
-    placement,
-    transport::{frame::Header, handshake::Purpose},
+    leaving::Departure,
+    ledger::{Client, Ledger, Seat},
+    network::{Network, events::Events, view::Member},
+    node_actor::{AskStatus, FindActors, NodeActor, Status},
+    placement, singleton,
+    spawn::{Host, Tally},
+    transport::handshake::Purpose,
 };
 
-/// Starting an actor on another node may take so long (a model may have to be loaded).
-const SPAWN_TIMEOUT: Duration = Duration::from_secs(120);
 /// A node has so long to tell which actors it has.
 const FIND_TIMEOUT: Duration = Duration::from_secs(3);
-/// Actors have so long to stop when the node leaves.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-/// The goodbyes have so long to arrive.
-const GOODBYE: Duration = Duration::from_millis(500);
 
 /// A node of a cluster. Cheap to clone; the node lives until [`leave`](Node::leave), or until its
 /// last clone is dropped, which looks to the others like a crash.
@@ -50,12 +38,20 @@ pub struct Node(Arc<Inner>);
 struct Inner {
     system: System,
     network: Arc<Network>,
+    ledger: Arc<Client>,
+    /// Its place among the ledger's voters; one who only asks has none.
+    seat: Option<Arc<Seat>>,
+    /// Its part of the cluster's singletons; one who only asks has none.
+    singletons: Option<singleton::Manager>,
+    /// What it does for those who start actors on it.
+    host: Arc<Host>,
+    /// What was placed from here.
+    tally: Arc<Tally>,
+    requests: Mutex<ChaCha12Rng>,
     threads: Mutex<Option<[ControlThread; 2]>>,
     control_handle: Handle,
-    is_seed: bool,
     seed: OnceLock<NodeId>,
-    /// Why the node can't go on, once it can't.
-    failed: watch::Sender<Option<String>>,
+    departure: Departure,
 }
 
 /// How an actor finds the node it runs on, without keeping it alive.
@@ -74,17 +70,28 @@ impl Node {
     pub(crate) fn assemble(
         system: System,
         network: Arc<Network>,
+        ledger: Arc<Client>,
+        seat: Option<Arc<Seat>>,
         threads: [ControlThread; 2],
-        is_seed: bool,
+        drain_timeout: Duration,
     ) -> Self {
+        let control = threads[0].handle().clone();
+        let singletons = seat.is_some().then(|| {
+            singleton::Manager::start(system.clone(), Ledger::new(ledger.clone()), &control)
+        });
         let inner = Arc::new(Inner {
-            control_handle: threads[0].handle().clone(),
+            control_handle: control,
             threads: Mutex::new(Some(threads)),
+            ledger,
+            seat,
+            singletons,
+            host: Arc::new(Host::new(&network)),
+            tally: Arc::default(),
+            requests: Mutex::new(system.env().seeds.stream("spawn requests")),
             system,
             network,
-            is_seed,
             seed: OnceLock::new(),
-            failed: watch::Sender::new(None),
+            departure: Departure::new(drain_timeout),
         });
         inner.system.extend(Arc::new(Found(Arc::downgrade(&inner))));
         Node(inner)
@@ -109,12 +116,12 @@ impl Node {
 
     /// Where it takes connections.
     pub fn addr(&self) -> SocketAddr {
-        self.0.network.record().addr
+        self.0.network.greeting().addr
     }
 
-    /// Whether it was started without a seed to join.
+    /// Whether it was started without a seed to join, or is one of its own seeds.
     pub fn is_seed(&self) -> bool {
-        self.0.is_seed
+        self.0.seed.get() == Some(&self.id())
     }
 
     /// The node through which this one joined; on a seed, itself.
@@ -131,12 +138,57 @@ impl Node {
         &self.0.system
     }
 
+    pub(crate) fn seat(&self) -> Option<&Arc<Seat>> {
+        self.0.seat.as_ref()
+    }
+
     pub(crate) fn network(&self) -> &Arc<Network> {
         &self.0.network
     }
 
     pub(crate) fn control(&self) -> &Handle {
         &self.0.control_handle
+    }
+
+    pub(crate) fn singleton_manager(&self) -> Option<&singleton::Manager> {
+        self.0.singletons.as_ref()
+    }
+
+    pub(crate) fn departure(&self) -> &Departure {
+        &self.0.departure
+    }
+
+    pub(crate) fn take_threads(&self) -> impl Iterator<Item = ControlThread> + use<> {
+        lock(&self.0.threads).take().into_iter().flatten()
+    }
+
+    pub(crate) fn host(&self) -> &Arc<Host> {
+        &self.0.host
+    }
+
+    pub(crate) fn tally(&self) -> &Arc<Tally> {
+        &self.0.tally
+    }
+
+    /// A number that nobody can guess.
+    pub(crate) fn secret_number(&self) -> u128 {
+        lock(&self.0.requests).random()
+    }
+
+    /// The cluster's ledger: leases, and the few keys that all nodes must agree on.
+    pub fn ledger(&self) -> Ledger {
+        Ledger::new(self.0.ledger.clone())
+    }
+
+    /// A number that this node gives only once. Those of two nodes, or of two lives of one, begin at
+    /// random, so that they hardly meet.
+    pub fn unique_number(&self) -> u64 {
+        self.0.network.number()
+    }
+
+    /// Told after each change of what this node knows of the members.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.0.network.view.changes()
     }
 
     /// Its counters.
@@ -149,15 +201,15 @@ impl Node {
     pub fn members(&self) -> Vec<Member> {
         let mut members = Vec::new();
         if self.0.network.purpose == Purpose::Member {
-            members.push(Member::of(&self.0.network.record(), MemberState::Up));
+            members.push(Member::own(&self.0.network.own()));
         }
         members.extend(self.0.network.view.others());
         members
     }
 
     /// Changes in the cluster from now on. A listener that is 1,024 events behind misses some, and
-    /// is told how many.
-    pub fn events(&self) -> broadcast::Receiver<ClusterEvent> {
+    /// is told how many ([`ClusterEvent::Missed`](crate::ClusterEvent::Missed)).
+    pub fn events(&self) -> Events {
         self.0.network.view.subscribe()
     }
 
@@ -184,11 +236,6 @@ impl Node {
                 )));
             }
         }
-    }
-
-    /// Starts an actor: on this node, or where [`on`](SpawnBuilder::on) says. Await the result.
-    pub fn spawn<A: Actor>(&self, args: A::Args) -> SpawnBuilder<'_, A> {
-        SpawnBuilder { node: self, args, placement: Placement::Here }
     }
 
     /// Learns of the end of an actor, wherever it is. The same as [`ActorRef::watch`].
@@ -222,100 +269,6 @@ impl Node {
         let found = futures::future::join_all(asked).await.into_iter().flatten();
         found.map(|addr| ActorRef::at(addr, system)).collect()
     }
-
-    /// Asks an [observed](NodeBuilder::observe) node how it and its cluster are.
-    ///
-    /// # Errors
-    /// If it does not answer.
-    pub async fn status_of_observed(&self, observed: &Observed) -> Result<Status> {
-        let record = &observed.0;
-        // Observed nodes are reached by the connection that was made for it.
-        let asked = NodeActor::of(record.node, record.incarnation, &self.0.system);
-        Ok(asked.call_within(AskStatus, Duration::from_secs(5)).await?)
-    }
-
-    /// Says that this node can't go on, a GPU that this process has lost for good, say: its actors
-    /// are needed elsewhere. [`until_shutdown`](Self::until_shutdown) then leaves with an error.
-    pub fn fail(&self, why: impl Into<String>) {
-        let why = why.into();
-        tracing::error!(why, "this node can't go on");
-        self.0.failed.send_if_modified(|failed| {
-            let first = failed.is_none();
-            failed.get_or_insert(why);
-            first
-        });
-    }
-
-    /// Runs until SIGINT (Ctrl-C) or SIGTERM, or until the node [fails](Self::fail); then leaves.
-    ///
-    /// The signals are caught from this call on, before the future is first awaited: whoever tells
-    /// that the node is up can call this first.
-    ///
-    /// # Errors
-    /// Why the node failed, or that the signals can't be waited for.
-    pub fn until_shutdown(self) -> impl Future<Output = Result<()>> + Send {
-        use tokio::signal::unix::{SignalKind, signal};
-        let signals = signal(SignalKind::terminate())
-            .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
-        async move {
-            let (mut terminate, mut interrupt) = signals?;
-            let mut failed = self.0.failed.subscribe();
-            let failure = tokio::select! {
-                _ = terminate.recv() => None,
-                _ = interrupt.recv() => None,
-                why = failed.wait_for(Option::is_some) => why.ok().and_then(|why| why.clone()),
-            };
-            self.leave().await?;
-            failure.map_or(Ok(()), |why| Err(Error::other(why)))
-        }
-    }
-
-    /// Leaves the cluster: stops this node's actors (at most 5 s), says goodbye, ends. The others
-    /// see it as left at once.
-    ///
-    /// # Errors
-    /// None today; a later way of leaving may have some.
-    pub async fn leave(self) -> Result<()> {
-        self.0.system.shutdown(STOP_TIMEOUT).await;
-        let network = &self.0.network;
-        network.leaving.store(true, Ordering::Release);
-        for peer in network.peers() {
-            if let Some(session) = peer.session() {
-                session.control(Header::Leaving);
-            }
-        }
-        let (done, said) = oneshot::channel();
-        if network.membership.send(Input::Leave(done)).is_ok() {
-            let _ = tokio::time::timeout(GOODBYE, said).await;
-        }
-        // What was written last must be acknowledged before the connections close.
-        let deadline = Instant::now() + GOODBYE;
-        for peer in network.peers() {
-            if let Some(session) = peer.session() {
-                let _ = tokio::time::timeout_at(deadline, session.goodbye()).await;
-            }
-        }
-        self.halt().await;
-        Ok(())
-    }
-
-    /// Ends the node without a goodbye.
-    pub(crate) async fn halt(&self) {
-        let network = &self.0.network;
-        network.leaving.store(true, Ordering::Release);
-        network.close_sessions("the node has ended");
-        network.endpoint.quinn().close(0u32.into(), b"the node has ended");
-        network.bulk.quinn().close(0u32.into(), b"the node has ended");
-        let idle = network.endpoint.quinn().wait_idle();
-        let _ = tokio::time::timeout(GOODBYE, idle).await;
-        let soon = Instant::now() + Duration::from_millis(200);
-        let _ = self.0.system.env().spawner.close_and_wait(soon).await;
-        let threads = lock(&self.0.threads).take();
-        for thread in threads.into_iter().flatten() {
-            thread.stop().await;
-        }
-        self.0.system.disconnect();
-    }
 }
 
 impl Drop for Inner {
@@ -335,62 +288,5 @@ impl Drop for Inner {
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Node").field("id", &self.id()).field("addr", &self.addr()).finish()
-    }
-}
-
-/// An actor that is about to be started; await it.
-#[must_use = "nothing is started until this is awaited"]
-pub struct SpawnBuilder<'a, A: Actor> {
-    node: &'a Node,
-    args: A::Args,
-    placement: Placement,
-}
-
-impl<A: Actor> fmt::Debug for SpawnBuilder<'_, A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SpawnBuilder")
-            .field("actor", &A::NAME)
-            .field("placement", &self.placement)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<'a, A: Actor> SpawnBuilder<'a, A> {
-    /// Where to start it. Default: on this node.
-    pub fn on(mut self, placement: Placement) -> Self {
-        self.placement = placement;
-        self
-    }
-}
-
-impl<'a, A: Actor> IntoFuture for SpawnBuilder<'a, A> {
-    type Output = Result<ActorRef<A>>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            let SpawnBuilder { node, args, placement } = self;
-            let members = node.members();
-            let system = node.system();
-            let chosen = placement.choose(node.id(), Some(node.seed()), &members, A::NAME);
-            let member = chosen.and_then(|id| members.iter().find(|member| member.id == id));
-            let Some(member) = member else {
-                let there = placement::describe(&members);
-                let (actor, asked) = (A::NAME.to_owned(), placement.to_string());
-                return Err(ClusterError::NoNode { actor, asked, there }.into());
-            };
-            if member.id == node.id() {
-                return system.spawn::<A>(args).await;
-            }
-            let spawn = Spawn {
-                actor: A::NAME.to_owned(),
-                args_shape: fingerprint_of::<A::Args>(system),
-                args: Opaque::of(&args)?,
-            };
-            let there = NodeActor::of(member.id, member.incarnation, system);
-            let started = there.call_within(spawn, SPAWN_TIMEOUT).await?;
-            let addr = started.map_err(|why| Error::Start { actor: A::NAME.to_owned(), why })?;
-            Ok(ActorRef::at(addr, system))
-        })
     }
 }

@@ -1,13 +1,22 @@
 //! The actor that each node has for the others: it starts actors and tells how the node is.
 
+use std::time::Duration;
+
 use footlight_runtime::{
     Actor, ActorAddr, ActorId, ActorRef, Context, DeferredHandler, Handler, Message, NodeId,
-    ReplyTo, Result, System, codec::Opaque, id::Incarnation, message::Fingerprint, registry::Types,
-    telemetry::Counts,
+    ReplyTo, Result, System, id::Incarnation, registry::Types, telemetry::Counts,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Node, network::view::Member};
+use crate::{
+    Node,
+    census::AskActors,
+    enroll::{CreateToken, ListTokens, RevokeNode, RevokeToken},
+    ledger::LedgerStatus,
+    network::links::Link,
+    network::view::Member,
+    spawn::{Abandon, Refusal, Spawn},
+};
 
 /// Every node's own actor has this number.
 pub(crate) const NODE_ACTOR: ActorId = ActorId(1);
@@ -16,22 +25,6 @@ pub(crate) const NODE_ACTOR: ActorId = ActorId(1);
 #[derive(Debug)]
 pub struct NodeActor;
 
-/// Start an actor on the node that receives this.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Spawn {
-    /// The registered name of the type.
-    pub actor: String,
-    /// The shape of its arguments, as the sender knows it.
-    pub args_shape: Fingerprint,
-    /// Its arguments.
-    pub args: Opaque,
-}
-
-impl Message for Spawn {
-    type Reply = std::result::Result<ActorAddr, String>;
-    const NAME: &'static str = "cluster.spawn";
-}
-
 /// Tell how the node and, as far as it knows, the cluster is.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct AskStatus;
@@ -39,6 +32,27 @@ pub struct AskStatus;
 impl Message for AskStatus {
     type Reply = Status;
     const NAME: &'static str = "cluster.status";
+}
+
+/// Drain and leave: see [`Node::drain_node`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Drain {
+    /// How long to wait for what the node has in hand; none leaves it to the node.
+    pub within: Option<Duration>,
+}
+
+impl Message for Drain {
+    type Reply = Draining;
+    const NAME: &'static str = "cluster.drain";
+}
+
+/// A node has begun to drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    /// It leaves after this long at the latest.
+    pub within: Duration,
+    /// How many messages its actors have in hand: waiting, handled, or taken and not answered.
+    pub in_hand: u64,
 }
 
 /// Tell which actors of a type run on the node.
@@ -63,8 +77,15 @@ pub struct Status {
     pub pid: u32,
     /// The members as it sees them, itself first.
     pub members: Vec<Member>,
+    /// The ledger, if the node knows of one.
+    pub ledger: Option<LedgerStatus>,
+    /// How many messages its actors have in hand: waiting, handled, or taken and not answered.
+    pub in_hand: u64,
     /// Its actors, as (type, count).
     pub actors: Vec<(String, u64)>,
+    /// Asynchronous tasks that live on its control threads and on the runtime of its actors, which
+    /// may be shared with others.
+    pub tasks: u64,
     /// Its counters.
     pub counts: Counts,
 }
@@ -72,7 +93,17 @@ pub struct Status {
 impl NodeActor {
     pub(crate) fn register(types: &mut Types) {
         types.register::<NodeActor>(|node| {
-            node.defers::<Spawn>().handles::<AskStatus>().handles::<FindActors>()
+            node.defers::<Spawn>()
+                .handles::<Abandon>()
+                .handles::<Link>()
+                .handles::<AskStatus>()
+                .handles::<Drain>()
+                .handles::<FindActors>()
+                .defers::<AskActors>()
+                .defers::<CreateToken>()
+                .defers::<ListTokens>()
+                .defers::<RevokeToken>()
+                .defers::<RevokeNode>()
         });
     }
 
@@ -92,29 +123,48 @@ impl Actor for NodeActor {
 }
 
 impl DeferredHandler<Spawn> for NodeActor {
-    /// Starting may take its time (loading a model, say): others can be started meanwhile.
     async fn handle(
         &mut self,
         spawn: Spawn,
         reply: ReplyTo<<Spawn as Message>::Reply>,
         context: &Context<Self>,
     ) {
-        let system = context.system().clone();
-        context.system().env().spawner.spawn(async move {
-            let known = system.catalog().actors.get(&spawn.actor).copied();
-            reply.send(match known {
-                Some(shape) if shape != spawn.args_shape => Err(format!(
-                    "the arguments of `{}` have another shape on node {}: run the same build on \
-                     all nodes",
-                    spawn.actor,
-                    system.node()
-                )),
-                _ => system
-                    .spawn_by_name(&spawn.actor, spawn.args)
-                    .await
-                    .map_err(|error| error.to_string()),
-            });
-        });
+        let system = context.system();
+        match Node::of(system) {
+            Some(node) => node.host().spawn(system, spawn, reply),
+            None => reply.send(Err(Refusal::Leaving)),
+        }
+    }
+}
+
+impl Handler<Abandon> for NodeActor {
+    async fn handle(&mut self, abandon: Abandon, context: &Context<Self>) {
+        if let Some(node) = Node::of(context.system()) {
+            node.host().abandon(context.system(), abandon.request);
+        }
+    }
+}
+
+impl Handler<Link> for NodeActor {
+    async fn handle(&mut self, link: Link, context: &Context<Self>) -> <Link as Message>::Reply {
+        let (system, actor) = (context.system(), link.actor.actor);
+        if link.linked {
+            return system.hold_half_link(actor, link.with);
+        }
+        system.drop_half_link(actor, link.with);
+        Ok(())
+    }
+}
+
+impl Handler<Drain> for NodeActor {
+    async fn handle(&mut self, drain: Drain, context: &Context<Self>) -> Draining {
+        let (system, mut within) = (context.system(), Duration::ZERO);
+        // Without a node it is ending already.
+        if let Some(node) = Node::of(system) {
+            within = drain.within.unwrap_or(node.drain_timeout());
+            node.begin_departure(within);
+        }
+        Draining { within, in_hand: system.in_hand() as u64 }
     }
 }
 
@@ -126,11 +176,15 @@ impl Handler<AskStatus> for NodeActor {
             node: system.node(),
             pid: std::process::id(),
             members: cluster.as_ref().map(Node::members).unwrap_or_default(),
+            in_hand: system.in_hand() as u64,
+            ledger: cluster.as_ref().and_then(|cluster| cluster.ledger().status()),
             actors: system
                 .census()
                 .into_iter()
                 .map(|(name, count)| (name.to_owned(), count as u64))
                 .collect(),
+            tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks() as u64
+                + cluster.as_ref().map_or(0, |cluster| cluster.network().tasks()),
             counts: cluster.map_or_else(Default::default, |cluster| cluster.counts()),
         }
     }

@@ -53,8 +53,8 @@ impl SupervisorBuilder {
         describe: impl Fn(u32) -> (A::Args, Placement) + Send + Sync + 'static,
     ) -> Self {
         let node = self.node.clone();
-        self.children.push(ChildSpec::new(name, restart, move |starts| {
-            let (args, placement) = describe(starts);
+        self.children.push(ChildSpec::new(name, restart, move |attempt| {
+            let (args, placement) = describe(attempt.number);
             let node = node.clone();
             async move { Ok(node.spawn::<A>(args).on(placement).await?.addr()) }
         }));

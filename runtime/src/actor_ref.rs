@@ -11,6 +11,7 @@ use crate::{
     codec::{self, scope},
     env::deadline_after,
     error::{Cause, Failure},
+    fence,
     id::{ActorAddr, Fence},
     mailbox::{Envelope, Mailbox, Typed},
     message::name_hash,
@@ -54,10 +55,16 @@ impl<A: Actor> ActorRef<A> {
     }
 
     /// The same actor, addressed under a lease: receivers that have seen a later generation of the
-    /// lease refuse what is sent through this reference.
+    /// lease refuse what is sent through this reference. An actor that was started under a lease
+    /// needs none: see [`fence`].
     pub fn fenced(mut self, lease: &str, generation: u64) -> Self {
         self.fence = Some(Fence { lease: name_hash(lease), generation });
         self
+    }
+
+    /// The right under which a message goes out: that of the reference, else that of the sender.
+    fn fence(&self) -> Option<Fence> {
+        self.fence.or_else(fence::held)
     }
 
     /// Sends a message and waits for the answer, at most [`CALL_TIMEOUT`].
@@ -110,8 +117,10 @@ impl<A: Actor> ActorRef<A> {
         };
         self.system.receives(self.addr)?;
         let (sender, answer) = oneshot::channel();
-        let message = Box::new(Typed { message, reply: ReplyTo::local(sender), how: PhantomData });
-        mailbox.put(Envelope::Local { message, fence: self.fence, permit });
+        let (fence, in_hand) = (self.fence(), mailbox.in_hand());
+        let reply = ReplyTo::local(sender, in_hand.clone());
+        let message = Box::new(Typed { message, reply, how: PhantomData });
+        mailbox.put(Envelope::Local { message, fence, permit, in_hand });
         match tokio::time::timeout_at(deadline, answer).await {
             Ok(Ok(outcome)) => outcome,
             // `ReplyTo` always answers; a lost sender can only be an actor torn down.
@@ -199,7 +208,8 @@ impl<A: Actor> ActorRef<A> {
     {
         self.system.receives(self.addr)?;
         let message = Box::new(Typed { message, reply: ReplyTo::nobody(), how: PhantomData });
-        mailbox.put(Envelope::Local { message, fence: self.fence, permit });
+        let (fence, in_hand) = (self.fence(), mailbox.in_hand());
+        mailbox.put(Envelope::Local { message, fence, permit, in_hand });
         Ok(())
     }
 
@@ -233,7 +243,7 @@ impl<A: Actor> ActorRef<A> {
             name: M::NAME,
             key: name_hash(M::NAME),
             fingerprint: self.system.fingerprint::<M>(),
-            fence: self.fence,
+            fence: self.fence(),
             value,
         })
     }

@@ -8,9 +8,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Context,
     actor::Actor,
+    claim::Claim,
     entry::Entry,
     env::Spawner,
     error::{Cause, Error, Failure},
+    fence,
     id::{ActorId, Fence, Incarnation},
     mailbox::{Envelope, Mailbox},
     registry::Handlers,
@@ -34,6 +36,9 @@ pub(crate) struct Birth<A: Actor> {
     /// The life of the node in which the actor was asked for.
     pub(crate) incarnation: Incarnation,
     pub(crate) args: A::Args,
+    /// The lease under which it acts.
+    pub(crate) fence: Option<Fence>,
+    pub(crate) claim: Option<Arc<dyn Claim>>,
     pub(crate) system: System,
 }
 
@@ -56,6 +61,8 @@ pub(crate) struct Running<A: Actor> {
     actor: A,
     context: Context<A>,
     handlers: Option<Arc<Handlers<A>>>,
+    /// The lease under which it acts.
+    fence: Option<Fence>,
     /// The greatest generation seen of each lease.
     fences: HashMap<u64, u64>,
 }
@@ -78,22 +85,25 @@ impl<A: Actor> ractor::Actor for Cell<A> {
         myself: ractor::ActorRef<Envelope<A>>,
         birth: Birth<A>,
     ) -> Result<Living<A>, ActorProcessingErr> {
-        let Birth { id, incarnation, args, system } = birth;
-        let mailbox = Arc::new(Mailbox::new(myself.clone()));
+        let Birth { id, incarnation, args, fence, claim, system } = birth;
+        let mailbox = Arc::new(Mailbox::new(myself.clone(), system.work_of(id)));
         let tasks = CancellationToken::new();
         // Known before it starts, so that `start` can hand out references to itself.
-        system.enter(id, Entry::new(mailbox.clone(), tasks.clone()), myself.get_id());
+        let entry = Entry::new(mailbox.clone(), tasks.clone(), claim.clone());
+        system.enter(id, entry, myself.get_id());
         let unregister = Unregister { system: &system, id, armed: true };
         // A new life kills the actors that it finds; one that enters later finds the new life.
         if system.is_of_past_life(id, incarnation) {
             return Err(GaveUp(BEGAN_ANEW.to_owned()).into());
         }
-        let context = Context::new(id, mailbox, tasks, system.clone());
-        let actor = A::start(args, &context).await.map_err(|error| GaveUp(error.to_string()))?;
+        let context = Context::new(id, mailbox, tasks, claim, system.clone());
+        let actor = fence::under(fence, A::start(args, &context))
+            .await
+            .map_err(|error| GaveUp(error.to_string()))?;
         unregister.disarm();
         let handlers = system.handlers::<A>();
         let spawner = system.env().spawner.clone();
-        let running = Running { actor, context, handlers, fences: HashMap::new() };
+        let running = Running { actor, context, handlers, fence, fences: HashMap::new() };
         Ok(Living { running: Some(running), spawner })
     }
 
@@ -104,29 +114,7 @@ impl<A: Actor> ractor::Actor for Cell<A> {
         living: &mut Living<A>,
     ) -> Result<(), ActorProcessingErr> {
         let Some(running) = &mut living.running else { return Ok(()) };
-        match envelope {
-            Envelope::Local { message, fence, permit } => {
-                drop(permit);
-                match running.pass(fence) {
-                    Ok(()) => message.deliver(&mut running.actor, &running.context).await,
-                    Err(failure) => message.refuse(failure),
-                }
-                running.context.system().telemetry().messages_handled.add(1);
-            }
-            Envelope::Wire(queued) => {
-                if let Some(incoming) = queued.take() {
-                    running.wire(incoming).await;
-                    running.context.system().telemetry().messages_handled.add(1);
-                }
-            }
-            Envelope::Down(who, down) => running
-                .actor
-                .down(who, down, &running.context)
-                .await
-                .map_err(|error| GaveUp(error.to_string()))?,
-            Envelope::Fail(why) => return Err(GaveUp(why).into()),
-        }
-        Ok(())
+        fence::under(running.fence, running.handle(envelope)).await
     }
 
     async fn post_stop(
@@ -136,12 +124,44 @@ impl<A: Actor> ractor::Actor for Cell<A> {
     ) -> Result<(), ActorProcessingErr> {
         let Some(running) = &mut living.running else { return Ok(()) };
         running.context.cancel_tasks();
-        running.actor.stopped(&running.context).await;
+        fence::under(running.fence, running.actor.stopped(&running.context)).await;
         Ok(())
     }
 }
 
 impl<A: Actor> Running<A> {
+    async fn handle(&mut self, envelope: Envelope<A>) -> Result<(), ActorProcessingErr> {
+        match envelope {
+            Envelope::Local { message, fence, permit, in_hand: _in_hand } => {
+                drop(permit);
+                match self.pass(fence) {
+                    Ok(()) => message.deliver(&mut self.actor, &self.context).await,
+                    Err(failure) => message.refuse(failure),
+                }
+                self.context.system().telemetry().messages_handled.add(1);
+            }
+            Envelope::Wire(queued, _in_hand) => {
+                if let Some(incoming) = queued.take() {
+                    self.wire(incoming).await;
+                    self.context.system().telemetry().messages_handled.add(1);
+                }
+            }
+            Envelope::Down(who, down) => self
+                .actor
+                .down(who, down, &self.context)
+                .await
+                .map_err(|error| GaveUp(error.to_string()))?,
+            // It may have been unlinked meanwhile.
+            Envelope::LinkDown(who, down) => {
+                if self.context.system().drop_half_link(self.context.me().addr().actor, who) {
+                    return Err(GaveUp(format!("linked {who} ended: {down}")).into());
+                }
+            }
+            Envelope::Fail(why) => return Err(GaveUp(why).into()),
+        }
+        Ok(())
+    }
+
     /// Refuses what is sent under a lease that another holder has since taken over.
     fn pass(&mut self, fence: Option<Fence>) -> Result<(), Failure> {
         let Some(Fence { lease, generation }) = fence else { return Ok(()) };
@@ -235,7 +255,7 @@ impl ractor::Actor for Guardian {
                     Some(GaveUp(why)) => Down::Failed(why.clone()),
                     None => Down::Panicked(error.to_string()),
                 };
-                system.leave_by_pid(who.get_id(), down);
+                system.leave_by_pid(who.get_id(), down.shortened());
             }
             _ => {}
         }

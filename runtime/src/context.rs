@@ -1,12 +1,13 @@
 //! What an actor knows of itself.
 
-use std::{fmt, future::Future, sync::Arc};
+use std::{any::Any, fmt, future::Future, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     ActorRef, Result, System,
     actor::Actor,
+    claim::Claim,
     id::{ActorAddr, ActorId},
     mailbox::{Envelope, Mailbox},
 };
@@ -16,6 +17,7 @@ pub struct Context<A: Actor> {
     me: ActorRef<A>,
     mailbox: Arc<Mailbox<A>>,
     tasks: CancellationToken,
+    claim: Option<Arc<dyn Claim>>,
 }
 
 impl<A: Actor> Context<A> {
@@ -23,10 +25,11 @@ impl<A: Actor> Context<A> {
         id: ActorId,
         mailbox: Arc<Mailbox<A>>,
         tasks: CancellationToken,
+        claim: Option<Arc<dyn Claim>>,
         system: System,
     ) -> Self {
         let me = ActorRef::local(system.addr_of(id), mailbox.clone(), system);
-        Context { me, mailbox, tasks }
+        Context { me, mailbox, tasks, claim }
     }
 
     /// A reference to this actor, to be stored or sent.
@@ -37,6 +40,12 @@ impl<A: Actor> Context<A> {
     /// The node's actors.
     pub fn system(&self) -> &System {
         self.me.system()
+    }
+
+    /// What was reserved for this actor when it was started, if it was started with such a claim.
+    pub fn claim<C: Claim>(&self) -> Option<Arc<C>> {
+        let claim: Arc<dyn Any + Send + Sync> = self.claim.clone()?;
+        claim.downcast().ok()
     }
 
     /// Stops this actor once the message in hand is done; what waits in the mailbox is dropped and
@@ -84,6 +93,28 @@ impl<A: Actor> Context<A> {
                 down = watch => mailbox.put(Envelope::Down(who, down)),
             }
         });
+    }
+
+    /// Binds this actor and another one, on this node or another: if one of them ends otherwise
+    /// than by a [stop](crate::Down::Stopped), the other fails with an error that says so. Linking two
+    /// actors again changes nothing. An actor that has ended already fails this one too, unless it
+    /// is known to have stopped.
+    ///
+    /// The other actor learns of the link a moment later, and if its node can't be reached now, as
+    /// soon as it can.
+    pub fn link<B: Actor>(&self, other: &ActorRef<B>) {
+        self.system().link(self.me.addr(), other.addr());
+    }
+
+    /// Takes a [link](Self::link) back, whichever of the two made it. From now on the other's end
+    /// does this actor no harm; the other learns of it a moment later.
+    pub fn unlink<B: Actor>(&self, other: &ActorRef<B>) {
+        self.system().unlink(self.me.addr(), other.addr());
+    }
+
+    /// The actors that this one is linked with, as its node knows by now.
+    pub fn links(&self) -> Vec<ActorAddr> {
+        self.system().links_of(self.me.addr().actor)
     }
 
     pub(crate) fn cancel_tasks(&self) {

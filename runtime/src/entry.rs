@@ -10,6 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     actor::Actor,
+    claim::Claim,
+    id::ActorAddr,
+    link::Links,
     mailbox::{Envelope, Mailbox, Queued},
     remote::Incoming,
     watch::Down,
@@ -21,26 +24,44 @@ pub(crate) struct Entry {
     pub(crate) deliver: Box<dyn Fn(Incoming) + Send + Sync>,
     pub(crate) cell: ractor::ActorCell,
     pub(crate) watchers: Mutex<Watchers>,
+    /// Those whose failure is this actor's failure.
+    pub(crate) links: Mutex<Links>,
+    /// Tells the actor of the end of a linked one.
+    pub(crate) link_down: Arc<dyn Fn(ActorAddr, Down) + Send + Sync>,
     /// The actor's tasks: cancelled before its end is told, whenever its state goes.
-    tasks: CancellationToken,
+    pub(crate) tasks: CancellationToken,
+    claim: Option<Arc<dyn Claim>>,
 }
 
 impl Entry {
-    pub(crate) fn new<A: Actor>(mailbox: Arc<Mailbox<A>>, tasks: CancellationToken) -> Self {
-        let queue = mailbox.clone();
+    pub(crate) fn new<A: Actor>(
+        mailbox: Arc<Mailbox<A>>,
+        tasks: CancellationToken,
+        claim: Option<Arc<dyn Claim>>,
+    ) -> Self {
+        let (queue, linked) = (mailbox.clone(), mailbox.clone());
         Entry {
             name: A::NAME,
             cell: mailbox.queue.get_cell(),
-            deliver: Box::new(move |incoming| queue.put(Envelope::Wire(Queued::new(incoming)))),
+            deliver: Box::new(move |incoming| {
+                let in_hand = queue.in_hand();
+                queue.put(Envelope::Wire(Queued::new(incoming, in_hand.clone()), in_hand));
+            }),
+            link_down: Arc::new(move |who, down| linked.put(Envelope::LinkDown(who, down))),
             mailbox,
             watchers: Mutex::default(),
+            links: Mutex::default(),
             tasks,
+            claim,
         }
     }
 
-    /// The actor has ended: ends its tasks, then tells all who watch it.
+    /// The actor has ended: ends its tasks, gives back what it had, then tells all who watch it.
     pub(crate) fn end(self, down: Down) {
         self.tasks.cancel();
+        if let Some(claim) = self.claim {
+            claim.give_back();
+        }
         let watchers = self.watchers.into_inner().unwrap_or_else(|poison| poison.into_inner());
         for watcher in watchers.senders {
             let _ = watcher.send(down.clone());

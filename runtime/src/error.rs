@@ -42,6 +42,9 @@ pub enum Error {
     #[cfg(feature = "torch")]
     #[error(transparent)]
     Compute(#[from] crate::compute::ComputeError),
+    /// The node drains: it finishes what it has in hand and starts nothing new.
+    #[error("node {0} is leaving and starts nothing new")]
+    Leaving(NodeId),
     /// The operating system refused something.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -82,6 +85,9 @@ pub enum Cause {
     /// Membership has declared the node down.
     #[error("node {0} was lost")]
     NodeLost(NodeId),
+    /// The receiver's node drains: it finishes what it has in hand and takes nothing new.
+    #[error("node {0} is leaving")]
+    Leaving(NodeId),
     /// No answer within the deadline.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),

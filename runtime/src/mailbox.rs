@@ -8,10 +8,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::{
     Context, Message, ReplyTo,
     actor::{Actor, Receives},
+    codec::Encoded,
     error::{Cause, Failure},
     id::{ActorAddr, Fence},
-    remote::Incoming,
+    remote::{Incoming, ReplyPort},
     watch::Down,
+    work::{InHand, Work},
 };
 
 /// The bounded way into a local actor. ractor's own queue has no bound: a message from this node
@@ -20,11 +22,18 @@ use crate::{
 pub(crate) struct Mailbox<A: Actor> {
     pub(crate) queue: ractor::ActorRef<Envelope<A>>,
     pub(crate) permits: Arc<Semaphore>,
+    /// Where the node counts what it has in hand; not for its own actors.
+    work: Option<Arc<Work>>,
 }
 
 impl<A: Actor> Mailbox<A> {
-    pub(crate) fn new(queue: ractor::ActorRef<Envelope<A>>) -> Self {
-        Mailbox { queue, permits: Arc::new(Semaphore::new(A::MAILBOX.max(1))) }
+    pub(crate) fn new(queue: ractor::ActorRef<Envelope<A>>, work: Option<Arc<Work>>) -> Self {
+        Mailbox { queue, permits: Arc::new(Semaphore::new(A::MAILBOX.max(1))), work }
+    }
+
+    /// A message, or a call that is not answered, until the result is dropped.
+    pub(crate) fn in_hand(&self) -> Option<InHand> {
+        self.work.as_ref().map(Work::take)
     }
 
     /// Waits for room. Fair: who waits longest is first, so one sender's messages stay in order.
@@ -49,11 +58,18 @@ impl<A: Actor> Mailbox<A> {
 /// What an actor's queue holds.
 pub(crate) enum Envelope<A: Actor> {
     /// From this node: the value itself, neither encoded nor copied.
-    Local { message: Box<dyn Deliver<A>>, fence: Option<Fence>, permit: OwnedSemaphorePermit },
+    Local {
+        message: Box<dyn Deliver<A>>,
+        fence: Option<Fence>,
+        permit: OwnedSemaphorePermit,
+        in_hand: Option<InHand>,
+    },
     /// From another node, not yet decoded.
-    Wire(Queued),
+    Wire(Queued, Option<InHand>),
     /// A watched actor ended.
     Down(ActorAddr, Down),
+    /// A linked actor ended otherwise than by a stop.
+    LinkDown(ActorAddr, Down),
     /// A task of the actor failed, and so does the actor.
     Fail(String),
 }
@@ -92,11 +108,27 @@ impl<A: Receives<M, How>, M: Message, How: 'static> Deliver<A> for Typed<M, How>
 pub(crate) struct Queued(Option<Incoming>);
 
 impl Queued {
-    pub(crate) fn new(incoming: Incoming) -> Self {
+    /// `in_hand` lasts until the message is answered.
+    pub(crate) fn new(mut incoming: Incoming, in_hand: Option<InHand>) -> Self {
+        if let Some(port) = incoming.reply.take() {
+            incoming.reply = Some(Box::new(Counted { port, _in_hand: in_hand }));
+        }
         Queued(Some(incoming))
     }
     pub(crate) fn take(mut self) -> Option<Incoming> {
         self.0.take()
+    }
+}
+
+/// The way back for an answer, counted until it is used or dropped.
+struct Counted {
+    port: Box<dyn ReplyPort>,
+    _in_hand: Option<InHand>,
+}
+
+impl ReplyPort for Counted {
+    fn answer(self: Box<Self>, outcome: Result<Encoded, Failure>) {
+        self.port.answer(outcome);
     }
 }
 

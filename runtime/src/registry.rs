@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use crate::{
     Context, Message, ReplyTo, Result, System,
     actor::{Actor, DeferredHandler, Handler, Receives},
+    claim::Claim,
     codec::{Opaque, Parcel},
     error::{Cause, Failure},
     id::ActorAddr,
@@ -91,7 +92,12 @@ fn receive<'a, A: Receives<M, How>, M: Message, How: 'static>(
 
 /// One registered type, its Rust type forgotten.
 trait AnyType: Send + Sync {
-    fn spawn<'a>(&'a self, args: Opaque, system: &'a System) -> BoxFuture<'a, Result<ActorAddr>>;
+    fn spawn<'a>(
+        &'a self,
+        args: Opaque,
+        claim: Option<Arc<dyn Claim>>,
+        system: &'a System,
+    ) -> BoxFuture<'a, Result<ActorAddr>>;
     fn args(&self, system: &System) -> Fingerprint;
     fn messages(&self) -> &[NamedShape];
     fn handlers(&self) -> Arc<dyn Any + Send + Sync>;
@@ -104,10 +110,15 @@ struct Registered<A: Actor> {
 }
 
 impl<A: Actor> AnyType for Registered<A> {
-    fn spawn<'a>(&'a self, args: Opaque, system: &'a System) -> BoxFuture<'a, Result<ActorAddr>> {
+    fn spawn<'a>(
+        &'a self,
+        args: Opaque,
+        claim: Option<Arc<dyn Claim>>,
+        system: &'a System,
+    ) -> BoxFuture<'a, Result<ActorAddr>> {
         Box::pin(async move {
             let args = args.decode::<A::Args>(system)?;
-            Ok(system.spawn::<A>(args).await?.addr())
+            Ok(system.spawn_with_claim::<A>(args, claim).await?.addr())
         })
     }
     fn args(&self, system: &System) -> Fingerprint {
@@ -166,11 +177,12 @@ impl Types {
         &self,
         name: &str,
         args: Opaque,
+        claim: Option<Arc<dyn Claim>>,
         system: &System,
     ) -> Result<ActorAddr> {
         let known = self.by_name.get(name);
         let known = known.ok_or_else(|| crate::Error::UnknownActorType(name.to_owned()))?;
-        known.spawn(args, system).await
+        known.spawn(args, claim, system).await
     }
 
     /// The names of all registered types, sorted.

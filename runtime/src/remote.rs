@@ -76,6 +76,10 @@ pub trait Remote: Send + Sync + 'static {
 
     /// Ends an actor; the watch tells when it has.
     fn end(&self, actor: ActorAddr, how: End);
+
+    /// Sees to it that an actor of another node fails when `with`, an actor of this one, ends
+    /// otherwise than by a stop; or no longer does. Of two requests for one pair the later counts.
+    fn link(&self, actor: ActorAddr, with: ActorAddr, linked: bool);
 }
 
 /// Where the answer to a message that came from another node goes.

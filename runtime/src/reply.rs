@@ -7,6 +7,7 @@ use crate::{
     codec,
     error::{Cause, Failure},
     remote::ReplyPort,
+    work::InHand,
 };
 
 /// The right to answer one message, once, from wherever it is held.
@@ -16,6 +17,8 @@ use crate::{
 pub struct ReplyTo<R> {
     port: Option<Port<R>>,
     begun: bool,
+    /// Counted as work until it is answered; one from another node is counted by its port.
+    _in_hand: Option<InHand>,
 }
 
 enum Port<R> {
@@ -24,17 +27,20 @@ enum Port<R> {
 }
 
 impl<R: Serialize + DeserializeOwned + Send + 'static> ReplyTo<R> {
-    pub(crate) fn local(sender: oneshot::Sender<Result<R, Failure>>) -> Self {
-        ReplyTo { port: Some(Port::Local(sender)), begun: false }
+    pub(crate) fn local(
+        sender: oneshot::Sender<Result<R, Failure>>,
+        in_hand: Option<InHand>,
+    ) -> Self {
+        ReplyTo { port: Some(Port::Local(sender)), begun: false, _in_hand: in_hand }
     }
 
     pub(crate) fn wire(port: Box<dyn ReplyPort>) -> Self {
-        ReplyTo { port: Some(Port::Wire(port, codec::encode::<R>)), begun: false }
+        ReplyTo { port: Some(Port::Wire(port, codec::encode::<R>)), begun: false, _in_hand: None }
     }
 
     /// For a cast: nobody waits.
     pub(crate) fn nobody() -> Self {
-        ReplyTo { port: None, begun: false }
+        ReplyTo { port: None, begun: false, _in_hand: None }
     }
 
     /// Answers. A caller that has given up by now is no error.

@@ -4,8 +4,8 @@ use std::{
     any::{Any, TypeId},
     fmt,
     sync::{
-        Arc, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -16,10 +16,13 @@ use crate::{
     ActorRef, Message, Result,
     actor::Actor,
     cell::{BEGAN_ANEW, Birth, Cell, Guardian, start_error},
+    claim::Claim,
     codec::Opaque,
+    ends::Ends,
     entry::Entry,
     env::Env,
     error::{Cause, Error, Failure},
+    fence,
     id::{ActorAddr, ActorId, Incarnation, NodeId},
     mailbox::Mailbox,
     message::{Fingerprint, fingerprint_of_message},
@@ -28,6 +31,7 @@ use crate::{
     telemetry::Telemetry,
     tensor::BufferPool,
     watch::{Down, Watch},
+    work::Work,
 };
 
 /// Numbers below this one are for a node's own actors, whose number other nodes know beforehand.
@@ -45,9 +49,14 @@ struct Inner {
     env: Env,
     types: Types,
     actors: DashMap<ActorId, Entry>,
+    ends: Mutex<Ends>,
+    /// It leaves: actors that stop now don't stop by themselves.
+    leaving: AtomicBool,
     pids: DashMap<ractor::ActorId, ActorId>,
     next: AtomicU64,
     guardian: OnceLock<ractor::ActorRef<()>>,
+    work: Arc<Work>,
+    draining: AtomicBool,
     remote: RwLock<Option<Arc<dyn Remote>>>,
     fingerprints: DashMap<TypeId, Fingerprint>,
     catalog: OnceLock<Catalog>,
@@ -73,9 +82,13 @@ impl System {
             env,
             types,
             actors: DashMap::new(),
+            ends: Mutex::default(),
+            leaving: AtomicBool::new(false),
             pids: DashMap::new(),
             next: AtomicU64::new(FIRST_FREE_ACTOR),
             guardian: OnceLock::new(),
+            work: Arc::default(),
+            draining: AtomicBool::new(false),
             remote: RwLock::new(None),
             fingerprints: DashMap::new(),
             catalog: OnceLock::new(),
@@ -129,6 +142,14 @@ impl System {
         counts.into_iter().collect()
     }
 
+    /// The actors that run here with their types' names, the node's own included, by number.
+    pub fn actors(&self) -> Vec<(ActorId, &'static str)> {
+        let mut all: Vec<_> =
+            self.0.actors.iter().map(|entry| (*entry.key(), entry.name)).collect();
+        all.sort_unstable();
+        all
+    }
+
     /// The actors of a type that run here, the oldest first.
     pub fn find(&self, name: &str) -> Vec<ActorAddr> {
         let found = self.0.actors.iter().filter(|entry| entry.name == name);
@@ -163,13 +184,34 @@ impl System {
         found.downcast().ok()
     }
 
-    /// Starts an actor on this node.
+    /// Starts an actor on this node, under the [`fence`] of the task that starts it.
     ///
     /// # Errors
     /// What the actor's `start` said, panics included.
     pub async fn spawn<A: Actor>(&self, args: A::Args) -> Result<ActorRef<A>> {
-        let id = ActorId(self.0.next.fetch_add(1, Ordering::Relaxed));
-        self.spawn_as(id, args).await
+        self.spawn_with_claim(args, None).await
+    }
+
+    /// Starts an actor with what has been reserved for it; it is given back when the actor has
+    /// ended, or could not be started.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn).
+    pub async fn spawn_with_claim<A: Actor>(
+        &self,
+        args: A::Args,
+        claim: Option<Arc<dyn Claim>>,
+    ) -> Result<ActorRef<A>> {
+        let id = ActorId(self.fresh_number());
+        let unstarted = Unstarted(claim.clone());
+        let started = self.spawn_as(id, args, claim).await?;
+        unstarted.has_started();
+        Ok(started)
+    }
+
+    /// A number that nothing else on this node has.
+    pub(crate) fn fresh_number(&self) -> u64 {
+        self.0.next.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Starts one of the node's own actors under a number below 16, which other nodes know.
@@ -185,15 +227,21 @@ impl System {
             let why = format!("actor number {} is taken or not a well-known one", id.0);
             return Err(Error::Start { actor: A::NAME.to_owned(), why });
         }
-        self.spawn_as(id, args).await
+        self.spawn_as(id, args, None).await
     }
 
-    async fn spawn_as<A: Actor>(&self, id: ActorId, args: A::Args) -> Result<ActorRef<A>> {
+    async fn spawn_as<A: Actor>(
+        &self,
+        id: ActorId,
+        args: A::Args,
+        claim: Option<Arc<dyn Claim>>,
+    ) -> Result<ActorRef<A>> {
         let Some(guardian) = self.0.guardian.get() else {
             return Err(Error::other("the node has not started"));
         };
         let incarnation = self.incarnation();
-        let birth = Birth { id, incarnation, args, system: self.clone() };
+        let (fence, system) = (fence::held(), self.clone());
+        let birth = Birth { id, incarnation, args, fence, claim, system };
         let started =
             ractor::Actor::spawn_linked(None, Cell::<A>::new(), birth, guardian.get_cell()).await;
         if let Err(error) = started {
@@ -213,19 +261,41 @@ impl System {
     /// # Errors
     /// An unknown type, arguments of another shape, or what `start` said.
     pub async fn spawn_by_name(&self, name: &str, args: Opaque) -> Result<ActorAddr> {
-        self.0.types.spawn(name, args, self).await
+        self.spawn_by_name_with_claim(name, args, None).await
+    }
+
+    /// As [`spawn_by_name`](Self::spawn_by_name), with what has been reserved for the actor, as in
+    /// [`spawn_with_claim`](Self::spawn_with_claim).
+    ///
+    /// # Errors
+    /// As [`spawn_by_name`](Self::spawn_by_name).
+    pub async fn spawn_by_name_with_claim(
+        &self,
+        name: &str,
+        args: Opaque,
+        claim: Option<Arc<dyn Claim>>,
+    ) -> Result<ActorAddr> {
+        let unstarted = Unstarted(claim.clone());
+        if self.is_draining() {
+            return Err(Error::Leaving(self.0.node));
+        }
+        let started = self.0.types.spawn(name, args, claim, self).await?;
+        unstarted.has_started();
+        Ok(started)
     }
 
     /// Hands a message from another node to its receiver. Never waits and never decodes.
     pub fn deliver(&self, incoming: Incoming) {
         self.0.telemetry.messages_received.add(1);
-        match self.0.actors.get(&incoming.to) {
-            Some(entry) => (entry.deliver)(incoming),
-            None => {
-                if let Some(reply) = incoming.reply {
-                    reply.answer(Err(Failure::not_sent(Cause::NoSuchActor)));
-                }
+        let cause = match self.0.actors.get(&incoming.to) {
+            Some(_) if self.is_draining() && incoming.to.0 >= FIRST_FREE_ACTOR => {
+                Cause::Leaving(self.0.node)
             }
+            Some(entry) => return (entry.deliver)(incoming),
+            None => Cause::NoSuchActor,
+        };
+        if let Some(reply) = incoming.reply {
+            reply.answer(Err(Failure::not_sent(cause)));
         }
     }
 
@@ -247,7 +317,10 @@ impl System {
             Some(entry) => {
                 entry.watchers.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
             }
-            None => drop(sender.send(Down::NoSuchActor)),
+            None => {
+                let ended = self.ends().of(actor.actor);
+                let _ = sender.send(ended.unwrap_or(Down::NoSuchActor));
+            }
         }
         watch
     }
@@ -280,9 +353,37 @@ impl System {
         }
     }
 
+    /// From here on this node's actors take nothing from other nodes, and none is started for one;
+    /// the node's own actors are excepted, and messages within the node: what is in hand may need
+    /// them.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether the node [drains](Self::drain).
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Acquire)
+    }
+
+    /// How many messages the node's actors have in hand: waiting, handled, or taken and not answered.
+    pub fn in_hand(&self) -> usize {
+        self.0.work.count()
+    }
+
+    /// Waits until the node's actors have nothing in hand.
+    pub async fn idle(&self) {
+        self.0.work.done().await;
+    }
+
+    /// Where an actor's work is counted; what the node's own actors do is not.
+    pub(crate) fn work_of(&self, id: ActorId) -> Option<Arc<Work>> {
+        (id.0 >= FIRST_FREE_ACTOR).then(|| self.0.work.clone())
+    }
+
     /// Stops all actors and waits until those who watch them have been told, at most `patience`;
     /// then kills what is left.
     pub async fn shutdown(&self, patience: Duration) {
+        self.0.leaving.store(true, Ordering::Release);
         let addrs: Vec<_> = self.0.actors.iter().map(|entry| self.addr_of(*entry.key())).collect();
         let watches: Vec<_> = addrs.iter().map(|addr| self.watch(*addr)).collect();
         addrs.iter().for_each(|addr| self.end(*addr, End::Stop));
@@ -370,13 +471,30 @@ impl System {
         fingerprint
     }
 
+    fn ends(&self) -> MutexGuard<'_, Ends> {
+        self.0.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn entry<R>(&self, id: ActorId, look: impl FnOnce(&Entry) -> R) -> Option<R> {
+        self.0.actors.get(&id).map(|entry| look(&entry))
+    }
+
     pub(crate) fn enter(&self, id: ActorId, entry: Entry, pid: ractor::ActorId) {
         self.0.pids.insert(pid, id);
         self.0.actors.insert(id, entry);
     }
 
     pub(crate) fn leave(&self, id: ActorId, down: Down) {
-        let Some((_, entry)) = self.0.actors.remove(&id) else { return };
+        let down = match down {
+            Down::Stopped if self.0.leaving.load(Ordering::Acquire) => Down::NodeLeft(self.0.node),
+            down => down,
+        };
+        // Remembered in the same moment in which it is no more, for those who ask just then.
+        let gone = self.0.actors.remove_if(&id, |_, _| {
+            self.ends().note(id, down.clone());
+            true
+        });
+        let Some((_, entry)) = gone else { return };
         self.0.pids.remove(&entry.cell.get_id());
         entry.end(down);
     }
@@ -385,6 +503,23 @@ impl System {
         let id = self.0.pids.get(&pid).map(|id| *id);
         if let Some(id) = id {
             self.leave(id, down);
+        }
+    }
+}
+
+/// What was reserved for an actor that does not start after all, however that comes.
+struct Unstarted(Option<Arc<dyn Claim>>);
+
+impl Unstarted {
+    fn has_started(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unstarted {
+    fn drop(&mut self) {
+        if let Some(claim) = self.0.take() {
+            claim.give_back();
         }
     }
 }

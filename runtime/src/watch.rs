@@ -12,6 +12,9 @@ use tokio::sync::oneshot;
 
 use crate::id::{ActorAddr, NodeId};
 
+/// The text of a panic or an error is cut here, in bytes.
+const LONGEST_TEXT: usize = 8 << 10;
+
 /// Why an actor is no more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -24,16 +27,32 @@ pub enum Down {
     Failed(String),
     /// It was killed.
     Killed,
+    /// Its node leaves the cluster, and stopped it.
+    NodeLeft(NodeId),
     /// Membership declared its node down.
     NodeLost(NodeId),
-    /// There was no such actor when the watch began.
+    /// There was no such actor when the watch began. One of the latest 1024 that ended on its node
+    /// is remembered, and told as it was.
     NoSuchActor,
+    /// Its node does not let this one watch: the text says which right is missing.
+    Refused(String),
 }
 
 impl Down {
     /// Whether this is an ordinary end, after which a transient child is not started again.
     pub fn is_normal(&self) -> bool {
         matches!(self, Down::Stopped)
+    }
+
+    /// With a text that is not too long to travel, whatever an actor put into its panic.
+    pub(crate) fn shortened(mut self) -> Self {
+        if let Down::Panicked(text) | Down::Failed(text) = &mut self
+            && text.len() > LONGEST_TEXT
+        {
+            text.truncate(text.floor_char_boundary(LONGEST_TEXT));
+            text.push_str(" …");
+        }
+        self
     }
 }
 
@@ -44,8 +63,10 @@ impl fmt::Display for Down {
             Down::Panicked(text) => write!(f, "panicked: {text}"),
             Down::Failed(text) => write!(f, "failed: {text}"),
             Down::Killed => f.write_str("killed"),
+            Down::NodeLeft(node) => write!(f, "stopped, since node {node} leaves"),
             Down::NodeLost(node) => write!(f, "node {node} lost"),
             Down::NoSuchActor => f.write_str("no such actor"),
+            Down::Refused(why) => write!(f, "the watch was refused: {why}"),
         }
     }
 }

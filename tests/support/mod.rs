@@ -13,20 +13,25 @@
 //! ```
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub(crate) mod netns;
 mod probe;
+mod solo;
+mod tally;
+mod tool;
 
 use std::{
     env,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
-    path::Path,
+    path::{Path, PathBuf},
     pin::pin,
     time::Duration,
 };
 
 use footlight::{
     cluster::{
-        NodeBuilder,
+        Events, NodeBuilder, Status,
         processes::{Process, ProcessSpec, Processes, exit_with_parent},
+        trust::parse_lifetime,
     },
     prelude::*,
     runtime::{Incarnation, NodeId},
@@ -34,7 +39,11 @@ use footlight::{
 use tempfile::TempDir;
 use tracing_subscriber::EnvFilter;
 
+use netns::Host;
 pub(crate) use probe::*;
+pub(crate) use solo::*;
+pub(crate) use tally::*;
+pub(crate) use tool::*;
 
 /// How long a test waits for what must come.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
@@ -76,6 +85,8 @@ pub(crate) struct Cluster {
 /// How a node is started.
 #[derive(Clone, Default)]
 pub(crate) struct Options {
+    /// On which host; else on this one's loopback.
+    pub(crate) host: Option<Host>,
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) seeds: Vec<SocketAddr>,
     pub(crate) role: &'static str,
@@ -84,6 +95,14 @@ pub(crate) struct Options {
     /// Knows `Shaped` in another shape.
     pub(crate) other_shape: bool,
     pub(crate) join_timeout: Option<Duration>,
+    /// More options, as on a command line: `--label zone=a --gpus 2`.
+    pub(crate) flags: &'static str,
+    /// A state directory of its own, not the cluster's: a machine of its own, as far as trust goes.
+    pub(crate) state: Option<PathBuf>,
+    /// A join token.
+    pub(crate) token: Option<String>,
+    /// How long certificates that it issues are valid.
+    pub(crate) life: Option<Duration>,
 }
 
 impl Options {
@@ -91,12 +110,24 @@ impl Options {
     pub(crate) fn join(seed: SocketAddr) -> Self {
         Options { seeds: vec![seed], ..Self::default() }
     }
+
+    /// On a host.
+    pub(crate) fn on(host: &Host) -> Self {
+        Options { host: Some(host.clone()), listen: Some(host.addr()), ..Self::default() }
+    }
 }
 
 impl Cluster {
     pub(crate) fn new() -> Self {
         log("error");
         Cluster { processes: Processes::new(), state: tempfile::tempdir().unwrap() }
+    }
+
+    /// A cluster whose nodes may face a network: its authority is there before them.
+    pub(crate) async fn with_authority() -> Self {
+        let cluster = Cluster::new();
+        cluster.here(Options::default()).await.leave().await.unwrap();
+        cluster
     }
 
     pub(crate) fn state(&self) -> &Path {
@@ -114,14 +145,23 @@ impl Cluster {
         let args = NodeArgs {
             listen: Some(listen),
             seeds: options.seeds.iter().map(SocketAddr::to_string).collect(),
-            state: Some(self.state().to_owned()),
+            state: Some(options.state.unwrap_or_else(|| self.state().to_owned())),
+            token: options.token.map(|token| token.parse().unwrap()),
+            certificate_life: options.life,
             roles: Some(options.role.to_owned())
                 .filter(|role| !role.is_empty())
                 .into_iter()
                 .collect(),
-            ..NodeArgs::default()
+            ..flags(options.flags)
         };
-        let mut builder = Node::builder(args).with(register);
+        let mut builder = Node::builder(args)
+            .with(register)
+            .with(register_solo)
+            .with(register_tool)
+            .with(register_tally);
+        if let Some(host) = &options.host {
+            builder = builder.sockets(host.sockets());
+        }
         if options.other_shape {
             builder = builder.with(register_other_shape);
         }
@@ -134,11 +174,16 @@ impl Cluster {
     /// A process that will become a node; it need not be up yet.
     pub(crate) async fn launch(&self, name: &str, options: Options) -> Process {
         let seeds: Vec<String> = options.seeds.iter().map(SocketAddr::to_string).collect();
-        let mut spec = ProcessSpec::this_binary(name)
+        let mut spec = options
+            .host
+            .as_ref()
+            .map_or_else(|| ProcessSpec::this_binary(name), |host| host.this_binary(name))
             .args(["--exact", "node_process", "--ignored", "--nocapture"])
-            .env("TEST_STATE", self.state())
+            .env("TEST_STATE", options.state.as_deref().unwrap_or(self.state()))
+            .env("TEST_TOKEN", options.token.unwrap_or_default())
             .env("TEST_SEEDS", seeds.join(","))
             .env("TEST_ROLE", options.role)
+            .env("TEST_FLAGS", options.flags)
             .forward_output();
         if let Some(listen) = options.listen {
             spec = spec.env("TEST_LISTEN", listen.to_string());
@@ -149,6 +194,14 @@ impl Cluster {
         if options.other_shape {
             spec = spec.env("TEST_OTHER_SHAPE", "1");
         }
+        if let Some(life) = options.life {
+            spec = spec.env("TEST_LIFE", format!("{}s", life.as_secs()));
+        }
+        self.start(spec).await
+    }
+
+    /// A process of another kind, which ends with this cluster.
+    pub(crate) async fn start(&self, spec: ProcessSpec) -> Process {
         self.processes.start(spec).await.unwrap()
     }
 
@@ -182,6 +235,16 @@ impl NodeProcess {
     }
 }
 
+fn flags(line: &str) -> NodeArgs {
+    #[derive(clap::Parser)]
+    struct Program {
+        #[command(flatten)]
+        node: NodeArgs,
+    }
+    let words = std::iter::once("test").chain(line.split_whitespace());
+    <Program as clap::Parser>::parse_from(words).node
+}
+
 /// The life of a process that plays a node: see the module.
 pub(crate) fn play_node() {
     let Ok(state) = env::var("TEST_STATE") else { return };
@@ -193,12 +256,19 @@ pub(crate) fn play_node() {
         seeds: seeds.split(',').filter(|seed| !seed.is_empty()).map(str::to_owned).collect(),
         state: Some(state.into()),
         roles: given("TEST_ROLE").into_iter().collect(),
-        ..NodeArgs::default()
+        token: given("TEST_TOKEN").map(|token| token.parse().unwrap()),
+        certificate_life: given("TEST_LIFE").map(|life| parse_lifetime(&life).unwrap()),
+        ..flags(&given("TEST_FLAGS").unwrap_or_default())
     };
     log("info");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let mut builder = Node::builder(args).with(register).join_timeout(LONG);
+        let mut builder = Node::builder(args)
+            .with(register)
+            .with(register_solo)
+            .with(register_tool)
+            .with(register_tally)
+            .join_timeout(LONG);
         if let Some(version) = given("TEST_VERSION") {
             builder = builder.protocol_version(version.parse().unwrap());
         }
@@ -232,16 +302,74 @@ pub(crate) async fn sees_up(node: &Node, count: usize) {
 
 /// The next event that is wanted.
 pub(crate) async fn event(
-    events: &mut tokio::sync::broadcast::Receiver<ClusterEvent>,
-    wanted: impl Fn(&ClusterEvent) -> bool,
+    events: &mut Events,
+    mut wanted: impl FnMut(&ClusterEvent) -> bool,
 ) -> ClusterEvent {
     soon(async {
         loop {
-            let event = events.recv().await.unwrap();
+            let event = events.next().await.unwrap();
             if wanted(&event) {
                 return event;
             }
         }
     })
     .await
+}
+
+/// The members, in which lives, and how they are; by id.
+pub(crate) type View = Vec<(NodeId, Incarnation, MemberState)>;
+
+/// Waits until all nodes that one sees up have one view of the members, so many of them up.
+pub(crate) async fn one_view(asked: &Node, count: usize, within: Duration) -> View {
+    let mut seen = String::new();
+    let agreed = tokio::time::timeout(within, async {
+        loop {
+            match view_of_all(asked, count).await {
+                Ok(view) => return view,
+                Err(views) => seen = views,
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    agreed
+        .await
+        .unwrap_or_else(|_| panic!("no one view with {count} up within {within:?}, but: {seen}"))
+}
+
+/// The one view that all nodes have that one sees up, so many; else what each sees.
+pub(crate) async fn view_of_all(asked: &Node, count: usize) -> Result<View, String> {
+    let members = asked.members();
+    let up = members.iter().filter(|member| member.is_up());
+    let all = up.map(async |member| (member.id, asked.status_of(member.id).await));
+    let all = futures::future::join_all(all).await;
+    let view = view(&members);
+    let same = |status: &Result<Status>| {
+        status.as_ref().is_ok_and(|status| self::view(&status.members) == view)
+    };
+    if all.len() == count && all.iter().all(|(_, status)| same(status)) {
+        return Ok(view);
+    }
+    let mut seen = format!("\n{} sees {view:?}", asked.id());
+    for (node, status) in &all {
+        match status {
+            Ok(status) => seen += &format!("\n{node} sees {:?}", self::view(&status.members)),
+            Err(error) => seen += &format!("\n{node} does not say: {error}"),
+        }
+    }
+    Err(seen)
+}
+
+fn view(members: &[Member]) -> View {
+    let mut view: View =
+        members.iter().map(|member| (member.id, member.incarnation, member.state)).collect();
+    view.sort_by_key(|(node, ..)| *node);
+    view
+}
+
+/// Waits until a node has declared so many others down.
+pub(crate) async fn sees_down(node: &Node, count: usize) {
+    let is_down = |member: &&Member| member.state == MemberState::Down;
+    node.wait_for_members(LONG, |members| members.iter().filter(is_down).count() == count)
+        .await
+        .unwrap();
 }

@@ -48,6 +48,9 @@ message!(
 message!(
     /// Handles nothing until `Unblock` comes to another probe of the node.
     Block {} -> ());
+message!(
+    /// Takes so long to be handled.
+    Nap { millis: u64 } -> ());
 message!(Unblock {} -> ());
 message!(
     /// Whether a probe of the node handles `Block` now.
@@ -95,6 +98,7 @@ pub(crate) fn register(builder: NodeBuilder) -> NodeBuilder {
             .handles::<Notes>()
             .handles::<Relay>()
             .handles::<Block>()
+            .handles::<Nap>()
             .handles::<Unblock>()
             .handles::<Blocked>()
             .handles::<Count>()
@@ -217,6 +221,12 @@ impl Handler<Block> for Probe {
             gate.opened.notified().await;
             gate.blocked.store(false, SeqCst);
         }
+    }
+}
+
+impl Handler<Nap> for Probe {
+    async fn handle(&mut self, nap: Nap, _: &Context<Self>) {
+        tokio::time::sleep(Duration::from_millis(nap.millis)).await;
     }
 }
 

@@ -175,6 +175,8 @@ pub(crate) enum Part {
     Worker,
     /// A worker's node whose binary lacks the model.
     Stranger,
+    /// Has no part of its own, and may hold the trainer.
+    Spare,
 }
 
 impl Part {
@@ -183,6 +185,7 @@ impl Part {
             Part::Loader => "loader",
             Part::Server => "server",
             Part::Worker | Part::Stranger => "worker",
+            Part::Spare => "spare",
         }
     }
 }
@@ -241,6 +244,17 @@ impl Stage {
             .env("TEST_KNOWS_MODEL", if matches!(part, Part::Stranger) { "no" } else { "yes" });
         let process = self._keeper.start(spec).await.unwrap();
         self.processes.push((NodeId(0), process));
+    }
+
+    /// Another node in this process, which has no part of its own.
+    pub(crate) async fn joiner(&self) -> Node {
+        let args = NodeArgs {
+            seeds: vec![self.seed.addr().to_string()],
+            state: Some(self.dir.path().join("keys")),
+            roles: vec!["client".to_owned()],
+            ..NodeArgs::default()
+        };
+        start(args, true).await.unwrap()
     }
 
     /// The process of a node.
@@ -304,7 +318,7 @@ impl Stage {
 pub(crate) async fn finish(mut job: RunningJob) -> (TrainingReport, Vec<JobEvent>) {
     let mut events = Vec::new();
     let report = soon(job.follow(|event| events.push(event.clone()))).await.unwrap();
-    job.close().await;
+    job.close().await.unwrap();
     (report, events)
 }
 

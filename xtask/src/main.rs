@@ -1,13 +1,14 @@
 //! The developer's commands of this checkout, run as `cargo xtask …`.
 //!
-//! `setup` brings what a build needs into the user's cache directory; `demo`, `test` and `ci` do that first and then
-//! run cargo. Everything said here goes to standard error, so that the demo's `--json` has standard output to itself.
+//! `setup` brings what a build needs into the user's cache directory; `demo`, `test`, `chaos`, `soak` and `ci` do that
+//! first and then run cargo. Everything said here goes to standard error, so that the demo's `--json` has standard output to itself.
 
 mod checksum;
 mod ci;
 mod command;
 mod dataset;
 mod demo;
+mod endurance;
 mod libtorch;
 mod lock;
 mod paths;
@@ -32,6 +33,8 @@ enum Command {
     Setup(setup::Options),
     Demo(demo::Options),
     Test(test::Options),
+    Chaos(endurance::Chaos),
+    Soak(endurance::Soak),
     Ci(ci::Options),
 }
 
@@ -40,6 +43,8 @@ fn main() -> ExitCode {
         Command::Setup(options) => setup::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Chaos(options) => endurance::chaos(&options),
+        Command::Soak(options) => endurance::soak(&options),
         Command::Ci(options) => ci::run(&options),
     };
     match done {

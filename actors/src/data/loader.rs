@@ -22,6 +22,7 @@ use super::{
     leases::{Leases, Work},
     order::{Batches, order},
 };
+use crate::owner::{Adopt, Dismiss, Owner};
 
 /// Which data a job trains on; read on the node where the loader runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,7 +83,7 @@ pub struct LoaderSpec {
     pub slots: u32,
     /// How often all samples are gone through.
     pub epochs: u64,
-    /// The actor that the loader serves: it ends with it.
+    /// The actor that the loader serves, until another one adopts it.
     pub owner: ActorAddr,
 }
 
@@ -96,8 +97,7 @@ pub struct DataLoader {
     orders: BTreeMap<u64, Arc<Vec<u32>>>,
     /// Workers for which there was no work yet.
     waiting: VecDeque<(u64, ReplyTo<<NextWork as Message>::Reply>)>,
-    /// The actor that the loader serves.
-    owner: ActorAddr,
+    owner: Owner,
     /// The workers that are watched, by their actor.
     watched: HashMap<ActorAddr, u64>,
     /// Workers that are gone: a question of theirs that comes late must not take a lease along.
@@ -184,7 +184,6 @@ impl Actor for DataLoader {
             .map_err(|_| Error::other(format!("{} samples are too many", data.len())))?;
         let batches = Batches::new(samples, batch, slots).map_err(Error::other)?;
         let leases = Leases::new(epochs, batches.steps_per_epoch(), slots).map_err(Error::other)?;
-        context.watch_addr(owner);
         Ok(DataLoader {
             data: Arc::new(data),
             seed,
@@ -192,15 +191,15 @@ impl Actor for DataLoader {
             leases,
             orders: BTreeMap::new(),
             waiting: VecDeque::new(),
-            owner,
+            owner: Owner::new(owner, context),
             watched: HashMap::new(),
             lost: BTreeSet::new(),
         })
     }
 
     async fn down(&mut self, actor: ActorAddr, _: Down, context: &Context<Self>) -> Result<()> {
-        if actor == self.owner {
-            context.stop();
+        if self.owner.is(actor) {
+            self.owner.lost(context);
         } else if let Some(worker) = self.watched.remove(&actor) {
             self.lose(worker);
         }
@@ -233,6 +232,18 @@ impl DeferredHandler<NextWork> for DataLoader {
         self.orders.retain(|known, _| *known >= epoch);
         self.waiting.push_back((ask.worker, reply));
         self.serve();
+    }
+}
+
+impl Handler<Adopt> for DataLoader {
+    async fn handle(&mut self, adopt: Adopt, context: &Context<Self>) {
+        self.owner.adopt(adopt, context);
+    }
+}
+
+impl Handler<Dismiss> for DataLoader {
+    async fn handle(&mut self, _: Dismiss, context: &Context<Self>) {
+        context.stop();
     }
 }
 

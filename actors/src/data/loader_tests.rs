@@ -180,7 +180,7 @@ async fn only_the_first_samples_are_used_if_so_many_are_asked_for() {
 }
 
 #[tokio::test]
-async fn a_loader_whose_data_is_wrong_does_not_start_and_one_whose_owner_ends_ends() {
+async fn a_loader_whose_data_is_wrong_does_not_start_and_one_that_is_dismissed_ends() {
     let (loader, owner) = loader().await;
     let system = system().await;
     let spec = LoaderSpec {
@@ -193,6 +193,7 @@ async fn a_loader_whose_data_is_wrong_does_not_start_and_one_whose_owner_ends_en
     };
     let error = system.spawn::<DataLoader>(spec).await.unwrap_err().to_string();
     assert!(error.contains("there is no train-images-idx3-ubyte"), "{error}");
-    owner.stop();
-    assert_eq!(soon(loader.watch()).await, Down::Stopped);
+    let end = loader.watch();
+    loader.call(Dismiss).await.unwrap();
+    assert_eq!(soon(end).await, Down::Stopped);
 }

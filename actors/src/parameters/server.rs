@@ -5,7 +5,7 @@
 //! nothing but the order of versions, chunk by chunk: push, sum and pull overlap.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -21,12 +21,15 @@ use super::{
     optimizer::OptimizerSpec,
     shard::{Gradient, Push, Shard, ShardError},
 };
+use crate::owner::{Adopt, Dismiss, Owner};
 
 /// Most slots of a step: each takes room at every chunk before anything is pushed.
 pub const MAX_SLOTS: u32 = 1 << 16;
 
+/// Steps that a server remembers for those who begin to follow.
+const STEPS_KEPT: usize = 8 << 10;
 /// Steps that a listener may be behind before the server stops telling it.
-const STEPS_BEHIND: usize = 16 << 10;
+const STEPS_BEHIND: usize = 2 * STEPS_KEPT;
 
 type PullReply = ReplyTo<<Pull as Message>::Reply>;
 
@@ -42,8 +45,9 @@ pub struct ParameterServer {
     /// What slots reported of steps that are not applied yet, by step and slot.
     metrics: BTreeMap<u64, BTreeMap<u32, SlotMetrics>>,
     followers: Vec<StreamSender<StepDone>>,
-    /// Steps since which nobody followed yet.
-    unseen: Vec<StepDone>,
+    /// The latest steps, for those who begin to follow.
+    history: VecDeque<StepDone>,
+    owner: Owner,
 }
 
 /// What a shard is started with.
@@ -59,7 +63,7 @@ pub struct ShardSpec {
     pub total_steps: u64,
     /// Slots of each step.
     pub slots: u32,
-    /// The actor that the shard serves: it ends with it.
+    /// The actor that the shard serves, until another one adopts it.
     pub owner: ActorAddr,
 }
 
@@ -157,9 +161,13 @@ pub struct Chunk {
     pub params: HostTensor,
 }
 
-/// Asks to be told of each step that is applied, in order, from the first on that nobody was told.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct FollowSteps;
+/// Asks to be told of each step that is applied, in order. Of those that are applied already, the
+/// server remembers the latest 8,192.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct FollowSteps {
+    /// The first step to tell of.
+    pub from: u64,
+}
 
 impl Message for FollowSteps {
     type Reply = Streamed<StepDone>;
@@ -227,21 +235,35 @@ impl Actor for ParameterServer {
         }
         let shard = Shard::new(&layout, shard as usize, optimizer, total_steps, slots)
             .map_err(Error::other)?;
-        context.watch_addr(owner);
         Ok(ParameterServer {
+            owner: Owner::new(owner, context),
             shard,
             slots,
             pulls: HashMap::new(),
             failed: None,
             metrics: BTreeMap::new(),
             followers: Vec::new(),
-            unseen: Vec::new(),
+            history: VecDeque::new(),
         })
     }
 
-    async fn down(&mut self, _: ActorAddr, _: Down, context: &Context<Self>) -> Result<()> {
-        context.stop();
+    async fn down(&mut self, actor: ActorAddr, _: Down, context: &Context<Self>) -> Result<()> {
+        if self.owner.is(actor) {
+            self.owner.lost(context);
+        }
         Ok(())
+    }
+}
+
+impl Handler<Adopt> for ParameterServer {
+    async fn handle(&mut self, adopt: Adopt, context: &Context<Self>) {
+        self.owner.adopt(adopt, context);
+    }
+}
+
+impl Handler<Dismiss> for ParameterServer {
+    async fn handle(&mut self, _: Dismiss, context: &Context<Self>) {
+        context.stop();
     }
 }
 
@@ -318,14 +340,13 @@ impl DeferredHandler<Pull> for ParameterServer {
 }
 
 impl Handler<FollowSteps> for ParameterServer {
-    async fn handle(&mut self, _: FollowSteps, context: &Context<Self>) -> Streamed<StepDone> {
+    async fn handle(&mut self, follow: FollowSteps, _: &Context<Self>) -> Streamed<StepDone> {
         let (sender, steps) = Streamed::channel(STEPS_BEHIND);
-        for step in std::mem::take(&mut self.unseen) {
-            if sender.try_send(step).is_err() {
-                tracing::warn!(actor = %context.me().addr(), "too many steps before somebody asked");
-            }
+        // There is room for all that is kept.
+        let told = self.history.iter().filter(|done| done.step >= follow.from);
+        if told.map(|done| sender.try_send(*done)).all(|sent| sent.is_ok()) {
+            self.followers.push(sender);
         }
-        self.followers.push(sender);
         steps
     }
 }
@@ -357,9 +378,10 @@ impl ParameterServer {
             done.loss_sum += metrics.loss_sum;
             done.correct = done.correct.saturating_add(metrics.correct);
         }
-        if self.followers.is_empty() && self.unseen.len() < STEPS_BEHIND {
-            self.unseen.push(done);
+        if self.history.len() == STEPS_KEPT {
+            self.history.pop_front();
         }
+        self.history.push_back(done);
         self.followers.retain(|follower| follower.try_send(done).is_ok());
     }
 }

@@ -1,11 +1,13 @@
 use std::task::Poll;
 
-use footlight_runtime::{ActorRef, Cause};
+use footlight_runtime::{ActorRef, Cause, System};
 use futures::{FutureExt, StreamExt, poll};
+use tokio::time::Instant;
 
 use super::*;
 use crate::{
     on_one_node::{Owner, soon, system},
+    owner::ADOPTION,
     parameters::optimizer::Sgd,
 };
 
@@ -13,7 +15,10 @@ const LEN: usize = 32;
 
 /// The first of two shards, with one chunk of ones (number 0); `p -= g`.
 async fn server(slots: u32) -> (ActorRef<ParameterServer>, ActorRef<Owner>) {
-    let system = system().await;
+    server_on(&system().await, slots).await
+}
+
+async fn server_on(system: &System, slots: u32) -> (ActorRef<ParameterServer>, ActorRef<Owner>) {
     let owner = system.spawn::<Owner>(()).await.unwrap();
     let spec = ShardSpec {
         layout: Layout::new([("all", vec![2 * LEN])], 2).unwrap(),
@@ -112,7 +117,7 @@ async fn each_step_is_told_once_and_in_order_also_if_slots_come_twice_and_nobody
         }
     }
     assert_eq!(repeated, [1, 3, 4, 7]);
-    let mut steps = server.call(FollowSteps).await.unwrap();
+    let mut steps = server.call(FollowSteps { from: 0 }).await.unwrap();
     for slot in [1, 0] {
         server.call(push(2, slot, 1.0)).await.unwrap().unwrap();
     }
@@ -126,9 +131,9 @@ async fn each_step_is_told_once_and_in_order_also_if_slots_come_twice_and_nobody
 #[tokio::test]
 async fn a_follower_that_went_away_disturbs_nobody() {
     let (server, _owner) = initialised(1).await;
-    drop(server.call(FollowSteps).await.unwrap());
+    drop(server.call(FollowSteps { from: 0 }).await.unwrap());
     server.call(push(0, 0, 1.0)).await.unwrap().unwrap();
-    let mut steps = server.call(FollowSteps).await.unwrap();
+    let mut steps = server.call(FollowSteps { from: 1 }).await.unwrap();
     server.call(push(1, 0, 1.0)).await.unwrap().unwrap();
     assert_eq!(soon(steps.next()).await.unwrap().unwrap().step, 1);
 }
@@ -197,12 +202,33 @@ async fn a_shard_that_cannot_be_is_refused_at_its_start() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_shard_whose_owner_is_gone_waits_for_another_one_and_ends_if_none_comes() {
+    let system = system().await;
+    let (server, owner) = server_on(&system, 1).await;
+    server.call(Initialise { chunk: 0, params: floats(1.0, LEN) }).await.unwrap().unwrap();
+    owner.kill();
+    owner.watch().await;
+    server.call(push(0, 0, 1.0)).await.unwrap().unwrap();
+    tokio::time::sleep(ADOPTION / 2).await;
+    let next = system.spawn::<Owner>(()).await.unwrap();
+    server.call(Adopt { owner: next.addr() }).await.unwrap();
+    tokio::time::sleep(2 * ADOPTION).await;
+    assert_eq!(seen(server.call(Pull { chunk: 0, version: 1 }).await.unwrap()), (1, 0.0));
+
+    let gone = Instant::now();
+    next.stop();
+    assert_eq!(server.watch().await, Down::Stopped);
+    assert!((ADOPTION..2 * ADOPTION).contains(&gone.elapsed()));
+}
+
 #[tokio::test]
-async fn a_shard_ends_with_the_actor_it_serves_and_who_waits_is_told() {
-    let (server, owner) = initialised(1).await;
+async fn a_shard_that_is_dismissed_ends_and_who_waits_is_told() {
+    let (server, _owner) = initialised(1).await;
     let mut waiting = Box::pin(server.call(Pull { chunk: 0, version: 1 }));
     assert!(matches!(poll!(&mut waiting), Poll::Pending));
-    owner.stop();
-    assert_eq!(soon(server.watch()).await, Down::Stopped);
+    let end = server.watch();
+    server.call(Dismiss).await.unwrap();
+    assert_eq!(soon(end).await, Down::Stopped);
     assert_eq!(*soon(waiting).await.unwrap_err().cause(), Cause::Stopped);
 }

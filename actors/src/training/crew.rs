@@ -4,7 +4,7 @@ use std::{collections::HashMap, pin::Pin, time::Duration};
 
 use footlight_cluster::Placement;
 use footlight_runtime::{
-    Actor, ActorAddr, ActorRef, Error, Result, System,
+    Actor, ActorAddr, ActorRef, Error, Result, System, fence,
     supervision::{Backoff, ChildEvent, ChildSpec, OneForOne, Restart, Supervisor},
 };
 use tokio::sync::mpsc;
@@ -122,9 +122,9 @@ fn worker(job: &Placed, index: u32, owner: ActorAddr) -> ChildSpec {
     let (spec, weights, loader, node) =
         (job.spec.clone(), job.weights.clone(), job.loader.clone(), job.node.clone());
     // A worker ends by itself only with its node, and then there is work of its left.
-    ChildSpec::new(format!("worker-{index}"), Restart::Permanent, move |starts| {
+    ChildSpec::new(format!("worker-{index}"), Restart::Permanent, move |attempt| {
         let args = WorkerSpec {
-            worker: worker_number(&spec, index, starts),
+            worker: worker_number(&spec, index, attempt.number),
             model: spec.model.clone(),
             seed: spec.seed,
             device: spec.device,
@@ -138,12 +138,13 @@ fn worker(job: &Placed, index: u32, owner: ActorAddr) -> ChildSpec {
             let mut order = nodes_for(&node.members(), submitter, "worker", Worker::NAME)?;
             let first = index as usize % order.len().max(1);
             order.rotate_left(first);
-            Ok(node.spawn::<Worker>(args).on(Placement::AnyOf(order)).await?.addr())
+            Ok(node.spawn::<Worker>(args).on(Placement::any_of(order)).await?.addr())
         }
     })
 }
 
-/// Each start of a worker has a number of its own.
+/// Each start of a worker has a number of its own, also under the trainers that follow.
 fn worker_number(spec: &JobSpec, index: u32, starts: u32) -> u64 {
-    u64::from(starts) * u64::from(spec.workers) + u64::from(index)
+    let trainer = fence::held().map_or(0, |fence| fence.generation);
+    (trainer << 32) + u64::from(starts) * u64::from(spec.workers) + u64::from(index)
 }

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use footlight_cluster::{Node, Placement};
-use footlight_runtime::{ActorRef, Error, NodeId, Result, Streamed, Watch, compute::DeviceChoice};
+use footlight_cluster::{
+    Member, Node, Placement,
+    singleton::{SingletonPolicy, SingletonState},
+};
+use footlight_runtime::{Actor, ActorRef, Error, NodeId, Result, Streamed, compute::DeviceChoice};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
-use super::trainer::{AskJob, FollowJob, Trainer};
+use super::trainer::{AskJob, AskOver, AskWeights, DismissParts, FollowJob, Trainer};
 use crate::{
     data::DataSpec,
     model::ModelSpec,
@@ -37,7 +40,7 @@ use crate::{
 #[must_use = "a job does nothing until it is submitted"]
 pub struct TrainingJob {
     spec: JobSpec,
-    trainer: Placement,
+    trainer: Option<Placement>,
 }
 
 /// A job as it travels.
@@ -68,6 +71,8 @@ pub struct JobSpec {
     pub seed: u64,
     /// The node that submitted the job.
     pub submitter: NodeId,
+    /// Tells jobs of one name apart that come after each other.
+    pub submission: u64,
 }
 
 impl TrainingJob {
@@ -88,8 +93,9 @@ impl TrainingJob {
                 epochs: 6,
                 seed: 0,
                 submitter: NodeId(0),
+                submission: 0,
             },
-            trainer: Placement::Here,
+            trainer: None,
         }
     }
 
@@ -134,16 +140,19 @@ impl TrainingJob {
         self
     }
 
-    /// Where the trainer runs. Default: on the node that submits, and the job ends with it.
+    /// Where the trainer may run. Default: on a node of role `server` if there is one that hosts it,
+    /// else on any that does.
     pub fn trainer_on(mut self, placement: Placement) -> Self {
-        self.trainer = placement;
+        self.trainer = Some(placement);
         self
     }
 
-    /// Starts the job.
+    /// Starts the job. From here on the cluster holds it: it goes on when this process and its node
+    /// are gone, and [`RunningJob::attach`] finds it again.
     ///
     /// # Errors
-    /// Settings that can't work, data that can't be read, no node for a part of the job.
+    /// Settings that can't work, data that can't be read, no node for a part of the job, another job
+    /// of this name.
     pub async fn submit(self, node: &Node) -> Result<RunningJob> {
         let TrainingJob { mut spec, trainer } = self;
         spec.submitter = node.id();
@@ -164,8 +173,19 @@ impl TrainingJob {
             return wrong("slots", "can't be more than samples of a batch");
         }
         spec.optimizer.validate().map_err(Error::other)?;
-        let trainer = node.spawn::<Trainer>(spec).on(trainer).await?;
-        RunningJob::follow_at(node, trainer).await
+        spec.submission = node.unique_number();
+        let trainer = trainer.unwrap_or_else(|| trainer_place(&node.members()));
+        let job = Follow::new(node, &spec.name);
+        if RunningJob::names(node).await?.contains(&spec.name) {
+            let why = "already: attach to it, close it, or choose another name";
+            return wrong("there is one of this name", why);
+        }
+        node.singleton::<Trainer>(&job.singleton, spec)
+            .on(trainer)
+            .policy(SingletonPolicy::UntilItEnds)
+            .start()
+            .await?;
+        RunningJob::begin(job).await
     }
 }
 
@@ -228,6 +248,11 @@ pub enum JobEvent {
         /// Their mean loss.
         loss: f64,
     },
+    /// The trainer's node was lost, and another one has taken the job over.
+    Resumed {
+        /// Where the trainer is now.
+        trainer: NodeId,
+    },
     /// The job is done. Its parameters stay at the shards until the job is [closed](RunningJob::close).
     Done(TrainingReport),
     /// The job can't go on.
@@ -251,24 +276,74 @@ pub struct TrainingReport {
     pub parameters_sha256: String,
 }
 
+/// A trainer belongs where it is not in the way of what it trains.
+fn trainer_place(members: &[Member]) -> Placement {
+    let serves = |member: &Member| {
+        member.is_up()
+            && member.roles.iter().any(|role| role == "server")
+            && member.actors.iter().any(|hosted| hosted == Trainer::NAME)
+    };
+    if members.iter().any(serves) { Placement::role("server") } else { Placement::anywhere() }
+}
+
+/// The name of a job's trainer among the cluster's singletons.
+const SINGLETONS: &str = "job/";
+
 /// A job that runs, or has run and still holds its parameters.
 #[derive(Debug)]
 pub struct RunningJob {
+    job: Follow,
+    /// Its trainer as of the events that are being read.
     trainer: ActorRef<Trainer>,
     events: Streamed<JobEvent>,
-    /// The trainer's end.
-    end: Option<Watch>,
-    node: Node,
+    /// The last event has been read.
+    ended: bool,
 }
 
-/// When the events have ended, the news of the trainer's end is waited for so long.
-const END_PATIENCE: Duration = Duration::from_secs(5);
+#[derive(Clone, Debug)]
+struct Follow {
+    node: Node,
+    singleton: String,
+}
+
+/// A trainer is called again after this, while its successor is on its way.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// A trainer has so long to let the parts of its job go.
+const DISMISS: Duration = Duration::from_secs(10);
+
+impl Follow {
+    fn new(node: &Node, job: &str) -> Self {
+        Follow { node: node.clone(), singleton: format!("{SINGLETONS}{job}") }
+    }
+
+    /// The trainer and its events from the first on, waiting for a trainer that is on its way.
+    async fn events(&self) -> Result<(ActorRef<Trainer>, Streamed<JobEvent>)> {
+        loop {
+            match self.node.find_singleton(&self.singleton).await? {
+                SingletonState::Running { actor, .. } => {
+                    let trainer = ActorRef::<Trainer>::at(actor, self.node.system());
+                    match trainer.call(FollowJob).await {
+                        Ok(events) => return Ok((trainer, events)),
+                        // It has gone meanwhile, or is not reachable now: there is news soon.
+                        Err(error) => tracing::debug!(%error, "the trainer does not answer"),
+                    }
+                }
+                SingletonState::Waiting => {}
+                SingletonState::Failed(why) => return Err(Error::other(why)),
+                _ => {
+                    let why = "the job was closed, or its trainer ended, before it was done";
+                    return Err(Error::other(why));
+                }
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+}
 
 impl RunningJob {
-    async fn follow_at(node: &Node, trainer: ActorRef<Trainer>) -> Result<Self> {
-        let end = Some(node.watch(&trainer));
-        let events = trainer.call(FollowJob).await?;
-        Ok(RunningJob { trainer, events, end, node: node.clone() })
+    async fn begin(job: Follow) -> Result<Self> {
+        let (trainer, events) = job.events().await?;
+        Ok(RunningJob { job, trainer, events, ended: false })
     }
 
     /// Finds a job of this cluster by its name: one that runs, or is done and still holds its
@@ -277,16 +352,30 @@ impl RunningJob {
     /// # Errors
     /// If there is none; the names of those there are.
     pub async fn attach(node: &Node, name: &str) -> Result<Self> {
-        let mut names = Vec::new();
-        for trainer in node.find::<Trainer>().await {
-            let Ok(spec) = trainer.call(AskJob).await else { continue };
-            if spec.name == name {
-                return RunningJob::follow_at(node, trainer).await;
-            }
-            names.push(spec.name);
+        let jobs = Self::names(node).await?;
+        if jobs.iter().any(|job| job == name) {
+            return RunningJob::begin(Follow::new(node, name)).await;
         }
-        let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        let there = if jobs.is_empty() { "none".to_owned() } else { jobs.join(", ") };
         Err(Error::other(format!("there is no job `{name}` in this cluster; there are: {there}")))
+    }
+
+    /// The names of the cluster's jobs, sorted.
+    ///
+    /// # Errors
+    /// If the ledger can't be reached.
+    pub async fn names(node: &Node) -> Result<Vec<String>> {
+        let singletons = node.singletons().await?;
+        let names = singletons.iter().filter_map(|s| s.name.strip_prefix(SINGLETONS));
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    /// Whether the job is done or has failed, as far as its trainer has told by now.
+    ///
+    /// # Errors
+    /// If its trainer is gone.
+    pub async fn is_over(&self) -> Result<bool> {
+        Ok(self.trainer.call(AskOver).await?)
     }
 
     /// What the job is.
@@ -297,12 +386,27 @@ impl RunningJob {
         Ok(self.trainer.call(AskJob).await?)
     }
 
-    /// The next event; `None` after the last one.
+    /// The next event; `None` after the last one. When the trainer's node is lost, the events go on
+    /// with [`JobEvent::Resumed`].
     ///
     /// # Errors
-    /// If the trainer's node is lost.
+    /// If the job ended without saying so: it was closed, or can't be taken up again.
     pub async fn next(&mut self) -> Result<Option<JobEvent>> {
-        self.events.next().await.transpose().map_err(Error::other)
+        if self.ended {
+            return Ok(None);
+        }
+        if let Some(Ok(event)) = self.events.next().await {
+            self.ended = matches!(event, JobEvent::Done(_) | JobEvent::Failed(_));
+            return Ok(Some(event));
+        }
+        (self.trainer, self.events) = self.job.events().await?;
+        match self.events.next().await {
+            // What the new trainer begins with is known already.
+            Some(Ok(JobEvent::Started { .. })) => {}
+            Some(Ok(event)) => return Ok(Some(event)),
+            _ => {}
+        }
+        Ok(Some(JobEvent::Resumed { trainer: self.trainer.addr().node }))
     }
 
     /// Waits for the end.
@@ -326,12 +430,7 @@ impl RunningJob {
                 _ => {}
             }
         }
-        let end = self.end.take().map(|end| tokio::time::timeout(END_PATIENCE, end));
-        let why = match futures::future::OptionFuture::from(end).await {
-            Some(Ok(down)) => format!(": {down}"),
-            _ => String::new(),
-        };
-        Err(Error::other(format!("the trainer ended before the job was done{why}")))
+        Err(Error::other("the job's last event was read before"))
     }
 
     /// Waits for the end with a progress bar on standard error.
@@ -346,17 +445,21 @@ impl RunningJob {
     /// Where the job's parameters are.
     ///
     /// # Errors
-    /// If the job has not begun yet, or its trainer is gone.
+    /// If its trainer is gone.
     pub async fn weights(&self) -> Result<Weights> {
-        let weights = self.trainer.call(super::trainer::AskWeights).await?;
-        weights.ok_or_else(|| Error::other("the job has no parameters yet"))
+        Ok(self.trainer.call(AskWeights).await?)
     }
 
     /// Ends the job and lets its parameters go.
-    pub async fn close(self) {
-        let watch = self.node.watch(&self.trainer);
-        self.trainer.stop();
-        watch.await;
+    ///
+    /// # Errors
+    /// If the ledger can't be reached: then the job goes on.
+    pub async fn close(self) -> Result<()> {
+        if let Err(error) = self.trainer.call_within(DismissParts, DISMISS).await {
+            // They end by themselves when no trainer comes.
+            tracing::warn!(%error, "the parts of the job could not be dismissed");
+        }
+        self.job.node.end_singleton(&self.job.singleton).await
     }
 }
 
@@ -394,6 +497,9 @@ impl Shown {
             }
             JobEvent::WorkerLost { worker, node, why } => {
                 progress.note(&format!("{worker} on node {node} is gone: {why}"));
+            }
+            JobEvent::Resumed { trainer } => {
+                progress.note(&format!("the job goes on with its trainer on node {trainer}"));
             }
             JobEvent::Evaluated { accuracy, .. } => {
                 progress.note(&format!("  test accuracy {:.2} %", accuracy * 100.0));

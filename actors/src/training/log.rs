@@ -42,6 +42,12 @@ impl Log {
         self.close();
     }
 
+    /// Whether the job's end has been told.
+    pub(super) fn is_over(&self) -> bool {
+        let told = self.lock();
+        told.closed || matches!(told.events.last(), Some(JobEvent::Done(_) | JobEvent::Failed(_)))
+    }
+
     /// Nothing more will be told.
     pub(super) fn close(&self) {
         self.lock().closed = true;

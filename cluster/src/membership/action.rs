@@ -62,8 +62,10 @@ pub struct SwimTimer(pub(super) Kind);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
-    Foca(Timer<MemberId>),
+    Foca { life: u32, timer: Timer<MemberId> },
     Join { member: MemberId, attempts: u8 },
+    CallBack,
+    Prove { life: u32 },
 }
 
 /// How a member is seen from here.

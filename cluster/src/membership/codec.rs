@@ -2,16 +2,20 @@
 //!
 //! ```text
 //! packet   := header [count: u16, member × count]
-//! header   := source: id, source's counter: u16, destination: id, kind: u8 [, id, probe: u8]
+//! header   := source: id, source's counter: u16, destination: id, kind: u8 [, more]
+//! more     := id, probe: u8 | probe: u8 | verdict              by kind
+//! verdict  := members: u16, smallest: u64, version: u32, answers: u32
 //! member   := id, counter: u16, state: u8
 //! id       := node: u64, incarnation: u64, family: u8 (4 | 6), ip: 4 or 16 bytes, port: u16
 //! ```
 //!
 //! The count and what follows it are foca's; the state `Left` is ours. foca knows a member that is
 //! down, but not that it said goodbye: the codec writes and reads it beside foca, so the news of a
-//! departure travels exactly as far and as often as foca's "down" does.
+//! departure travels exactly as far and as often as foca's "down" does. The verdict is ours too: who
+//! tells another that it was declared down says how many members say so.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -73,10 +77,41 @@ impl Departed {
     }
 }
 
+/// The members that a node sees up, itself included, as far as two such sets are compared: the one
+/// with more members is the greater, of equal ones that with the smallest node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Side {
+    pub(super) members: u16,
+    pub(super) smallest: Reverse<NodeId>,
+}
+
+/// What a member says to one that it has declared down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Verdict {
+    /// Those who say so; without members it is a question.
+    pub(super) side: Side,
+    /// Of the side: greater with each change, never 0.
+    pub(super) version: u32,
+    /// The version of the receiver's side that this answers; 0 if it answers nothing.
+    pub(super) answers: u32,
+}
+
+impl Verdict {
+    /// Asks one that has said so whether it still does.
+    pub(super) fn question(self) -> Self {
+        Verdict { side: Side { members: 0, ..self.side }, ..self }
+    }
+
+    pub(super) fn is_question(&self) -> bool {
+        self.side.members == 0
+    }
+}
+
 /// foca's codec, and the reader of our own packets.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct PacketCodec {
     pub(super) departed: Departed,
+    verdict: Arc<Mutex<Verdict>>,
 }
 
 const PING: u8 = 0;
@@ -105,74 +140,13 @@ impl Codec<MemberId> for PacketCodec {
     fn encode_header(
         &mut self,
         header: &Header<MemberId>,
-        mut buf: impl BufMut,
+        buf: impl BufMut,
     ) -> Result<(), CodecError> {
-        room(&buf, 3 * MAX_ID + 2 + 1 + 1)?;
-        put_id(&mut buf, &header.src);
-        buf.put_u16(header.src_incarnation);
-        put_id(&mut buf, &header.dst);
-        let mut relayed = |kind, id, probe| {
-            buf.put_u8(kind);
-            put_id(&mut buf, id);
-            buf.put_u8(probe);
-        };
-        match &header.message {
-            Message::PingReq { target, probe_number } => relayed(PING_REQ, target, *probe_number),
-            Message::IndirectPing { origin, probe_number } => {
-                relayed(INDIRECT_PING, origin, *probe_number);
-            }
-            Message::IndirectAck { target, probe_number } => {
-                relayed(INDIRECT_ACK, target, *probe_number);
-            }
-            Message::ForwardedAck { origin, probe_number } => {
-                relayed(FORWARDED_ACK, origin, *probe_number);
-            }
-            Message::Ping(probe) => buf.put_slice(&[PING, *probe]),
-            Message::Ack(probe) => buf.put_slice(&[ACK, *probe]),
-            Message::Announce => buf.put_u8(ANNOUNCE),
-            Message::Feed => buf.put_u8(FEED),
-            Message::Gossip => buf.put_u8(GOSSIP),
-            Message::Broadcast => buf.put_u8(BROADCAST),
-            Message::TurnUndead => buf.put_u8(TURN_UNDEAD),
-        }
-        Ok(())
+        encode_header(header, self.verdict(), buf)
     }
 
-    fn decode_header(&mut self, mut buf: impl Buf) -> Result<Header<MemberId>, CodecError> {
-        let src = get_id(&mut buf)?;
-        let src_incarnation = buf.try_get_u16().map_err(short)?;
-        let dst = get_id(&mut buf)?;
-        let kind = buf.try_get_u8().map_err(short)?;
-        let relayed = |buf: &mut dyn Buf| Ok((get_id(buf)?, buf.try_get_u8().map_err(short)?));
-        let message = match kind {
-            PING => Message::Ping(buf.try_get_u8().map_err(short)?),
-            ACK => Message::Ack(buf.try_get_u8().map_err(short)?),
-            PING_REQ => {
-                let (target, probe_number) = relayed(&mut buf)?;
-                Message::PingReq { target, probe_number }
-            }
-            INDIRECT_PING => {
-                let (origin, probe_number) = relayed(&mut buf)?;
-                Message::IndirectPing { origin, probe_number }
-            }
-            INDIRECT_ACK => {
-                let (target, probe_number) = relayed(&mut buf)?;
-                Message::IndirectAck { target, probe_number }
-            }
-            FORWARDED_ACK => {
-                let (origin, probe_number) = relayed(&mut buf)?;
-                Message::ForwardedAck { origin, probe_number }
-            }
-            ANNOUNCE => Message::Announce,
-            FEED => Message::Feed,
-            GOSSIP => Message::Gossip,
-            BROADCAST => Message::Broadcast,
-            TURN_UNDEAD => Message::TurnUndead,
-            tag => {
-                return Err(CodecError::Unknown { what: "packet kind", tag });
-            }
-        };
-        Ok(Header { src, src_incarnation, dst, message })
+    fn decode_header(&mut self, buf: impl Buf) -> Result<Header<MemberId>, CodecError> {
+        decode_header(buf).map(|(header, _)| header)
     }
 
     fn encode_member(
@@ -192,39 +166,159 @@ impl Codec<MemberId> for PacketCodec {
         Ok(())
     }
 
-    fn decode_member(&mut self, mut buf: impl Buf) -> Result<Member<MemberId>, CodecError> {
-        let id = get_id(&mut buf)?;
-        let counter = buf.try_get_u16().map_err(short)?;
-        let state = match buf.try_get_u8().map_err(short)? {
-            ALIVE => State::Alive,
-            SUSPECT => State::Suspect,
-            DOWN => State::Down,
-            LEFT => {
-                self.departed.insert(id);
-                State::Down
-            }
-            tag => {
-                return Err(CodecError::Unknown { what: "member state", tag });
-            }
-        };
-        Ok(Member::new(id, counter, state))
+    fn decode_member(&mut self, buf: impl Buf) -> Result<Member<MemberId>, CodecError> {
+        let (member, left) = decode_member(buf)?;
+        if left {
+            self.departed.insert(*member.id());
+        }
+        Ok(member)
     }
 }
 
 impl PacketCodec {
-    /// What a packet of our own says, for the decision how to send it.
-    pub(super) fn read(
-        &self,
-        mut packet: &[u8],
-    ) -> Result<(Header<MemberId>, Vec<Member<MemberId>>), CodecError> {
-        // Its own set: what we send about departures we knew already.
-        let mut codec = PacketCodec::default();
-        let header = codec.decode_header(&mut packet)?;
-        let count = if packet.is_empty() { 0 } else { packet.try_get_u16().map_err(short)? };
-        let members =
-            (0..count).map(|_| codec.decode_member(&mut packet)).collect::<Result<_, _>>()?;
-        Ok((header, members))
+    pub(super) fn new(me: MemberId) -> Self {
+        let side = Side { members: 1, smallest: Reverse(me.node) };
+        let verdict = Verdict { side, version: 1, answers: 0 };
+        PacketCodec { departed: Departed::default(), verdict: Arc::new(Mutex::new(verdict)) }
     }
+
+    /// What this node says now to one that it has declared down.
+    pub(super) fn verdict(&self) -> Verdict {
+        *self.verdict.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of whom this node sees up.
+    pub(super) fn set_side(&self, side: Side) {
+        let mut verdict = self.verdict.lock().unwrap_or_else(PoisonError::into_inner);
+        if verdict.side != side {
+            verdict.side = side;
+            verdict.version = verdict.version.checked_add(1).unwrap_or(1);
+        }
+    }
+}
+
+/// A packet as it is read outside foca: to judge it, or for the decision how to send it.
+pub(super) struct Packet {
+    pub(super) header: Header<MemberId>,
+    pub(super) members: Vec<Member<MemberId>>,
+}
+
+impl Packet {
+    pub(super) fn read(mut packet: &[u8]) -> Result<Self, CodecError> {
+        let (header, _) = decode_header(&mut packet)?;
+        let count = if packet.is_empty() { 0 } else { packet.try_get_u16().map_err(short)? };
+        let members = (0..count)
+            .map(|_| decode_member(&mut packet).map(|(member, _)| member))
+            .collect::<Result<_, _>>()?;
+        Ok(Packet { header, members })
+    }
+}
+
+/// Writes a header; the verdict counts only in one that tells its receiver that it is down.
+pub(super) fn encode_header(
+    header: &Header<MemberId>,
+    verdict: Verdict,
+    mut buf: impl BufMut,
+) -> Result<(), CodecError> {
+    room(&buf, 3 * MAX_ID + 2 + 1 + 1)?;
+    put_id(&mut buf, &header.src);
+    buf.put_u16(header.src_incarnation);
+    put_id(&mut buf, &header.dst);
+    let mut relayed = |kind, id, probe| {
+        buf.put_u8(kind);
+        put_id(&mut buf, id);
+        buf.put_u8(probe);
+    };
+    match &header.message {
+        Message::PingReq { target, probe_number } => relayed(PING_REQ, target, *probe_number),
+        Message::IndirectPing { origin, probe_number } => {
+            relayed(INDIRECT_PING, origin, *probe_number);
+        }
+        Message::IndirectAck { target, probe_number } => {
+            relayed(INDIRECT_ACK, target, *probe_number);
+        }
+        Message::ForwardedAck { origin, probe_number } => {
+            relayed(FORWARDED_ACK, origin, *probe_number);
+        }
+        Message::Ping(probe) => buf.put_slice(&[PING, *probe]),
+        Message::Ack(probe) => buf.put_slice(&[ACK, *probe]),
+        Message::Announce => buf.put_u8(ANNOUNCE),
+        Message::Feed => buf.put_u8(FEED),
+        Message::Gossip => buf.put_u8(GOSSIP),
+        Message::Broadcast => buf.put_u8(BROADCAST),
+        Message::TurnUndead => {
+            buf.put_u8(TURN_UNDEAD);
+            buf.put_u16(verdict.side.members);
+            buf.put_u64(verdict.side.smallest.0.0);
+            buf.put_u32(verdict.version);
+            buf.put_u32(verdict.answers);
+        }
+    }
+    Ok(())
+}
+
+/// The header, and of one that tells its receiver that it was declared down: who says so.
+pub(super) fn decode_header(
+    mut buf: impl Buf,
+) -> Result<(Header<MemberId>, Option<Verdict>), CodecError> {
+    let src = get_id(&mut buf)?;
+    let src_incarnation = buf.try_get_u16().map_err(short)?;
+    let dst = get_id(&mut buf)?;
+    let kind = buf.try_get_u8().map_err(short)?;
+    let relayed = |buf: &mut dyn Buf| Ok((get_id(buf)?, buf.try_get_u8().map_err(short)?));
+    let mut verdict = None;
+    let message = match kind {
+        PING => Message::Ping(buf.try_get_u8().map_err(short)?),
+        ACK => Message::Ack(buf.try_get_u8().map_err(short)?),
+        PING_REQ => {
+            let (target, probe_number) = relayed(&mut buf)?;
+            Message::PingReq { target, probe_number }
+        }
+        INDIRECT_PING => {
+            let (origin, probe_number) = relayed(&mut buf)?;
+            Message::IndirectPing { origin, probe_number }
+        }
+        INDIRECT_ACK => {
+            let (target, probe_number) = relayed(&mut buf)?;
+            Message::IndirectAck { target, probe_number }
+        }
+        FORWARDED_ACK => {
+            let (origin, probe_number) = relayed(&mut buf)?;
+            Message::ForwardedAck { origin, probe_number }
+        }
+        ANNOUNCE => Message::Announce,
+        FEED => Message::Feed,
+        GOSSIP => Message::Gossip,
+        BROADCAST => Message::Broadcast,
+        TURN_UNDEAD => {
+            let members = buf.try_get_u16().map_err(short)?;
+            let smallest = Reverse(NodeId(buf.try_get_u64().map_err(short)?));
+            let version = buf.try_get_u32().map_err(short)?;
+            let answers = buf.try_get_u32().map_err(short)?;
+            verdict = Some(Verdict { side: Side { members, smallest }, version, answers });
+            Message::TurnUndead
+        }
+        tag => {
+            return Err(CodecError::Unknown { what: "packet kind", tag });
+        }
+    };
+    Ok((Header { src, src_incarnation, dst, message }, verdict))
+}
+
+/// A member, and whether it has left by itself.
+fn decode_member(mut buf: impl Buf) -> Result<(Member<MemberId>, bool), CodecError> {
+    let id = get_id(&mut buf)?;
+    let counter = buf.try_get_u16().map_err(short)?;
+    let tag = buf.try_get_u8().map_err(short)?;
+    let state = match tag {
+        ALIVE => State::Alive,
+        SUSPECT => State::Suspect,
+        DOWN | LEFT => State::Down,
+        tag => {
+            return Err(CodecError::Unknown { what: "member state", tag });
+        }
+    };
+    Ok((Member::new(id, counter, state), tag == LEFT))
 }
 
 fn room(buf: &impl BufMut, needed: usize) -> Result<(), CodecError> {

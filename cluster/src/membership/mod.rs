@@ -19,6 +19,12 @@
 //!   the connection's certificate is that of the sender it names.
 //! - **ME-5** A refuted suspicion has no effect on the suspect (foca 2.0.0 tells it to change its
 //!   identity all the same).
+//! - **ME-6** Members that lost each other find each other again once they can, also if each is the
+//!   last of its part.
+//! - **ME-7** When a cut heals whose halves have declared each other down, the half with fewer
+//!   members (of equal ones that without the smallest node) comes back as new: `Rejoined`. To the
+//!   other half nothing has happened. While the halves are still finding out about the cut, or one
+//!   hears the other and is not heard, both may come back as new.
 
 mod action;
 mod codec;

@@ -71,7 +71,7 @@ impl Settings {
             gossip_period: Duration::from_millis(100),
             gossip_members: 4,
             announce_period: Duration::from_secs(10),
-            reconnect_period: Duration::from_secs(5),
+            reconnect_period: Duration::from_secs(2),
             forget_after: Duration::from_secs(3600),
             join_period: Duration::from_millis(250),
         }
@@ -88,7 +88,7 @@ impl Settings {
             max_transmissions: 30,
             gossip_period: Duration::from_millis(250),
             announce_period: Duration::from_secs(30),
-            reconnect_period: Duration::from_secs(20),
+            reconnect_period: Duration::from_secs(10),
             join_period: Duration::from_secs(1),
             ..Self::lan()
         }

@@ -1,27 +1,36 @@
 //! The state machine: foca's SWIM, with its events made whole.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     fmt, iter, mem,
     net::SocketAddr,
     time::Duration,
 };
 
-use bytes::Bytes;
-use foca::{Codec, Foca, Message, NoCustomBroadcast, Notification, Runtime, State, Timer};
+use bytes::{BufMut, Bytes, BytesMut};
+use foca::{
+    Foca, Header, Identity, Message, NoCustomBroadcast, Notification, Runtime, State, Timer,
+};
 use footlight_runtime::id::NodeId;
-use rand::{Rng, SeedableRng};
+use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
     InvalidSettings, MAX_PACKET, Member, MemberId, MemberState, Settings, SwimAction, SwimError,
     SwimTimer,
     action::{Kind, MAX_MEMBERS},
-    codec::{CodecError, PacketCodec},
+    codec::{CodecError, Packet, PacketCodec, Side, Verdict, decode_header, encode_header},
 };
 
 /// [`Swim::join`] asks so many times, [`Settings::join_period`] apart.
 const JOIN_ATTEMPTS: u8 = 40;
+
+/// A member that is alone calls so many of those that it lost, [`Settings::reconnect_period`] apart.
+const CALLED_BACK: usize = 2;
+
+/// A member that begins anew asks so many others to take it in.
+const CONTACTS: usize = 8;
 
 /// Membership as one node sees it.
 ///
@@ -31,9 +40,20 @@ pub struct Swim {
     foca: Foca<MemberId, PacketCodec, ChaCha8Rng, NoCustomBroadcast>,
     codec: PacketCodec,
     settings: Settings,
+    config: foca::Config,
+    /// Seeds foca's choices in each life, and chooses whom to call while this member is alone.
+    rng: ChaCha8Rng,
+    /// Counts the lives: the timers of past ones mean nothing.
+    life: u32,
     /// What the owner has been told is up, and whether as a suspect.
     told: BTreeMap<SocketAddr, (MemberId, bool)>,
+    /// Whom the past life knew.
+    contacts: Vec<MemberId>,
+    /// Whose past lives are probably over too.
+    doubtful: BTreeSet<MemberId>,
     actions: Vec<SwimAction>,
+    /// A timer is set for calling while alone.
+    calls_back: bool,
     gone: bool,
 }
 
@@ -72,13 +92,24 @@ impl Swim {
         settings: Settings,
         rng: &mut impl Rng,
     ) -> Result<Self, InvalidSettings> {
-        let codec = PacketCodec::default();
-        let mut seed = [0; 32];
-        rng.fill_bytes(&mut seed);
-        let rng = ChaCha8Rng::from_seed(seed);
-        let foca = Foca::new(me, settings.to_foca()?, rng, codec.clone());
-        let (told, actions) = (BTreeMap::new(), Vec::new());
-        Ok(Self { foca, codec, settings, told, actions, gone: false })
+        let mut rng = ChaCha8Rng::from_rng(rng);
+        let codec = PacketCodec::new(me);
+        let config = settings.to_foca()?;
+        let foca = foca(me, config.clone(), &mut rng, &codec);
+        Ok(Self {
+            foca,
+            codec,
+            settings,
+            config,
+            rng,
+            life: 0,
+            told: BTreeMap::new(),
+            contacts: Vec::new(),
+            doubtful: BTreeSet::new(),
+            actions: Vec::new(),
+            calls_back: false,
+            gone: false,
+        })
     }
 
     /// This node as a member. Changes with [`SwimAction::Rejoined`].
@@ -122,7 +153,9 @@ impl Swim {
 
     fn try_join(&mut self, member: MemberId, attempts: u8) {
         let itself = member.addr == self.me().addr;
-        if self.gone || itself || attempts == 0 || self.told.contains_key(&member.addr) {
+        let addr = member.addr;
+        let is_in = self.knows(|known| known.id().addr == addr && known.state() != State::Down);
+        if self.gone || itself || attempts == 0 || is_in {
             return;
         }
         self.run(|foca, effects| foca.announce(member, effects));
@@ -139,7 +172,25 @@ impl Swim {
             // Whoever has left stays silent: hearing of its own departure, foca would come back.
             return Ok(());
         }
-        self.check(from, data)?;
+        let (header, verdict) = self.check(from, data)?;
+        if let Some(verdict) = verdict
+            && header.dst == self.me()
+        {
+            self.declared_down(header.src, verdict);
+            return Ok(());
+        }
+        let is_up = |member: &foca::Member<MemberId>| {
+            *member.id() == header.src && member.state() != State::Down
+        };
+        if self.doubtful.contains(&header.src) && !self.knows(is_up) {
+            return Ok(());
+        }
+        if header.message == Message::Announce && header.dst != self.me() {
+            // A call to a past life. foca would take the caller for a member, though that one may
+            // hear nothing from here: it is called instead, and is one when it answers.
+            self.try_join(header.src, 1);
+            return Ok(());
+        }
         let mut result = Ok(());
         self.run(|foca, effects| {
             result = foca.handle_data(data, effects);
@@ -154,36 +205,123 @@ impl Swim {
         }
     }
 
-    /// Looks at a packet before foca does.
-    fn check(&self, from: NodeId, data: &[u8]) -> Result<(), SwimError> {
+    /// Looks at a packet before foca does; gives back what tells this node that it was declared down.
+    fn check(
+        &self,
+        from: NodeId,
+        data: &[u8],
+    ) -> Result<(Header<MemberId>, Option<Verdict>), SwimError> {
         let malformed =
             |why: &dyn fmt::Display| SwimError::Malformed { from, why: why.to_string() };
         if data.len() > MAX_PACKET {
             return Err(malformed(&format_args!("it has {} bytes", data.len())));
         }
         let unreadable = |error: CodecError| malformed(&error);
-        let header = PacketCodec::default().decode_header(data).map_err(unreadable)?;
+        let (header, verdict) = decode_header(data).map_err(unreadable)?;
         if header.src.node != from {
             return Err(SwimError::Impostor { from, claimed: header.src });
         }
         let known = self.foca.iter_membership_state();
         if known.len() >= MAX_MEMBERS {
             let known: BTreeSet<SocketAddr> = known.map(|member| member.id().addr).collect();
-            let (_, members) = self.codec.read(data).map_err(unreadable)?;
-            let mut named = members.iter().map(|member| member.id()).chain([&header.src]);
+            let packet = Packet::read(data).map_err(unreadable)?;
+            let mut named = packet.members.iter().map(|member| member.id()).chain([&header.src]);
             if named.any(|id| !known.contains(&id.addr)) {
                 return Err(SwimError::TooMany { from });
             }
         }
-        Ok(())
+        Ok((header, verdict))
+    }
+
+    /// Another member says that it has declared this one down, as all of its half do.
+    ///
+    /// If that one is not up here either, a cut between two halves has healed, and the lesser half
+    /// comes back as new (ME-7): both tell each other the size of their halves. In any case an old
+    /// word decides nothing, from when the halves were still falling apart or from before the sender
+    /// learned better; only one that answers what this node says now.
+    fn declared_down(&mut self, by: MemberId, theirs: Verdict) {
+        if self.knows(|member| member.id().addr == by.addr && member.id().supersedes(&by)) {
+            return; // The last words of a past life, overtaken by the new one.
+        }
+        let is_up = self.knows(|member| *member.id() == by && member.state() != State::Down);
+        tracing::debug!(%by, ?theirs, mine = ?self.codec.verdict(), is_up, "declared down");
+        let mine = Verdict { answers: theirs.version, ..self.codec.verdict() };
+        let answer = match (theirs.is_question(), is_up) {
+            (true, true) => return,
+            (true, false) => mine,
+            (false, _) if theirs.answers == mine.version && (is_up || theirs.side >= mine.side) => {
+                if let Some(me) = self.me().renew() {
+                    self.begin_anew(me, Some(by));
+                }
+                return;
+            }
+            (false, true) => mine.question(),
+            (false, false) => mine,
+        };
+        let (src, message) = (self.me(), Message::TurnUndead);
+        let header = Header { src, src_incarnation: 0, dst: by, message };
+        let mut packet = BytesMut::new().limit(MAX_PACKET);
+        if encode_header(&header, answer, &mut packet).is_ok() {
+            self.send(by, packet.into_inner().freeze());
+        }
+    }
+
+    /// Goes on as another member, which knows nothing of what the past life believed of others: part
+    /// of that is wrong if this one was cut off.
+    ///
+    /// `by` is who said that the past life is over. If that one was not up here, those who were are
+    /// of the lesser half as well, and what they say is as wrong: it is not heeded until they come
+    /// back as new too, or others say that they are up.
+    fn begin_anew(&mut self, me: MemberId, by: Option<MemberId>) {
+        let known = self.members();
+        let with = |states: &[MemberState]| {
+            let of_those = known.iter().filter(|member| states.contains(&member.state));
+            of_those.map(|member| member.id).collect::<Vec<_>>()
+        };
+        let (up, down) =
+            (with(&[MemberState::Up, MemberState::Suspect]), with(&[MemberState::Down]));
+        let cut_off = by.is_some_and(|by| !up.contains(&by));
+        let others = if cut_off { &down } else { &up };
+        self.contacts = by.into_iter().chain(others.iter().copied()).collect();
+        self.doubtful = if cut_off { up.into_iter().collect() } else { BTreeSet::new() };
+        self.foca = foca(me, self.config.clone(), &mut self.rng, &self.codec);
+        self.life = self.life.wrapping_add(1);
+        self.actions.push(SwimAction::Rejoined(me));
+        // Those who were up stay so in the owner's eyes, if they soon prove to be.
+        let timer = SwimTimer(Kind::Prove { life: self.life });
+        let after = self.settings.suspicion + 4 * self.settings.join_period;
+        self.actions.push(SwimAction::SetTimer { after, timer });
+        let first: Vec<_> = self.contacts.iter().take(CONTACTS).copied().collect();
+        first.into_iter().for_each(|member| self.try_join(member, JOIN_ATTEMPTS));
+    }
+
+    /// Who was up in the past life and has not been found in this one is down.
+    fn forget_unproven(&mut self) {
+        let known: BTreeSet<SocketAddr> =
+            self.foca.iter_membership_state().map(|member| member.id().addr).collect();
+        let unproven = |addr: &SocketAddr, _: &mut (MemberId, bool)| !known.contains(addr);
+        for (_, (member, _)) in self.told.extract_if(.., unproven) {
+            self.actions.push(SwimAction::Down(member));
+        }
+        self.tell_changes();
+        self.mind_being_alone();
     }
 
     /// A timer's time has come.
     pub fn handle_timer(&mut self, timer: SwimTimer) {
         match timer.0 {
             Kind::Join { member, attempts } => self.try_join(member, attempts),
-            Kind::Foca(timer) => {
-                if !self.gone && !self.is_refuted(&timer) {
+            Kind::CallBack => {
+                self.calls_back = false;
+                self.call_back();
+            }
+            Kind::Prove { life } => {
+                if !self.gone && life == self.life {
+                    self.forget_unproven();
+                }
+            }
+            Kind::Foca { life, timer } => {
+                if !self.gone && life == self.life && !self.is_refuted(&timer) {
                     self.run(|foca, effects| foca.handle_timer(timer, effects));
                 }
             }
@@ -198,7 +336,7 @@ impl Swim {
         let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = timer else {
             return false;
         };
-        !self.foca.iter_membership_state().any(|member| {
+        !self.knows(|member| {
             member.id() == member_id
                 && member.state() == State::Suspect
                 && member.incarnation() == *incarnation
@@ -207,13 +345,22 @@ impl Swim {
 
     /// Heeds that a member said goodbye in another way than by SWIM, and passes it on.
     pub fn peer_left(&mut self, member: MemberId) {
-        let known = self.foca.iter_membership_state().any(|known| *known.id() == member);
-        if self.gone || !known {
+        if self.gone || !self.knows(|known| *known.id() == member) {
             return;
         }
         self.codec.departed.insert(member);
         let update = iter::once(foca::Member::down(member));
         self.run(|foca, effects| foca.apply_many(update, true, effects));
+    }
+
+    /// Declares all lives of a node down that are known, and passes it on: it was thrown out.
+    pub fn expel(&mut self, node: NodeId) {
+        let known = self.foca.iter_membership_state();
+        let there = known.filter(|known| known.id().node == node && known.state() != State::Down);
+        let update: Vec<_> = there.map(|known| foca::Member::down(*known.id())).collect();
+        if !self.gone && !update.is_empty() {
+            self.run(|foca, effects| foca.apply_many(update.into_iter(), true, effects));
+        }
     }
 
     /// Leaves the cluster: some members are told, who tell the others. Nothing is heeded afterwards.
@@ -224,6 +371,10 @@ impl Swim {
         self.codec.departed.insert(self.me());
         self.gone = true;
         self.run(|foca, effects| foca.leave_cluster(effects));
+    }
+
+    fn knows(&self, such: impl FnMut(&foca::Member<MemberId>) -> bool) -> bool {
+        self.foca.iter_membership_state().any(such)
     }
 
     fn run(
@@ -239,21 +390,55 @@ impl Swim {
             tracing::debug!(%error, "membership");
         }
         if let Some(me) = effects.rejoined {
-            // foca 2.0.0 stands still after a change of identity until somebody speaks to it; two
-            // members would wait for each other for ever.
-            if let Err(error) = self.foca.apply_many(iter::empty(), false, &mut effects) {
-                tracing::debug!(%error, "membership");
-            }
-            self.actions.push(SwimAction::Rejoined(me));
+            tracing::debug!("declared down by gossip");
+            // What the past life would still say is of no use to anybody.
+            return self.begin_anew(me, None);
         }
         self.tell_changes();
+        self.mind_being_alone();
         for (to, data) in effects.sends {
             self.send(to, data);
         }
         for (after, timer) in effects.timers {
-            let timer = SwimTimer(Kind::Foca(timer));
+            let timer = SwimTimer(Kind::Foca { life: self.life, timer });
             self.actions.push(SwimAction::SetTimer { after, timer });
         }
+    }
+
+    /// foca 2.0.0 stands still without members: two that lost each other, and everybody else, would
+    /// never look for each other again.
+    fn mind_being_alone(&mut self) {
+        if self.gone || self.calls_back || !self.told.is_empty() || self.lost().is_empty() {
+            return;
+        }
+        self.calls_back = true;
+        let after = self.settings.reconnect_period;
+        self.actions.push(SwimAction::SetTimer { after, timer: SwimTimer(Kind::CallBack) });
+    }
+
+    /// Those that were declared down and did not leave, and those of the past life, sorted.
+    fn lost(&self) -> Vec<MemberId> {
+        let down = self.foca.iter_membership_state().filter(|member| member.state() == State::Down);
+        let mut lost: Vec<_> = down
+            .map(|member| *member.id())
+            .chain(self.contacts.iter().copied())
+            .filter(|id| !self.codec.departed.contains(id))
+            .collect();
+        lost.sort();
+        lost.dedup();
+        lost
+    }
+
+    fn call_back(&mut self) {
+        if self.gone || !self.told.is_empty() {
+            return;
+        }
+        let mut lost = self.lost();
+        for _ in 0..CALLED_BACK.min(lost.len()) {
+            let member = lost.swap_remove(self.rng.random_range(0..lost.len()));
+            self.run(|foca, effects| foca.announce(member, effects));
+        }
+        self.mind_being_alone();
     }
 
     /// Compares the member list with what the owner has been told (ME-1).
@@ -291,11 +476,15 @@ impl Swim {
             self.told.insert(id.addr, (id, suspect));
         }
         departed.retain(|id| down.contains(id));
+        let me = self.foca.identity().node;
+        let smallest = self.told.values().map(|(member, _)| member.node).fold(me, NodeId::min);
+        let members = u16::try_from(self.told.len() + 1).unwrap_or(u16::MAX);
+        self.codec.set_side(Side { members, smallest: Reverse(smallest) });
     }
 
     fn send(&mut self, to: MemberId, data: Bytes) {
         let mut must_arrive = self.gone;
-        if let Ok((header, members)) = self.codec.read(&data) {
+        if let Ok(Packet { header, members }) = Packet::read(&data) {
             if header.message == Message::Announce && self.codec.departed.contains(&to) {
                 return; // It has left: calling it back would only dial in vain.
             }
@@ -305,6 +494,15 @@ impl Swim {
         }
         self.actions.push(SwimAction::Send { to, data, must_arrive });
     }
+}
+
+fn foca(
+    me: MemberId,
+    config: foca::Config,
+    rng: &mut ChaCha8Rng,
+    codec: &PacketCodec,
+) -> Foca<MemberId, PacketCodec, ChaCha8Rng, NoCustomBroadcast> {
+    Foca::new(me, config, ChaCha8Rng::from_rng(rng), codec.clone())
 }
 
 impl fmt::Debug for Swim {

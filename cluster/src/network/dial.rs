@@ -1,4 +1,4 @@
-//! Making connections, keeping them, and answering those that arrive.
+//! Making connections and keeping them.
 
 use std::{
     net::SocketAddr,
@@ -7,26 +7,26 @@ use std::{
 };
 
 use footlight_runtime::NodeId;
-use tokio::sync::Semaphore;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Network, named, peer::Peer};
 use crate::{
     transport::{
-        bulk,
         endpoint::Purpose as Carries,
-        handshake::{self, Answer, BulkHello, HandshakeError, Hello, Purpose, Refusal},
+        handshake::{self, Answer, HandshakeError, Hello, Purpose, Refusal},
         session::{Host, Session},
     },
-    trust::{PeerIdentity, peer_identity, tls},
+    trust::{Right, peer_identity, tls},
 };
 
 /// How long a connection and its greeting may take.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Most handshakes that are answered at once.
-const ANSWERING: usize = 256;
 /// The node with the greater id leaves the other so long to dial first: two connections at once
 /// would be one too many.
-const AFTER_YOU: Duration = Duration::from_millis(300);
+pub(super) const AFTER_YOU: Duration = Duration::from_millis(300);
+/// After so long without a packet or a connection a member is called unreachable. Longer than it
+/// takes to declare one down that nobody reaches.
+const SILENCE: Duration = Duration::from_secs(2);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(1);
 
@@ -38,6 +38,8 @@ pub(crate) enum DialError {
     /// The other node's own connection is used instead.
     #[error("both nodes dialed at once")]
     Duplicate,
+    #[error("this node itself answers there")]
+    Yourself,
 }
 
 /// Waits for a connection's TLS handshake and checks who is there.
@@ -60,7 +62,7 @@ pub(crate) async fn established(
 }
 
 /// quinn's reason in a user's words.
-fn explain(error: &quinn::ConnectionError) -> String {
+pub(super) fn explain(error: &quinn::ConnectionError) -> String {
     match tls::refusal(error) {
         Some(refusal) => refusal.to_string(),
         None if matches!(error, quinn::ConnectionError::TimedOut) => "nobody answers".to_owned(),
@@ -86,8 +88,27 @@ pub(crate) async fn dial(
         network.endpoint.dial(addr, Carries::Control).map_err(|error| failed(error.to_string()))?;
     let connection = established(connecting, expected).await.map_err(failed)?;
     let identity = peer_identity(&connection).map_err(|error| failed(error.to_string()))?;
+    if identity.node == network.node() {
+        connection.close(0u32.into(), b"myself");
+        return Err(DialError::Yourself);
+    }
+    if expected.is_none()
+        && let Some(session) = network.peer(identity.node).and_then(|peer| peer.session())
+        && !session.is_silent()
+    {
+        // It is known by another address: the connection that there is stays.
+        connection.close(0u32.into(), b"another connection is used");
+        return Ok(session);
+    }
+    if !identity.role.may(Right::Belong) {
+        connection.close(0u32.into(), b"no member");
+        let role = identity.role;
+        return Err(failed(format!(
+            "what answers there has a certificate of role `{role}`, which no member has"
+        )));
+    }
     let hello = Hello {
-        record: network.record(),
+        record: network.greeting(),
         purpose: network.purpose,
         session: network.number(),
         knows: match expected {
@@ -112,6 +133,7 @@ pub(crate) async fn dial(
             let session = Session::start(
                 hello.session,
                 record,
+                identity,
                 Purpose::Member,
                 true,
                 connection,
@@ -126,7 +148,7 @@ pub(crate) async fn dial(
     }
 }
 
-fn host(network: &Arc<Network>) -> std::sync::Weak<dyn Host> {
+pub(super) fn host(network: &Arc<Network>) -> std::sync::Weak<dyn Host> {
     let host: Arc<dyn Host> = network.clone();
     Arc::downgrade(&host)
 }
@@ -161,16 +183,22 @@ pub(crate) async fn maintain(network: Arc<Network>, peer: Arc<Peer>) {
 async fn keep(network: &Arc<Network>, peer: &Peer) {
     let leaving = || network.leaving.load(Ordering::Acquire);
     let mut retry = FIRST_RETRY;
+    let mut without = Instant::now();
     if network.node() > peer.id && peer.session().is_none() {
         peer.wait_change(AFTER_YOU).await;
     }
     while !leaving() && !peer.is_lost() {
         if let Some(session) = peer.session() {
             retry = FIRST_RETRY;
+            network.reaches(peer, true);
             tokio::select! {
                 () = session.ended() => {}
+                () = silence(&session) => {
+                    session.close(format!("nothing was heard for {SILENCE:?}"));
+                }
                 () = peer.until_lost() => break,
             }
+            without = Instant::now();
             if network.node() > peer.id {
                 peer.wait_change(AFTER_YOU).await;
             }
@@ -188,6 +216,10 @@ async fn keep(network: &Arc<Network>, peer: &Peer) {
             Err(DialError::Duplicate) => peer.wait_change(LAST_RETRY).await,
             Err(error) => {
                 tracing::debug!(%error, "a member can't be reached");
+                // Membership counts it in, so others reach it.
+                if without.elapsed() >= SILENCE && !peer.is_lost() {
+                    network.reaches(peer, false);
+                }
                 peer.trouble(error.to_string());
                 tokio::time::sleep(retry).await;
                 retry = (retry * 2).min(LAST_RETRY);
@@ -196,169 +228,17 @@ async fn keep(network: &Arc<Network>, peer: &Peer) {
     }
 }
 
-/// Refuses all connections: for a node that only asks.
-pub(crate) async fn refuse_all(network: Arc<Network>) {
-    while let Some(incoming) = network.endpoint.accept().await {
-        incoming.refuse();
-    }
-}
-
-/// Answers the connections that arrive on the control endpoint.
-pub(crate) async fn accept(network: Arc<Network>) {
-    let places = Arc::new(Semaphore::new(ANSWERING));
-    while let Some(incoming) = network.endpoint.accept().await {
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            incoming.refuse();
-            continue;
-        };
-        let Ok(connecting) = incoming.accept() else { continue };
-        let network = network.clone();
-        tokio::spawn(async move {
-            if let Err(why) = answer(&network, connecting).await {
-                tracing::info!(why, "a connection was not taken");
-            }
-            drop(place);
-        });
-    }
-}
-
-async fn answer(network: &Arc<Network>, connecting: quinn::Connecting) -> Result<(), String> {
-    let connection = established(connecting, None).await?;
-    let from = connection.remote_address();
-    let identity = peer_identity(&connection).map_err(|error| error.to_string())?;
-    let greeted = tokio::time::timeout(CONNECT_TIMEOUT, async {
-        let (send, mut recv) = connection
-            .accept_bi()
-            .await
-            .map_err(|error| HandshakeError::Broken(error.to_string()))?;
-        let hello = handshake::read::<Hello>(&mut recv, network.version).await;
-        Ok((send, recv, hello))
-    });
-    let greeted: Result<_, HandshakeError> =
-        greeted.await.map_err(|_| format!("{from} sent no greeting"))?;
-    let (mut send, recv, hello) = greeted.map_err(|error| format!("{from}: {error}"))?;
-    let hello = match hello {
-        Ok(hello) => hello,
-        Err(error) => {
-            // The preamble of the answer tells the other side which version is spoken here.
-            let refusal = Answer::Refused(Refusal::Leaving);
-            tracing::warn!(%from, %error, "a node was refused");
-            refuse(&connection, &mut send, network.version, &refusal).await;
-            return Ok(());
-        }
-    };
-    if let Err(refusal) = admit(network, &identity, &hello) {
-        let text = format!("node {} at {from}: {refusal}", identity.node);
-        refuse(&connection, &mut send, network.version, &Answer::Refused(refusal)).await;
-        return Err(text);
-    }
-    let welcome = Answer::Welcome(network.record());
-    tokio::time::timeout(CONNECT_TIMEOUT, handshake::write(&mut send, network.version, &welcome))
-        .await
-        .map_err(|_| format!("{from} does not read its welcome"))?
-        .map_err(|error| format!("{from}: {error}"))?;
-    let session = Session::start(
-        hello.session,
-        hello.record,
-        hello.purpose,
-        false,
-        connection,
-        (send, recv),
-        network.system.clone(),
-        host(network),
-        &network.control_thread,
-    );
-    network.install(&session);
-    Ok(())
-}
-
-fn admit(network: &Network, identity: &PeerIdentity, hello: &Hello) -> Result<(), Refusal> {
-    let record = &hello.record;
-    if record.node != identity.node {
-        return Err(Refusal::NotYou { certificate: identity.node, greeting: record.node });
-    }
-    if record.node == network.node() {
-        return Err(Refusal::Yourself);
-    }
-    if network.leaving.load(Ordering::Acquire) {
-        return Err(Refusal::Leaving);
-    }
-    match hello.purpose {
-        Purpose::Observer => Ok(()),
-        Purpose::Member => network.peer_or_new(record.node).admit(hello, network.node()),
-    }
-}
-
-/// Sends a refusal and waits until it has arrived: closing at once would overtake it.
-async fn refuse(
-    connection: &quinn::Connection,
-    send: &mut quinn::SendStream,
-    version: u16,
-    refusal: &Answer,
-) {
-    if handshake::write(send, version, refusal).await.is_ok() {
-        let _ = send.finish();
-        let _ = tokio::time::timeout(Duration::from_secs(1), send.stopped()).await;
-    }
-    connection.close(0u32.into(), b"refused");
-}
-
-/// Answers the connections that arrive on the bulk endpoint.
-pub(crate) async fn accept_bulk(network: Arc<Network>) {
-    let places = Arc::new(Semaphore::new(ANSWERING));
-    while let Some(incoming) = network.bulk.accept().await {
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            incoming.refuse();
-            continue;
-        };
-        let Ok(connecting) = incoming.accept() else { continue };
-        let network = network.clone();
-        tokio::spawn(async move {
-            match answer_bulk(&network, connecting).await {
-                Ok((session, connection)) => {
-                    drop(place);
-                    bulk::receive(session, connection).await;
-                }
-                Err(why) => tracing::info!(why, "a bulk connection was not taken"),
-            }
-        });
-    }
-}
-
-async fn answer_bulk(
-    network: &Network,
-    connecting: quinn::Connecting,
-) -> Result<(Arc<Session>, quinn::Connection), String> {
-    let connection = established(connecting, None).await?;
-    let identity = peer_identity(&connection).map_err(|error| error.to_string())?;
-    let introduced = tokio::time::timeout(CONNECT_TIMEOUT, async {
-        let (mut send, mut recv) =
-            connection.accept_bi().await.map_err(|error| error.to_string())?;
-        let hello: BulkHello =
-            handshake::read(&mut recv, network.version).await.map_err(|error| error.to_string())?;
-        // Its greeting may overtake the welcome that makes the session known here.
-        let known = tokio::time::timeout(CONNECT_TIMEOUT / 2, async {
-            let peer = network.peer_or_new(identity.node);
-            loop {
-                if let Some(session) = network.session_by_id(identity.node, hello.session) {
-                    return session;
-                }
-                peer.wait_change(AFTER_YOU).await;
-            }
-        });
-        let session = known.await.ok();
-        handshake::write(&mut send, network.version, &session.is_some())
-            .await
-            .map_err(|error| error.to_string())?;
-        session.ok_or_else(|| format!("node {} names an unknown session", identity.node))
-    });
-    let session = introduced.await.map_err(|_| "no greeting in time".to_owned())??;
-    Ok((session, connection))
-}
-
-impl Network {
-    fn session_by_id(&self, node: NodeId, id: u64) -> Option<Arc<Session>> {
-        let session = self.peer(node)?.session()?;
-        (session.id == id).then_some(session)
+/// Waits until nothing has come over a session for [`SILENCE`], though keep-alives do twice a
+/// second. Counted in looks and not by the clock: this node may have stood still itself.
+async fn silence(session: &Session) {
+    const LOOKS: u32 = 8;
+    let mut look = tokio::time::interval(SILENCE / LOOKS);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut heard, mut silent) = (session.heard_packets(), 0);
+    while silent < LOOKS {
+        look.tick().await;
+        let now = session.heard_packets();
+        silent = if now == heard { silent + 1 } else { 0 };
+        heard = now;
     }
 }

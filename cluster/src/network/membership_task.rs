@@ -14,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Network, view::MemberState};
+use super::{Network, view::Standing};
 use crate::membership::{MemberId, Swim, SwimAction, SwimTimer};
 
 /// Members that have gone are shown for so long.
@@ -28,6 +28,8 @@ pub(crate) enum Input {
     Join(MemberId),
     /// A member has said that it leaves.
     Leaving(MemberId),
+    /// A node was thrown out.
+    Revoked(NodeId),
     /// Leave the cluster; answered when the goodbyes are on their way.
     Leave(oneshot::Sender<()>),
 }
@@ -89,6 +91,7 @@ pub(crate) async fn run(
             }
             Some(Input::Join(member)) => swim.join(member),
             Some(Input::Leaving(member)) => swim.peer_left(member),
+            Some(Input::Revoked(node)) => swim.expel(node),
             Some(Input::Leave(done)) => {
                 swim.leave();
                 perform(&network, &mut swim, &mut timers);
@@ -122,12 +125,12 @@ fn perform(network: &Network, swim: &mut Swim, timers: &mut Timers) {
             }
             SwimAction::SetTimer { after, timer } => timers.set(after, timer),
             SwimAction::Up(member) => up(network, member),
-            SwimAction::Suspect(member) => network.view.set(member, MemberState::Suspect),
-            SwimAction::Cleared(member) => network.view.set(member, MemberState::Up),
-            SwimAction::Down(member) => over(network, member, MemberState::Down),
-            SwimAction::Left(member) => over(network, member, MemberState::Left),
+            SwimAction::Suspect(member) => network.view.set(member, Standing::Suspect),
+            SwimAction::Cleared(member) => network.view.set(member, Standing::Up),
+            SwimAction::Down(member) => over(network, member, Standing::Down),
+            SwimAction::Left(member) => over(network, member, Standing::Left),
             SwimAction::Renamed { old, new } => {
-                over(network, old, MemberState::Down);
+                over(network, old, Standing::Down);
                 up(network, new);
             }
             SwimAction::Rejoined(me) => {
@@ -145,12 +148,12 @@ fn perform(network: &Network, swim: &mut Swim, timers: &mut Timers) {
 fn up(network: &Network, member: MemberId) {
     tracing::debug!(%member, "up");
     network.meet(member);
-    let record = network.peer(member.node).and_then(|peer| peer.record());
-    network.view.up(member, record);
+    network.view.up(member, network.record_up(member));
 }
 
-fn over(network: &Network, member: MemberId, state: MemberState) {
-    tracing::debug!(%member, %state, "gone");
-    network.view.set(member, state);
-    network.lost(member, &state.to_string());
+fn over(network: &Network, member: MemberId, standing: Standing) {
+    tracing::debug!(%member, ?standing, "gone");
+    network.view.set(member, standing);
+    network.record_gone(member);
+    network.lost(member);
 }

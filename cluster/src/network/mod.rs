@@ -2,22 +2,33 @@
 //! [`Remote`](footlight_runtime::remote::Remote).
 //!
 //! * `peer`: one other node: its latest session, who waits for it, what is watched there.
-//! * `dial`: making connections and answering those that arrive.
+//! * `dial`, `accept`: making connections, and answering those that arrive.
+//! * `events`: changes in the cluster, as a stream.
 //! * `membership_task`: foca's packets and timers on the control thread.
+//! * `links`: which actors of other nodes are to fail with actors of this one.
+//! * `records`: what the nodes tell of themselves.
+//! * `seeds`: finding the cluster, and finding it again.
+//! * `trust`: what the other ends may do, and what this one shows them.
 //! * `view`: the members as users see them.
 //!
 //! Only membership declares a node lost. A connection that broke is dialed again; until then sends
 //! wait, within their deadlines.
 
+pub(crate) mod accept;
 pub(crate) mod dial;
+pub(crate) mod events;
+pub(crate) mod links;
 pub(crate) mod membership_task;
 pub(crate) mod peer;
+pub(crate) mod records;
+pub(crate) mod seeds;
+mod trust;
 pub(crate) mod view;
 
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, RwLock, Weak,
+        Arc, Mutex, OnceLock, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -26,10 +37,9 @@ use std::{
 use bytes::Bytes;
 use dashmap::DashMap;
 use footlight_runtime::{
-    ActorAddr, Down, Incarnation, NodeId, System, Watch,
+    ActorAddr, ActorId, Down, Incarnation, NodeId, System, Watch,
     env::deadline_after,
     error::{Cause, Failure},
-    message::{Message, name_hash},
     remote::{Answer, End, Outgoing, Remote},
     telemetry::Counts,
 };
@@ -43,8 +53,9 @@ use tokio::{
 };
 
 use crate::{
+    enroll::{Issuer, Keyring},
     membership::MemberId,
-    node_actor::{AskStatus, FindActors},
+    record::Record,
     transport::{
         bulk,
         endpoint::{Endpoint, Purpose as Carries},
@@ -52,10 +63,12 @@ use crate::{
         handshake::{NodeRecord, Purpose},
         session::{Host, Session},
     },
-    trust::NodeIdentity,
+    trust::{NodeIdentity, Right, rights::Needs},
 };
+use links::Links;
 use membership_task::Input;
 use peer::Peer;
+use records::Records;
 use view::View;
 
 /// How long a node that nobody has told us of is waited for: news of a member may be on its way.
@@ -67,13 +80,18 @@ const MAX_WATCHES: usize = 1 << 16;
 /// Most membership packets that wait to be heeded; further ones are dropped.
 const MAX_PACKETS: usize = 4096;
 
-/// How long a membership packet waits for a connection that another task makes.
+/// How long a membership packet that must arrive waits for a connection that another task makes.
 const PACKET_PATIENCE: Duration = Duration::from_secs(1);
+/// The same for a probe: a node that has just come up must not be suspected because it is probed
+/// before the connection with it stands. Later its answer would count no more.
+const PROBE_PATIENCE: Duration = Duration::from_millis(300);
 
 pub(crate) struct Network {
     pub(crate) system: System,
-    /// What this node tells of itself.
-    pub(crate) record: RwLock<NodeRecord>,
+    /// How this node greets others.
+    greeting: RwLock<NodeRecord>,
+    records: Arc<Records>,
+    links: Links,
     pub(crate) version: u16,
     pub(crate) purpose: Purpose,
     pub(crate) endpoint: Endpoint,
@@ -89,6 +107,12 @@ pub(crate) struct Network {
     numbers: AtomicU64,
     /// Held as long as the node lives: no other process can take the same identity.
     identity: Mutex<NodeIdentity>,
+    /// What this node shows and whom it believes.
+    pub(crate) keyring: Arc<Keyring>,
+    /// Answers those who want to join, once the node is up.
+    pub(crate) issuer: OnceLock<Arc<Issuer>>,
+    /// What messages need.
+    needs: Needs,
     pub(crate) leaving: AtomicBool,
     pub(crate) membership: mpsc::UnboundedSender<Input>,
     /// Membership packets that wait.
@@ -102,21 +126,31 @@ impl Network {
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn new(
         system: System,
-        record: NodeRecord,
+        own: Record,
         version: u16,
         purpose: Purpose,
         endpoint: Endpoint,
         bulk: Endpoint,
         identity: NodeIdentity,
+        keyring: Arc<Keyring>,
         control_thread: Handle,
         bulk_thread: Handle,
         membership: mpsc::UnboundedSender<Input>,
     ) -> Arc<Self> {
+        let greeting = NodeRecord {
+            node: own.node,
+            incarnation: own.incarnation,
+            addr: own.addr,
+            bulk_addr: own.bulk_addr,
+            catalog: system.catalog().clone(),
+        };
         Arc::new_cyclic(|me| Network {
             view: View::new(),
+            links: Links::default(),
+            records: Arc::new(Records::new(own, &mut system.env().seeds.stream("gossip"))),
             numbers: AtomicU64::new(system.env().seeds.stream("session ids").next_u64()),
             system,
-            record: RwLock::new(record),
+            greeting: RwLock::new(greeting),
             version,
             purpose,
             endpoint,
@@ -127,6 +161,9 @@ impl Network {
             observers: DashMap::new(),
             watched: DashMap::new(),
             identity: Mutex::new(identity),
+            keyring,
+            issuer: OnceLock::new(),
+            needs: Needs::new(),
             leaving: AtomicBool::new(false),
             membership,
             packets: AtomicUsize::new(0),
@@ -135,8 +172,8 @@ impl Network {
         })
     }
 
-    pub(crate) fn record(&self) -> NodeRecord {
-        self.record.read().unwrap_or_else(|poison| poison.into_inner()).clone()
+    pub(crate) fn greeting(&self) -> NodeRecord {
+        self.greeting.read().unwrap_or_else(|poison| poison.into_inner()).clone()
     }
 
     pub(crate) fn node(&self) -> NodeId {
@@ -165,6 +202,12 @@ impl Network {
         counts
     }
 
+    /// Tasks that live on the node's own threads.
+    pub(crate) fn tasks(&self) -> u64 {
+        let threads = [&self.control_thread, &self.bulk_thread];
+        threads.map(|thread| thread.metrics().num_alive_tasks() as u64).iter().sum()
+    }
+
     pub(crate) fn peer(&self, node: NodeId) -> Option<Arc<Peer>> {
         self.peers.get(&node).map(|peer| peer.clone())
     }
@@ -183,6 +226,7 @@ impl Network {
 
     /// A session has shaken hands.
     pub(crate) fn install(&self, session: &Arc<Session>) {
+        self.show_newer(session);
         if session.purpose == Purpose::Observer {
             self.observers.insert(session.id, session.clone());
             let (network, session) = (self.me.clone(), session.clone());
@@ -197,7 +241,7 @@ impl Network {
         }
         let peer = self.peer_or_new(session.peer.node);
         peer.install(session);
-        self.view.record(&session.peer);
+        self.tell_own(session);
         let (network, ended) = (self.me.clone(), session.clone());
         self.control_thread.spawn(async move {
             ended.ended().await;
@@ -230,9 +274,12 @@ impl Network {
     }
 
     /// Membership says that a life of a node is over, or the node has said so itself.
-    pub(crate) fn lost(&self, member: MemberId, why: &str) {
+    pub(crate) fn lost(&self, member: MemberId) {
         if let Some(peer) = self.peer(member.node) {
-            peer.lost(member.incarnation, why);
+            peer.lost(member.incarnation);
+            if peer.is_lost() {
+                self.reaches(&peer, true);
+            }
         }
     }
 
@@ -245,9 +292,8 @@ impl Network {
             None => {
                 peer.seen_at(to.addr);
                 let dials = peer.begin_dial();
-                if let Some(network) = self.me.upgrade()
-                    && (dials || must_arrive)
-                {
+                let patience = if must_arrive { PACKET_PATIENCE } else { PROBE_PATIENCE };
+                if let Some(network) = self.me.upgrade() {
                     self.control_thread.spawn(async move {
                         let mut session = None;
                         if dials {
@@ -257,7 +303,7 @@ impl Network {
                         // The other node's connection may be the one that stands.
                         let session = match session {
                             Some(session) => Ok(session),
-                            None => peer.wait_session(Instant::now() + PACKET_PATIENCE).await,
+                            None => peer.wait_session(Instant::now() + patience).await,
                         };
                         // A datagram could overtake the handshake's end and be lost.
                         if let Ok(session) = session {
@@ -313,8 +359,10 @@ impl Network {
             tracing::error!(%error, "the new incarnation could not be written down");
         }
         drop(identity);
-        self.record.write().unwrap_or_else(|poison| poison.into_inner()).incarnation = incarnation;
+        self.greeting.write().unwrap_or_else(|poison| poison.into_inner()).incarnation =
+            incarnation;
         self.system.renew(incarnation);
+        self.renew_record(incarnation);
         // The others learn the new life from the greeting of the next connection.
         self.close_sessions("this node has a new incarnation");
     }
@@ -359,6 +407,11 @@ impl Remote for Network {
     }
 
     fn end(&self, actor: ActorAddr, how: End) {
+        if !self.keyring.role().may(Right::End) {
+            let role = self.keyring.role();
+            tracing::warn!(%actor, %role, "not ended: this node's role has no right to end others' actors");
+            return;
+        }
         let peer = self.peer_or_new(actor.node);
         if peer.end(actor, how) {
             // Asked for again on each new connection until it is known to have ended.
@@ -369,10 +422,17 @@ impl Remote for Network {
             });
         }
     }
+
+    fn link(&self, actor: ActorAddr, with: ActorAddr, linked: bool) {
+        self.tell_link(actor, with, linked);
+    }
 }
 
 impl Host for Network {
     fn control(&self, session: &Arc<Session>, header: Header) {
+        if !self.is_allowed(session, &header) {
+            return;
+        }
         match header {
             // A node tells of its own actors only: nobody watches a third one through it.
             Header::Watch { id, actor } if actor.node != self.node() => {
@@ -409,10 +469,13 @@ impl Host for Network {
                 }
             }
             Header::End { actor, how } => {
-                // Those who only ask end nothing.
-                if session.purpose == Purpose::Member && actor.node == self.node() {
+                if actor.node == self.node() {
                     self.system.end(actor, how);
                 }
+            }
+            // Who only asks is no member that could leave.
+            Header::Leaving if session.purpose == Purpose::Observer => {
+                session.close_soon("goodbye".to_owned());
             }
             Header::Leaving => {
                 let NodeRecord { node, incarnation, addr, .. } = session.peer;
@@ -422,6 +485,10 @@ impl Host for Network {
                 session.close_soon("goodbye".to_owned());
             }
             Header::Packet(data) => self.datagram(session, data.into()),
+            Header::Certificate(shown) => self.heed_certificate(session, &shown),
+            Header::Record(record) => self.heed_record(session, *record),
+            Header::Digest(digest) => self.heed_digest(session, digest),
+            Header::Want(nodes) => self.heed_want(session, &nodes),
             other => tracing::debug!(?other, "a frame that needs no control"),
         }
     }
@@ -447,11 +514,14 @@ impl Host for Network {
         })
     }
 
-    fn may_observe(&self, key: u64) -> bool {
-        [AskStatus::NAME, FindActors::NAME].iter().any(|name| name_hash(name) == key)
+    fn needed(&self, to: ActorId, key: u64) -> Right {
+        self.needs.of(to, key)
     }
 
     fn datagram(&self, session: &Arc<Session>, data: Bytes) {
+        if session.standing().check(Right::Belong).is_err() {
+            return;
+        }
         // Membership is made for loss, and a flood must not become a queue without end.
         if self.packets.fetch_add(1, Ordering::AcqRel) >= MAX_PACKETS {
             self.packets.fetch_sub(1, Ordering::AcqRel);

@@ -20,7 +20,7 @@ use crate::{
     membership::MemberId,
     transport::{
         frame::Header,
-        handshake::{Hello, NodeRecord, Refusal},
+        handshake::{Hello, Refusal},
         session::Session,
     },
 };
@@ -36,14 +36,15 @@ struct State {
     addr: Option<SocketAddr>,
     /// The latest life that is known.
     incarnation: Incarnation,
-    /// The latest life that membership declared over, and why.
-    lost: Option<(Incarnation, String)>,
+    /// The latest life that membership declared over.
+    lost: Option<Incarnation>,
     session: Option<Arc<Session>>,
     /// The latest session there was, for the dialer's greeting.
     latest_session: Option<u64>,
-    record: Option<NodeRecord>,
     dialing: bool,
     maintained: bool,
+    /// No connection can be held, though membership counts the node in.
+    unreachable: bool,
     /// Why there is no session, as far as known.
     trouble: Option<String>,
     watches: HashMap<u64, (ActorAddr, oneshot::Sender<Down>)>,
@@ -52,8 +53,13 @@ struct State {
 }
 
 impl State {
+    /// Whether membership declared a life over.
+    fn is_over(&self, life: Incarnation) -> bool {
+        self.lost.is_some_and(|lost| lost >= life)
+    }
+
     fn is_lost(&self) -> bool {
-        self.lost.as_ref().is_some_and(|(lost, _)| *lost >= self.incarnation)
+        self.is_over(self.incarnation)
     }
 
     /// A session with whatever life of the node: membership's packets still pass.
@@ -111,10 +117,6 @@ impl Peer {
         self.state().connected().cloned()
     }
 
-    pub(crate) fn record(&self) -> Option<NodeRecord> {
-        self.state().record.clone()
-    }
-
     pub(crate) fn addr(&self) -> Option<SocketAddr> {
         self.state().addr
     }
@@ -150,17 +152,26 @@ impl Peer {
         if member.incarnation >= state.incarnation {
             state.addr = Some(member.addr);
         }
+        let back = state.is_over(member.incarnation);
+        if back {
+            // This node was cut off and wrong about it. The session was fenced: it begins anew.
+            state.lost = None;
+        }
+        let fenced = state.session.take_if(|_| back);
         drop(state);
+        if let Some(session) = fenced {
+            session.close("begun in error: this node was cut off".to_owned());
+        }
         self.tell_all(gone);
     }
 
     /// A life of this node is over.
-    pub(crate) fn lost(&self, incarnation: Incarnation, why: &str) {
+    pub(crate) fn lost(&self, incarnation: Incarnation) {
         let mut state = self.state();
-        if state.lost.as_ref().is_some_and(|(lost, _)| *lost >= incarnation) {
+        if state.is_over(incarnation) {
             return;
         }
-        state.lost = Some((incarnation, why.to_owned()));
+        state.lost = Some(incarnation);
         let gone = state.end_lives(incarnation);
         drop(state);
         self.tell_all(gone);
@@ -169,6 +180,15 @@ impl Peer {
     /// Takes note of trouble with dialing, for the errors of those who wait.
     pub(crate) fn trouble(&self, why: String) {
         self.state().trouble = Some(why);
+    }
+
+    /// Takes note of whether a connection can be held; true if that is news.
+    pub(crate) fn reached(&self, reached: bool) -> bool {
+        let news = std::mem::replace(&mut self.state().unreachable, !reached) == reached;
+        if news {
+            self.changed.send_replace(());
+        }
+        news
     }
 
     /// Whether this caller is to dial now.
@@ -224,7 +244,6 @@ impl Peer {
         }
         state.incarnation = state.incarnation.max(record.incarnation);
         state.addr = Some(record.addr);
-        state.record = Some(record.clone());
         state.latest_session = Some(session.id);
         state.trouble = None;
         if state.is_lost() {
@@ -256,6 +275,14 @@ impl Peer {
                 if let Some(session) = state.live() {
                     return Ok(session.clone());
                 }
+                if state.unreachable {
+                    let why = state.trouble.as_deref().unwrap_or("no connection");
+                    let why = format!(
+                        "this node and node {} can't reach each other, though others reach both: {why}",
+                        self.id
+                    );
+                    return Err(Failure::not_sent(Cause::Unreachable(why)));
+                }
             }
             if !matches!(tokio::time::timeout_at(deadline, changed.changed()).await, Ok(Ok(()))) {
                 let trouble = self.state().trouble.clone();
@@ -284,9 +311,7 @@ impl Peer {
     /// Watches an actor of this node.
     pub(crate) fn watch(&self, id: u64, actor: ActorAddr, sender: oneshot::Sender<Down>) {
         let mut state = self.state();
-        let over = actor.incarnation < state.incarnation
-            || state.lost.as_ref().is_some_and(|(lost, _)| *lost >= actor.incarnation);
-        if over {
+        if actor.incarnation < state.incarnation || state.is_over(actor.incarnation) {
             drop(state);
             let _ = sender.send(Down::NodeLost(self.id));
             return;
@@ -321,9 +346,7 @@ impl Peer {
     /// first request for it: then somebody has to say when it [has ended](Self::ended).
     pub(crate) fn end(&self, actor: ActorAddr, how: End) -> bool {
         let mut state = self.state();
-        if state.lost.as_ref().is_some_and(|(lost, _)| *lost >= actor.incarnation)
-            || actor.incarnation < state.incarnation
-        {
+        if actor.incarnation < state.incarnation || state.is_over(actor.incarnation) {
             return false;
         }
         if let Some(session) = state.live() {

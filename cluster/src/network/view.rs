@@ -4,24 +4,30 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::SocketAddr,
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use footlight_runtime::{Incarnation, NodeId};
+use footlight_runtime::{ActorAddr, Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{broadcast, watch},
     time::Instant,
 };
 
-use crate::{membership::MemberId, transport::handshake::NodeRecord};
+use super::events::{ClusterEvent, Events};
+use crate::{
+    ledger::{LedgerView, Told, VOTER_ROLE},
+    membership::MemberId,
+    record::{Load, Record},
+    resources::Resources,
+};
 
 /// Events that a slow listener may be behind before it misses some.
 const EVENTS: usize = 1024;
 
-/// A node as another one sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A node as another one sees it: how it is, and the latest that it has told of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Member {
     /// The node.
     pub id: NodeId,
@@ -39,6 +45,18 @@ pub struct Member {
     pub http: Option<SocketAddr>,
     /// The actor types that it can host.
     pub actors: Vec<String>,
+    /// All that it has to compute with.
+    pub resources: Resources,
+    /// What of it is not reserved.
+    pub free: Resources,
+    /// How much it has to do.
+    pub load: Load,
+    /// The members that it can't hold a connection with, though membership counts them in.
+    pub unreachable: Vec<NodeId>,
+    /// Its actors in groups, by the group's name.
+    pub groups: BTreeMap<String, Vec<ActorAddr>>,
+    /// The ledger that it knows, if any.
+    pub ledger: Option<LedgerView>,
 }
 
 /// How a member is.
@@ -52,10 +70,19 @@ pub enum MemberState {
     Up,
     /// It does not answer; it is declared down soon, or answers.
     Suspect,
+    /// It is there, and drains: it finishes what it has to do and takes nothing new.
+    Leaving,
     /// It has left of its own will.
     Left,
     /// It was declared down.
     Down,
+}
+
+impl MemberState {
+    /// Whether the node is no member any more.
+    pub fn is_gone(self) -> bool {
+        matches!(self, MemberState::Left | MemberState::Down)
+    }
 }
 
 impl fmt::Display for MemberState {
@@ -64,6 +91,7 @@ impl fmt::Display for MemberState {
             MemberState::Joining => "joining",
             MemberState::Up => "up",
             MemberState::Suspect => "suspect",
+            MemberState::Leaving => "leaving",
             MemberState::Left => "left",
             MemberState::Down => "down",
         })
@@ -71,7 +99,7 @@ impl fmt::Display for MemberState {
 }
 
 impl Member {
-    pub(crate) fn of(record: &NodeRecord, state: MemberState) -> Self {
+    pub(crate) fn of(record: &Record, state: MemberState) -> Self {
         Member {
             id: record.node,
             address: record.addr,
@@ -80,8 +108,19 @@ impl Member {
             roles: record.roles.clone(),
             labels: record.labels.clone(),
             http: record.http,
-            actors: record.catalog.actors.keys().cloned().collect(),
+            actors: record.actors.clone(),
+            resources: record.resources.clone(),
+            free: record.free.clone(),
+            load: record.load,
+            unreachable: record.unreachable.clone(),
+            groups: record.groups.clone(),
+            ledger: record.ledger.clone(),
         }
+    }
+
+    /// This node as it sees itself.
+    pub(crate) fn own(record: &Record) -> Self {
+        Member::of(record, if record.leaving { MemberState::Leaving } else { MemberState::Up })
     }
 
     fn bare(id: MemberId) -> Self {
@@ -94,6 +133,12 @@ impl Member {
             labels: BTreeMap::new(),
             http: None,
             actors: Vec::new(),
+            resources: Resources::default(),
+            free: Resources::default(),
+            load: Load::default(),
+            unreachable: Vec::new(),
+            groups: BTreeMap::new(),
+            ledger: None,
         }
     }
 
@@ -101,20 +146,6 @@ impl Member {
     pub fn is_up(&self) -> bool {
         self.state == MemberState::Up
     }
-}
-
-/// A change in the cluster, as this node sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ClusterEvent {
-    /// A member is up and has told about itself.
-    Up(Member),
-    /// A member does not answer.
-    Suspect(Member),
-    /// A member has left of its own will.
-    Left(Member),
-    /// A member was declared down.
-    Down(Member),
 }
 
 #[derive(Debug)]
@@ -127,10 +158,56 @@ pub(crate) struct View {
 #[derive(Debug)]
 struct Entry {
     member: Member,
-    /// Whether the node has told about itself.
-    recorded: bool,
+    /// What membership says.
+    standing: Standing,
+    /// What the node has told about itself.
+    record: Option<Arc<Record>>,
     /// When it left or was declared down.
     gone_since: Option<Instant>,
+}
+
+/// What membership says of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Up,
+    Suspect,
+    Left,
+    Down,
+}
+
+impl Entry {
+    fn state(&self) -> MemberState {
+        match (self.standing, &self.record) {
+            (Standing::Left, _) => MemberState::Left,
+            (Standing::Down, _) => MemberState::Down,
+            (Standing::Suspect, _) => MemberState::Suspect,
+            (Standing::Up, None) => MemberState::Joining,
+            (Standing::Up, Some(record)) if record.leaving => MemberState::Leaving,
+            (Standing::Up, Some(_)) => MemberState::Up,
+        }
+    }
+
+    /// Makes the member what standing and record say; the event, if that changed it.
+    fn refresh(&mut self) -> Option<ClusterEvent> {
+        let state = self.state();
+        let before = (self.member.state, self.member.clone());
+        match &self.record {
+            Some(record) => self.member = Member::of(record, state),
+            None => self.member.state = state,
+        }
+        let member = || self.member.clone();
+        match state {
+            _ if before.0 == state => {
+                (before.1 != self.member).then(|| ClusterEvent::Changed(member()))
+            }
+            MemberState::Joining => Some(ClusterEvent::Joining(member())),
+            MemberState::Up => Some(ClusterEvent::Up(member())),
+            MemberState::Suspect => Some(ClusterEvent::Suspect(member())),
+            MemberState::Leaving => Some(ClusterEvent::Leaving(member())),
+            MemberState::Left => Some(ClusterEvent::Left(member())),
+            MemberState::Down => Some(ClusterEvent::Down(member())),
+        }
+    }
 }
 
 impl View {
@@ -151,8 +228,33 @@ impl View {
         self.lock().values().map(|entry| entry.member.clone()).collect()
     }
 
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<ClusterEvent> {
-        self.events.subscribe()
+    /// The present life of a member that is not gone.
+    pub(crate) fn life(&self, node: NodeId) -> Option<Incarnation> {
+        let members = self.lock();
+        let member = &members.get(&node)?.member;
+        (!member.state.is_gone()).then_some(member.incarnation)
+    }
+
+    /// The latest life of another node that is known, and how it is.
+    pub(crate) fn standing(&self, node: NodeId) -> Option<(Incarnation, MemberState)> {
+        let members = self.lock();
+        let member = &members.get(&node)?.member;
+        Some((member.incarnation, member.state))
+    }
+
+    /// What the other members tell of the ledger, by id.
+    pub(crate) fn ledgers(&self) -> Vec<Told> {
+        let told = |Entry { member, .. }: &Entry| Told {
+            node: member.id,
+            state: member.state,
+            server: member.roles.iter().any(|role| role == VOTER_ROLE),
+            ledger: member.ledger.clone(),
+        };
+        self.lock().values().map(told).collect()
+    }
+
+    pub(crate) fn subscribe(&self) -> Events {
+        Events::new(self.events.subscribe())
     }
 
     /// Told after each change.
@@ -169,65 +271,75 @@ impl View {
     }
 
     /// Membership says that a member is up; `record` is what it has told about itself, if it has.
-    pub(crate) fn up(&self, id: MemberId, record: Option<NodeRecord>) {
-        let record = record.filter(|record| record.incarnation == id.incarnation);
-        let member = match &record {
-            Some(record) => Member::of(record, MemberState::Up),
-            None => Member::bare(id),
-        };
-        let entry = Entry { member: member.clone(), recorded: record.is_some(), gone_since: None };
-        self.lock().insert(id.node, entry);
-        if member.is_up() {
-            let _ = self.events.send(ClusterEvent::Up(member));
-        }
-        self.changed.send_replace(());
-    }
-
-    /// A node has told about itself.
-    pub(crate) fn record(&self, record: &NodeRecord) {
+    pub(crate) fn up(&self, id: MemberId, record: Option<Arc<Record>>) {
         let mut members = self.lock();
-        let Some(entry) = members.get_mut(&record.node) else { return };
-        if entry.member.incarnation != record.incarnation || entry.recorded {
-            return;
-        }
-        entry.recorded = true;
-        let state = match entry.member.state {
-            MemberState::Joining => MemberState::Up,
-            other => other,
+        let mut entry = Entry {
+            member: Member::bare(id),
+            standing: Standing::Up,
+            record: record.filter(|record| record.incarnation == id.incarnation),
+            gone_since: None,
         };
-        entry.member = Member::of(record, state);
-        if entry.member.is_up() {
-            let _ = self.events.send(ClusterEvent::Up(entry.member.clone()));
-        }
+        let event = entry.refresh().unwrap_or_else(|| ClusterEvent::Joining(entry.member.clone()));
+        members.insert(id.node, entry);
+        let _ = self.events.send(event);
         drop(members);
         self.changed.send_replace(());
     }
 
-    /// A member's state has changed.
-    pub(crate) fn set(&self, id: MemberId, state: MemberState) {
+    /// A node has told something new about itself.
+    pub(crate) fn heard(&self, record: &Arc<Record>) {
         let mut members = self.lock();
-        let Some(entry) = members.get_mut(&id.node) else { return };
-        if entry.member.incarnation != id.incarnation || entry.member.state == state {
+        let Some(entry) = members.get_mut(&record.node) else { return };
+        if entry.member.incarnation != record.incarnation || entry.member.state.is_gone() {
             return;
         }
-        entry.member.state = match state {
-            MemberState::Up if !entry.recorded => MemberState::Joining,
-            other => other,
-        };
-        let member = entry.member.clone();
-        let event = match member.state {
-            MemberState::Suspect => Some(ClusterEvent::Suspect(member)),
-            MemberState::Left => Some(ClusterEvent::Left(member)),
-            MemberState::Down => Some(ClusterEvent::Down(member)),
-            MemberState::Up => Some(ClusterEvent::Up(member)),
-            MemberState::Joining => None,
-        };
-        if matches!(state, MemberState::Left | MemberState::Down) {
-            entry.gone_since = Some(Instant::now());
-        }
-        if let Some(event) = event {
+        let before = entry.record.replace(record.clone());
+        if let Some(event) = entry.refresh() {
             let _ = self.events.send(event);
         }
+        let before = before.as_ref().map_or(&[][..], |before| &before.unreachable);
+        self.tell_reach(&members, record.node, before, &record.unreachable);
+        drop(members);
+        self.changed.send_replace(());
+    }
+
+    /// This node tells something new about itself.
+    pub(crate) fn told(&self, before: &Record, now: &Record) {
+        self.tell_reach(&self.lock(), now.node, &before.unreachable, &now.unreachable);
+        self.changed.send_replace(());
+    }
+
+    fn tell_reach(
+        &self,
+        members: &BTreeMap<NodeId, Entry>,
+        from: NodeId,
+        before: &[NodeId],
+        now: &[NodeId],
+    ) {
+        for &to in now.iter().filter(|to| !before.contains(to)) {
+            let _ = self.events.send(ClusterEvent::Unreachable { from, to });
+        }
+        for &to in before.iter().filter(|to| !now.contains(to)) {
+            // Of one that has gone it is no news that nobody complains any more.
+            if members.get(&to).is_none_or(|entry| !entry.member.state.is_gone()) {
+                let _ = self.events.send(ClusterEvent::Reachable { from, to });
+            }
+        }
+    }
+
+    /// Membership sees a member in another way.
+    pub(crate) fn set(&self, id: MemberId, standing: Standing) {
+        let mut members = self.lock();
+        let Some(entry) = members.get_mut(&id.node) else { return };
+        if entry.member.incarnation != id.incarnation || entry.member.state.is_gone() {
+            return;
+        }
+        entry.standing = standing;
+        let Some(event) = entry.refresh() else { return };
+        if entry.member.state.is_gone() {
+            entry.gone_since = Some(Instant::now());
+        }
+        let _ = self.events.send(event);
         drop(members);
         self.changed.send_replace(());
     }

@@ -20,7 +20,10 @@ use rand_chacha::ChaCha12Rng;
 use ring::{hkdf, hmac};
 
 use super::socket::{SocketError, Sockets};
-use crate::trust::{Credentials, TrustError, tls};
+use crate::trust::{
+    Credentials, TrustError,
+    tls::{self, Gatekeeper},
+};
 
 /// The largest UDP payload that is ever sent, in bytes.
 ///
@@ -35,6 +38,9 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a loopback connection may have on its way, in bytes. A few peers that send at once stay
 /// within one socket's buffer (8 MiB where the system grants them).
 const LOOPBACK_IN_FLIGHT: u64 = 2 << 20;
+
+/// A connection that arrived may hold so much, unread, until its peer has proved who it is, in bytes.
+const UNPROVED_WINDOW: u32 = 64 << 10;
 
 const KEEP_ALIVE: Duration = Duration::from_millis(500);
 const CID_LENGTH: usize = 8;
@@ -69,7 +75,7 @@ pub enum Purpose {
 /// | | control | bulk |
 /// | --- | --- | --- |
 /// | a stream may hold, unread | 4 MiB | 32 MiB |
-/// | a connection may hold, unread | 16 MiB | 64 MiB |
+/// | a connection may hold, unread (64 KiB until its dialer has proved who it is) | 16 MiB | 64 MiB |
 /// | sent and not acknowledged, network | 16 MiB | 64 MiB |
 /// | the same, loopback | 2 MiB | 2 MiB |
 /// | streams open at once, two-way / one-way | 256 / 1024 | 16 / 1024 |
@@ -99,10 +105,10 @@ pub fn transport_config(path: PathKind, purpose: Purpose) -> TransportConfig {
             config.mtu_discovery_config(Some(discovery)).initial_rtt(Duration::from_millis(100))
         }
     };
-    const MIB: u32 = 1 << 20;
-    let (stream, connection, two_way) = match purpose {
-        Purpose::Control => (4 * MIB, 16 * MIB, 256u32),
-        Purpose::Bulk => (32 * MIB, 64 * MIB, 16),
+    let connection = connection_window(purpose);
+    let (stream, two_way) = match purpose {
+        Purpose::Control => (4 * MIB, 256u32),
+        Purpose::Bulk => (32 * MIB, 16),
     };
     config
         .stream_receive_window(stream.into())
@@ -130,6 +136,22 @@ pub fn transport_config(path: PathKind, purpose: Purpose) -> TransportConfig {
         }
     }
     config
+}
+
+const MIB: u32 = 1 << 20;
+
+/// What a connection may hold unread, in bytes.
+fn connection_window(purpose: Purpose) -> u32 {
+    match purpose {
+        Purpose::Control => 16 * MIB,
+        Purpose::Bulk => 64 * MIB,
+    }
+}
+
+/// The peer of a connection that arrived has proved who it is: it may send as much as the table of
+/// [`transport_config`] says.
+pub(crate) fn trust_peer(connection: &quinn::Connection, purpose: Purpose) {
+    connection.set_receive_window(connection_window(purpose).into());
 }
 
 /// What an endpoint is made from.
@@ -175,8 +197,15 @@ pub struct Endpoint {
     purpose: Purpose,
     tls: tls::TlsSettings,
     keys: Keys,
-    client: Mutex<Arc<quinn::crypto::rustls::QuicClientConfig>>,
+    shown: Mutex<Shown>,
     ids: Arc<Mutex<ChaCha12Rng>>,
+}
+
+/// What handshakes show, until the next certificate.
+struct Shown {
+    client: Arc<quinn::crypto::rustls::QuicClientConfig>,
+    gatekeeper: Arc<Gatekeeper>,
+    server: quinn::ServerConfig,
 }
 
 /// The keys of the endpoint itself, all from its seed.
@@ -221,12 +250,15 @@ impl Endpoint {
         let io = |source| SocketError::Io { addr: listen, source };
         let local = socket.local_addr().map_err(io)?;
         let keys = Keys { token };
-        let server = server_config(&local, purpose, credentials, &tls, &keys)?;
-        let client = Mutex::new(tls::client(credentials, &tls)?);
-        let quinn =
-            quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)
-                .map_err(io)?;
-        Ok(Self { quinn, local, purpose, tls, keys, client, ids })
+        let shown = Shown::new(&local, purpose, credentials, &tls, &keys)?;
+        let server = Some(shown.server.clone());
+        let quinn = quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)
+            .map_err(io)?;
+        Ok(Self { quinn, local, purpose, tls, keys, shown: Mutex::new(shown), ids })
+    }
+
+    fn shown<T>(&self, take: impl FnOnce(&Shown) -> T) -> T {
+        take(&self.shown.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Starts a handshake with the node at `peer`.
@@ -239,7 +271,7 @@ impl Endpoint {
         peer: SocketAddr,
         purpose: Purpose,
     ) -> Result<quinn::Connecting, EndpointError> {
-        let crypto = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let crypto = self.shown(|shown| shown.client.clone());
         let mut config = quinn::ClientConfig::new(crypto);
         let ids = self.ids.clone();
         config
@@ -255,15 +287,40 @@ impl Endpoint {
         self.quinn.accept()
     }
 
+    /// Begins the handshake of a connection that somebody wants. On a control endpoint that may be a
+    /// joiner, who has shown no certificate: the [protocol](tls::protocol) tells.
+    ///
+    /// # Errors
+    /// What is wrong with its first packet.
+    pub(crate) fn begin(
+        &self,
+        incoming: quinn::Incoming,
+    ) -> Result<quinn::Connecting, quinn::ConnectionError> {
+        if self.purpose == Purpose::Bulk {
+            return incoming.accept();
+        }
+        let (gatekeeper, mut config) =
+            self.shown(|shown| (shown.gatekeeper.clone(), shown.server.clone()));
+        // The like of it was made when the endpoint was; without it nobody joins here.
+        if let Ok(crypto) = gatekeeper.anybody() {
+            config.crypto = crypto;
+        }
+        incoming.accept_with(Arc::new(config))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn tls(&self) -> &tls::TlsSettings {
+        &self.tls
+    }
+
     /// Shows other credentials from the next handshake on; open connections stay as they are.
     ///
     /// # Errors
     /// [`EndpointError::Trust`] if TLS can't use them; then nothing changes.
     pub fn set_credentials(&self, credentials: &Credentials) -> Result<(), EndpointError> {
-        let client = tls::client(credentials, &self.tls)?;
-        let server = server_config(&self.local, self.purpose, credentials, &self.tls, &self.keys)?;
-        self.quinn.set_server_config(Some(server));
-        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
+        let shown = Shown::new(&self.local, self.purpose, credentials, &self.tls, &self.keys)?;
+        self.quinn.set_server_config(Some(shown.server.clone()));
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
         Ok(())
     }
 
@@ -278,25 +335,34 @@ impl Endpoint {
     }
 }
 
-fn server_config(
-    local: &SocketAddr,
-    purpose: Purpose,
-    credentials: &Credentials,
-    tls: &tls::TlsSettings,
-    keys: &Keys,
-) -> Result<quinn::ServerConfig, TrustError> {
-    let crypto = tls::server(credentials, tls)?;
-    let mut config = quinn::ServerConfig::new(crypto, keys.token.clone());
-    config
+impl Shown {
+    fn new(
+        local: &SocketAddr,
+        purpose: Purpose,
+        credentials: &Credentials,
+        tls: &tls::TlsSettings,
+        keys: &Keys,
+    ) -> Result<Self, TrustError> {
+        let gatekeeper = Gatekeeper::new(credentials, tls)?;
+        let mut server = quinn::ServerConfig::new(gatekeeper.members()?, keys.token.clone());
         // quinn has one setting for all that arrive: only a loopback socket knows them to be local.
-        .transport_config(Arc::new(transport_config(PathKind::to(local), purpose)))
-        .time_source(Arc::new(InjectedTime(tls.clock.clone())))
-        // A peer that moves to another address proves itself again.
-        .migration(false)
-        .max_incoming(1024)
-        .incoming_buffer_size(64 << 10)
-        .incoming_buffer_size_total(16 << 20);
-    Ok(config)
+        let mut transport = transport_config(PathKind::to(local), purpose);
+        // Who has proved nothing fills no memory; raised when that has changed.
+        transport.receive_window(UNPROVED_WINDOW.into());
+        server
+            .transport_config(Arc::new(transport))
+            .time_source(Arc::new(InjectedTime(tls.clock.clone())))
+            // A peer that moves to another address proves itself again.
+            .migration(false)
+            .max_incoming(1024)
+            .incoming_buffer_size(64 << 10)
+            .incoming_buffer_size_total(16 << 20);
+        Ok(Shown {
+            client: tls::client(credentials, tls)?,
+            gatekeeper: Arc::new(gatekeeper),
+            server,
+        })
+    }
 }
 
 impl fmt::Debug for Endpoint {

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use super::*;
 use crate::{
     transport::socket::{NodeRuntime, SystemSockets},
-    trust::{Authority, Role, peer_identity, tls::TlsSettings},
+    trust::{Authority, CERTIFICATE_LIFE, Role, peer_identity, tls::TlsSettings},
 };
 
 fn endpoint(authority: &Authority, node: u64, listen: &str, purpose: Purpose) -> Endpoint {
@@ -17,11 +17,12 @@ fn endpoint(authority: &Authority, node: u64, listen: &str, purpose: Purpose) ->
         listen: listen.parse().unwrap(),
         purpose,
         seed: [node as u8; 32],
-        credentials: &authority.issue(NodeId(node), Role::Node, now).unwrap(),
+        credentials: &authority.issue(NodeId(node), Role::Node, CERTIFICATE_LIFE, now).unwrap(),
         tls: TlsSettings {
             alpn: b"footlight/test".to_vec(),
             provider: Arc::new(tls::crypto_provider()),
             clock,
+            revoked: Arc::default(),
         },
     };
     let runtime = Arc::new(NodeRuntime::new(Handle::current()));
@@ -29,7 +30,7 @@ fn endpoint(authority: &Authority, node: u64, listen: &str, purpose: Purpose) ->
 }
 
 fn authority() -> Authority {
-    Authority::mint(DefaultTimeProvider.current_time().unwrap()).unwrap().0
+    Authority::mint(DefaultTimeProvider.current_time().unwrap()).unwrap()
 }
 
 async fn connect(
@@ -39,7 +40,11 @@ async fn connect(
     purpose: Purpose,
 ) -> (quinn::Connection, quinn::Connection) {
     let dialled = async { from.dial(addr, purpose).unwrap().await.unwrap() };
-    let accepted = async { to.accept().await.unwrap().await.unwrap() };
+    let accepted = async {
+        let accepted = to.begin(to.accept().await.unwrap()).unwrap().await.unwrap();
+        trust_peer(&accepted, purpose);
+        accepted
+    };
     tokio::join!(dialled, accepted)
 }
 
@@ -114,7 +119,8 @@ async fn new_credentials_are_shown_from_the_next_connection_on() {
     let b = endpoint(&authority, 2, "127.0.0.1:0", Purpose::Control);
     let now = DefaultTimeProvider.current_time().unwrap();
     let (before, _kept) = connect(&a, &b, b.local_addr(), Purpose::Control).await;
-    b.set_credentials(&authority.issue(NodeId(2), Role::Server, now).unwrap()).unwrap();
+    b.set_credentials(&authority.issue(NodeId(2), Role::Server, CERTIFICATE_LIFE, now).unwrap())
+        .unwrap();
     let (after, _kept) = connect(&a, &b, b.local_addr(), Purpose::Control).await;
     assert_eq!(peer_identity(&before).unwrap().role, Role::Node);
     assert_eq!(peer_identity(&after).unwrap().role, Role::Server);

@@ -11,11 +11,13 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use footlight_runtime::{
-    ActorAddr, ActorId, Down, Failure, Fence, Incarnation,
+    ActorAddr, ActorId, Down, Failure, Fence, Incarnation, NodeId,
     codec::{Encoded, MAX_BODY},
     remote::End,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::{gossip::Digest, record::Record, trust::tls::Shown};
 
 /// Tensors up to this many bytes travel within the frame of their message: below it a stream of
 /// its own costs more than the copy.
@@ -69,8 +71,20 @@ pub(crate) enum Header {
     End { actor: ActorAddr, how: End },
     /// A membership packet that must arrive; the others travel as datagrams.
     Packet(Vec<u8>),
+    /// The sender leaves soon: on this stream nothing follows but goodbye.
+    LastWord,
+    /// All that the peer sent before its last words has been read.
+    Heard,
     /// The sender is leaving the cluster of its own will.
     Leaving,
+    /// What a node tells of itself: the sender, or one whose news it passes on.
+    Record(Box<Record>),
+    /// The sender's certificate was renewed.
+    Certificate(Shown),
+    /// Which records the sender knows.
+    Digest(Digest),
+    /// The sender would like the records of these nodes.
+    Want(Vec<NodeId>),
 }
 
 /// How a value lies in the frame and beside it.

@@ -8,10 +8,12 @@
 //! Magic, version and length come before anything that a version may change, so nodes of different
 //! versions can still tell each other so.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::net::SocketAddr;
 
 use footlight_runtime::{Incarnation, NodeId, registry::Catalog};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::trust::Role;
 
 /// The version of everything behind the preamble. Nodes of different versions refuse each other.
 pub(crate) const PROTOCOL_VERSION: u16 = 1;
@@ -20,7 +22,8 @@ const MAGIC: [u8; 4] = *b"FTLT";
 /// Longest Hello or answer: some 20,000 registered messages.
 const MAX_HELLO: usize = 1 << 20;
 
-/// What a node tells of itself to each peer.
+/// What a connection needs to know of the node at its other end. All else stands in the node's
+/// [record](crate::record), which changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NodeRecord {
     /// The node.
@@ -31,12 +34,6 @@ pub(crate) struct NodeRecord {
     pub addr: SocketAddr,
     /// Where it takes the connections that carry large tensors.
     pub bulk_addr: SocketAddr,
-    /// What it is for, in the user's words: `server`, `worker`, …
-    pub roles: Vec<String>,
-    /// Labels for placement.
-    pub labels: BTreeMap<String, String>,
-    /// Where it answers over HTTP, if it does.
-    pub http: Option<SocketAddr>,
     /// Actor types it can host and messages they take, with their shapes.
     pub catalog: Catalog,
 }
@@ -82,6 +79,10 @@ pub(crate) enum Refusal {
     Leaving,
     #[error("a node can't connect to itself")]
     Yourself,
+    #[error("the role `{role}` of its certificate has no right to be a member")]
+    NoMember { role: Role },
+    #[error("its certificate was revoked")]
+    Revoked,
 }
 
 /// A handshake that came to nothing.
@@ -94,8 +95,8 @@ pub(crate) enum HandshakeError {
          run the same release on all nodes"
     )]
     Version { ours: u16, theirs: u16 },
-    #[error("its greeting has {0} bytes, at most {MAX_HELLO} are allowed")]
-    TooLong(usize),
+    #[error("its greeting has {length} bytes, at most {most} are allowed")]
+    TooLong { length: usize, most: usize },
     #[error("its greeting can't be read: {0}")]
     Garbled(String),
     #[error("it refused: {0}")]
@@ -117,7 +118,7 @@ pub(crate) async fn write<T: Serialize>(
     let body = bincode::serde::encode_to_vec(value, config())
         .map_err(|error| HandshakeError::Garbled(error.to_string()))?;
     if body.len() > MAX_HELLO {
-        return Err(HandshakeError::TooLong(body.len()));
+        return Err(HandshakeError::TooLong { length: body.len(), most: MAX_HELLO });
     }
     let mut bytes = Vec::with_capacity(10 + body.len());
     bytes.extend_from_slice(&MAGIC);
@@ -132,6 +133,15 @@ pub(crate) async fn read<T: DeserializeOwned>(
     stream: &mut quinn::RecvStream,
     ours: u16,
 ) -> Result<T, HandshakeError> {
+    read_at_most(stream, ours, MAX_HELLO).await
+}
+
+/// As [`read`], and nothing is read of a value with more than `most` bytes.
+pub(crate) async fn read_at_most<T: DeserializeOwned>(
+    stream: &mut quinn::RecvStream,
+    ours: u16,
+    most: usize,
+) -> Result<T, HandshakeError> {
     let broken = |error: quinn::ReadExactError| HandshakeError::Broken(error.to_string());
     let mut preamble = [0u8; 10];
     stream.read_exact(&mut preamble).await.map_err(broken)?;
@@ -144,8 +154,8 @@ pub(crate) async fn read<T: DeserializeOwned>(
         return Err(HandshakeError::Version { ours, theirs });
     }
     let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-    if length > MAX_HELLO {
-        return Err(HandshakeError::TooLong(length));
+    if length > most {
+        return Err(HandshakeError::TooLong { length, most });
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.map_err(broken)?;

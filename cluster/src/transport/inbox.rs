@@ -109,6 +109,11 @@ impl Inbox {
         Ok(Vec::new())
     }
 
+    /// Whether nothing waits for tensors.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.held_frames == 0
+    }
+
     /// Whether a frame has announced a tensor of this number and length: then memory may be taken
     /// for it before it comes.
     pub(crate) fn expects(&self, id: u64, length: u64) -> bool {

@@ -11,6 +11,7 @@
 //! ```
 //!
 //! * `socket`, `endpoint`: sockets, quinn's settings, which thread drives them.
+//! * `admission`: whose handshake is begun, when many want one.
 //! * `handshake`: who speaks, in which version.
 //! * `frame`, `lane`: frames as bytes, read and written in batches.
 //! * `inbox`: order for each receiver, although large tensors overtake.
@@ -18,6 +19,7 @@
 //! * `session`: one connection between two nodes and all that is under way on it.
 //! * `flow`: streams of items; `bulk`: large tensors.
 
+pub(crate) mod admission;
 pub(crate) mod bulk;
 pub mod endpoint;
 pub(crate) mod flow;

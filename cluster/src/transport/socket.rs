@@ -13,6 +13,7 @@ use std::{
     time::Instant,
 };
 
+use futures::future::BoxFuture;
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Handle;
@@ -70,7 +71,8 @@ impl SocketError {
     }
 }
 
-/// Where a node's UDP sockets come from: the system, or a simulated network.
+/// Where a node's UDP sockets and the addresses behind names come from: the system, or a simulated
+/// network.
 pub trait Sockets: Send + Sync + fmt::Debug + 'static {
     /// Opens a socket at `addr`; port 0 takes a free one.
     ///
@@ -81,6 +83,15 @@ pub trait Sockets: Send + Sync + fmt::Debug + 'static {
         addr: SocketAddr,
         runtime: &dyn Runtime,
     ) -> Result<Arc<dyn AsyncUdpSocket>, SocketError>;
+
+    /// The addresses of `HOST:PORT`, as they are now: by default those that the system's resolver
+    /// finds.
+    ///
+    /// # Errors
+    /// What the resolver says.
+    fn look_up<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        Box::pin(async move { Ok(tokio::net::lookup_host(name).await?.collect()) })
+    }
 }
 
 /// The kernel's sockets, with buffers as large as it grants.

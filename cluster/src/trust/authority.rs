@@ -1,20 +1,18 @@
 //! The cluster's certificate authority, and the certificates that it issues to nodes.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, time::Duration};
 
 use footlight_runtime::id::NodeId;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData,
 };
-use rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
-};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use time::OffsetDateTime;
 
 use super::{
-    TrustError,
+    Anchor, Credentials, NodeKey, TrustError,
+    node_key::SigningRequest,
     peer::{Role, node_name, role_name},
 };
 
@@ -27,8 +25,8 @@ const CA_LIFE: i64 = 20 * 365 * DAY;
 const MINTED: &str = "the cluster's authority";
 const ISSUED: &str = "a node's certificate";
 
-/// A node's certificate is valid for 90 days, in seconds. A node asks for a new one at each start.
-pub const NODE_LIFE: i64 = 90 * DAY;
+/// A node's certificate is valid for a day unless a setting says otherwise; it is renewed in time.
+pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(DAY as u64);
 
 /// The authority whose certificate every member of the cluster shows.
 ///
@@ -36,35 +34,24 @@ pub const NODE_LIFE: i64 = 90 * DAY;
 /// but no further authorities. Randomness comes from the operating system: a key is never derived
 /// from a simulation's seed.
 pub struct Authority {
-    pem: String,
-    roots: Arc<RootCertStore>,
+    anchor: Anchor,
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// What a node shows on its connections: its certificate, the key to it, and whom it believes.
-pub struct Credentials {
-    pub(super) certificate: CertificateDer<'static>,
-    pub(super) key: PrivateKeyDer<'static>,
-    pub(super) roots: Arc<RootCertStore>,
-    /// The end of the certificate's validity, in seconds since 1970.
-    pub expires: i64,
-}
-
 impl Authority {
-    /// Makes a new authority; the second value is its key in PEM, to be stored with care.
+    /// Makes a new authority.
     ///
     /// # Errors
     /// [`TrustError::Issue`] if the operating system has no randomness to give.
-    pub fn mint(now: UnixTime) -> Result<(Self, String), TrustError> {
+    pub fn mint(now: UnixTime) -> Result<Self, TrustError> {
         let failed = |why: rcgen::Error| failed(MINTED, why);
         let key = KeyPair::generate_for(&PKCS_ED25519).map_err(failed)?;
         let mut params = params(MINTED, now, CA_LIFE)?;
         params.distinguished_name.push(DnType::CommonName, "Footlight cluster CA");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let pem = params.self_signed(&key).map_err(failed)?.pem();
-        let key_pem = key.serialize_pem();
-        Ok((Self::from_pem(&pem, &key_pem)?, key_pem))
+        let certificate = params.self_signed(&key).map_err(failed)?;
+        Self::new(Anchor::from_der(certificate.der())?, key)
     }
 
     /// Reads an authority back from its two files.
@@ -72,33 +59,33 @@ impl Authority {
     /// # Errors
     /// [`TrustError::Issue`] if one of them can't be read or they don't belong together.
     pub fn from_pem(certificate: &str, key: &str) -> Result<Self, TrustError> {
+        let key =
+            KeyPair::from_pem(key).map_err(|error| failed("an authority of these files", error))?;
+        Self::new(Anchor::from_pem(certificate)?, key)
+    }
+
+    fn new(anchor: Anchor, key: KeyPair) -> Result<Self, TrustError> {
         let failed = |why: &dyn fmt::Display| failed("an authority of these files", why);
-        let der = CertificateDer::from_pem_slice(certificate.as_bytes())
-            .map_err(|error| failed(&error))?;
-        let key = KeyPair::from_pem(key).map_err(|error| failed(&error))?;
         let (_, parsed) =
-            x509_parser::parse_x509_certificate(&der).map_err(|error| failed(&error))?;
+            x509_parser::parse_x509_certificate(anchor.der()).map_err(|error| failed(&error))?;
         if parsed.public_key().subject_public_key.as_ref() != key.public_key_raw() {
             return Err(failed(&"the key is not the certificate's"));
         }
-        if !parsed.is_ca() {
-            return Err(failed(&"the certificate is not an authority's"));
-        }
-        let mut roots = RootCertStore::empty();
-        roots.add(der.clone())?;
-        let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|error| failed(&error))?;
-        Ok(Self { pem: certificate.to_owned(), roots: Arc::new(roots), issuer })
+        let issuer = Issuer::from_ca_cert_der(anchor.der(), key).map_err(|error| failed(&error))?;
+        Ok(Self { anchor, issuer })
     }
 
-    /// The authority's certificate, in PEM. No secret.
-    pub fn certificate_pem(&self) -> &str {
-        &self.pem
+    /// Its certificate. No secret.
+    pub fn anchor(&self) -> &Anchor {
+        &self.anchor
     }
 
-    /// Issues a certificate to a node, valid for [`NODE_LIFE`] from an hour before `now`.
-    ///
-    /// It has a fresh Ed25519 key, may be used as client and as server, and names the node and its
-    /// role as [`super::peer`] describes.
+    /// Its key in PEM: whoever has it can make certificates. To be stored with care.
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
+    /// Makes credentials with a fresh key, valid for `life` from now, for a node that the caller names.
     ///
     /// # Errors
     /// [`TrustError::Issue`] if the operating system has no randomness to give.
@@ -106,11 +93,41 @@ impl Authority {
         &self,
         node: NodeId,
         role: Role,
+        life: Duration,
         now: UnixTime,
     ) -> Result<Credentials, TrustError> {
+        let key = NodeKey::generate()?;
+        let certificate = self.certify(key.public(), node, role, life, now)?;
+        Credentials::new(&key, certificate, self.anchor.clone())
+    }
+
+    /// Signs a request: a certificate for the key that made it, for the node that the key names.
+    ///
+    /// It is valid from an hour ago for `life` from now, may be used as client and as server, and
+    /// names node and role as [`super::peer`] describes. What else the request asks for is ignored.
+    ///
+    /// # Errors
+    /// [`TrustError::Issue`] if the clock is out of range.
+    pub(crate) fn sign(
+        &self,
+        request: &SigningRequest,
+        role: Role,
+        life: Duration,
+        now: UnixTime,
+    ) -> Result<CertificateDer<'static>, TrustError> {
+        self.certify(&request.key, request.node, role, life, now)
+    }
+
+    pub(super) fn certify(
+        &self,
+        key: &impl PublicKeyData,
+        node: NodeId,
+        role: Role,
+        life: Duration,
+        now: UnixTime,
+    ) -> Result<CertificateDer<'static>, TrustError> {
         let failed = |why: rcgen::Error| failed(ISSUED, why);
-        let key = KeyPair::generate_for(&PKCS_ED25519).map_err(failed)?;
-        let mut params = params(ISSUED, now, NODE_LIFE)?;
+        let mut params = params(ISSUED, now, i64::try_from(life.as_secs()).unwrap_or(CA_LIFE))?;
         params.distinguished_name.push(DnType::CommonName, format!("Footlight node {node}"));
         for name in [node_name(node), role_name(role)] {
             let name = name.try_into().map_err(failed)?;
@@ -120,13 +137,8 @@ impl Authority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
-        Ok(Credentials {
-            certificate: certificate.der().clone(),
-            key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
-            roots: self.roots.clone(),
-            expires: params.not_after.unix_timestamp(),
-        })
+        let certificate = params.signed_by(key, &self.issuer).map_err(failed)?;
+        Ok(certificate.der().clone())
     }
 }
 
@@ -151,12 +163,6 @@ fn failed(what: &'static str, why: impl fmt::Display) -> TrustError {
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authority").finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("expires", &self.expires).finish_non_exhaustive()
+        f.debug_struct("Authority").field("anchor", &self.anchor).finish_non_exhaustive()
     }
 }

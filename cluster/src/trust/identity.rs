@@ -32,6 +32,78 @@ struct Kept {
     _lock: File,
 }
 
+/// Most nodes without a fixed port that keep their keys in one state directory.
+const MAX_FREE_PORTS: usize = 256;
+
+/// A node's directory, held by this process.
+#[derive(Debug)]
+pub(crate) struct Place {
+    dir: PathBuf,
+    lock: File,
+}
+
+impl Place {
+    fn take(dir: PathBuf, listen: SocketAddr) -> Result<Self, TrustError> {
+        files::make_private_dir(&dir)?;
+        match files::lock(&dir.join("lock"), LOCK_PATIENCE)? {
+            Some(lock) => Ok(Place { dir, lock }),
+            None => Err(TrustError::IdentityInUse { listen, dir }),
+        }
+    }
+
+    /// The place of a node that joins by a token, or did once.
+    ///
+    /// With port 0 several nodes of one directory may have the same address: each takes the first
+    /// place that no other holds, and so finds again what one of them kept.
+    pub(crate) fn for_joiner(state: &StateDir, listen: SocketAddr) -> Result<Self, TrustError> {
+        let first = state.node_dir(&listen);
+        if listen.port() != 0 {
+            return Place::take(first, listen);
+        }
+        for number in 1..=MAX_FREE_PORTS {
+            let mut dir = first.clone().into_os_string();
+            if number > 1 {
+                dir.push(format!("-{number}"));
+            }
+            let dir = PathBuf::from(dir);
+            files::make_private_dir(&dir)?;
+            if let Some(lock) = files::lock(&dir.join("lock"), Duration::ZERO)? {
+                return Ok(Place { dir, lock });
+            }
+        }
+        Err(TrustError::IdentityInUse { listen, dir: first })
+    }
+
+    pub(crate) fn kept(&self) -> super::Kept {
+        super::Kept::in_dir(&self.dir)
+    }
+
+    /// Begins a new life of the node that was here before, or else of `fresh`. A node whose key
+    /// names it is that node, whatever was here.
+    fn begin(
+        self,
+        fresh: NodeId,
+        named_by_key: bool,
+        wall_clock_micros: u64,
+    ) -> Result<NodeIdentity, TrustError> {
+        let path = self.dir.join("identity.json");
+        let damaged = |why| TrustError::Damaged { path: path.clone(), why, advice: ADVICE };
+        let (id, last) = match files::read(&path)? {
+            None => (fresh, 0),
+            Some(text) => parse(&text).map_err(damaged)?,
+        };
+        let id = if named_by_key { fresh } else { id };
+        let next = last
+            .checked_add(1)
+            .ok_or_else(|| damaged("there is no incarnation after the last one".to_owned()))?;
+        let incarnation = next.max(wall_clock_micros);
+        let kept = Some(Kept { path, _lock: self.lock });
+        let mut identity = NodeIdentity { id, incarnation: Incarnation(last), kept };
+        identity.raise(Incarnation(incarnation))?;
+        Ok(identity)
+    }
+}
+
 /// What `identity.json` says.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,32 +130,30 @@ impl NodeIdentity {
         wall_clock_micros: u64,
         rng: &mut impl Rng,
     ) -> Result<Self, TrustError> {
-        // 0 is left free: a record of nothing must not look like a node.
-        let fresh = NodeId(rng.next_u64().max(1));
         if listen.port() == 0 {
-            let incarnation = Incarnation(wall_clock_micros);
-            return Ok(Self { id: fresh, incarnation, kept: None });
+            return Ok(Self::passing(wall_clock_micros, rng));
         }
-        let dir = state.node_dir(&listen);
-        files::make_private_dir(&dir)?;
-        let Some(lock) = files::lock(&dir.join("lock"), LOCK_PATIENCE)? else {
-            return Err(TrustError::IdentityInUse { listen, dir });
-        };
+        let fresh = NodeId(rng.next_u64().max(1));
+        Place::take(state.node_dir(&listen), listen)?.begin(fresh, false, wall_clock_micros)
+    }
 
-        let path = dir.join("identity.json");
-        let damaged = |why| TrustError::Damaged { path: path.clone(), why, advice: ADVICE };
-        let (id, last) = match files::read(&path)? {
-            None => (fresh, 0),
-            Some(text) => parse(&text).map_err(damaged)?,
-        };
-        let next = last
-            .checked_add(1)
-            .ok_or_else(|| damaged("there is no incarnation after the last one".to_owned()))?;
-        let incarnation = next.max(wall_clock_micros);
-        let kept = Some(Kept { path, _lock: lock });
-        let mut identity = Self { id, incarnation: Incarnation(last), kept };
-        identity.raise(Incarnation(incarnation))?;
-        Ok(identity)
+    /// Takes the identity of a node that joined by a token, for a new life: its key names it.
+    ///
+    /// # Errors
+    /// As [`claim`](Self::claim).
+    pub(crate) fn of_joiner(
+        place: Place,
+        node: NodeId,
+        wall_clock_micros: u64,
+    ) -> Result<Self, TrustError> {
+        place.begin(node, true, wall_clock_micros)
+    }
+
+    /// The identity of a program that only asks: it is nobody that others could mean.
+    pub(crate) fn passing(wall_clock_micros: u64, rng: &mut impl Rng) -> Self {
+        // 0 is left free: a record of nothing must not look like a node.
+        let id = NodeId(rng.next_u64().max(1));
+        Self { id, incarnation: Incarnation(wall_clock_micros), kept: None }
     }
 
     /// Takes a later incarnation, as a node does that comes back after it was declared down.
@@ -129,7 +199,7 @@ mod tests {
 
     fn state() -> (tempfile::TempDir, StateDir) {
         let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::open(Some(dir.path()), &DefaultTimeProvider).unwrap();
+        let state = StateDir::open(Some(dir.path()), None, &DefaultTimeProvider).unwrap();
         (dir, state)
     }
 
@@ -185,6 +255,28 @@ mod tests {
         let id = first.id;
         drop(first);
         assert_eq!(claim(&state, LISTEN, 2, 3).unwrap().0, id);
+    }
+
+    #[test]
+    fn a_joiner_finds_its_key_again_and_two_of_them_never_share_one() {
+        let (_dir, state) = state();
+        for listen in ["127.0.0.1:0", LISTEN] {
+            let listen = listen.parse().unwrap();
+            let place = Place::for_joiner(&state, listen).unwrap();
+            let node = place.kept().key_or_new().unwrap().node();
+            let first = NodeIdentity::of_joiner(place, node, 1_000).unwrap();
+            assert_eq!((first.id, first.incarnation), (node, Incarnation(1_000)));
+            // A second process while the first one runs: another node, or none.
+            match Place::for_joiner(&state, listen) {
+                Ok(other) => assert_ne!(other.kept().key_or_new().unwrap().node(), node),
+                Err(error) => assert!(matches!(error, TrustError::IdentityInUse { .. })),
+            }
+            drop(first);
+            let place = Place::for_joiner(&state, listen).unwrap();
+            assert_eq!(place.kept().key_or_new().unwrap().node(), node);
+            let again = NodeIdentity::of_joiner(place, node, 1_000).unwrap();
+            assert_eq!((again.id, again.incarnation), (node, Incarnation(1_001)));
+        }
     }
 
     #[test]

@@ -19,17 +19,31 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
+pub mod anchor;
 pub mod authority;
 mod files;
 pub mod identity;
+mod kept;
+pub mod lifetime;
+pub mod node_key;
 pub mod peer;
+pub mod revoked;
+pub mod rights;
 pub mod state_dir;
 pub mod tls;
+pub mod token;
 
-pub use authority::{Authority, Credentials};
+pub use anchor::Anchor;
+pub use authority::{Authority, CERTIFICATE_LIFE};
 pub use identity::NodeIdentity;
+pub(crate) use kept::Kept;
+pub use lifetime::parse_lifetime;
+pub use node_key::{Credentials, NodeKey};
 pub use peer::{PeerIdentity, Role, peer_identity};
+pub use revoked::Revoked;
+pub use rights::{Denied, Right};
 pub use state_dir::StateDir;
+pub use token::{AuthorityHash, Token, TokenError, TokenId, TokenSource};
 
 /// Why a node can't prove who it is, or can't believe a peer.
 #[derive(Debug, thiserror::Error)]
@@ -81,8 +95,8 @@ pub enum TrustError {
     /// The key of the authority, or its directory, is open to other users.
     #[error(
         "other users can {access} {path} (mode {mode:03o}), so nothing that it vouches for can be \
-         trusted: run `chmod {wanted} {path}`, and if others may have used that, delete ca.key \
-         and ca.pem there to make new ones", path = path.display()
+         trusted: run `chmod {wanted} {path}`, and if others may have used that, {cure}",
+        path = path.display()
     )]
     Exposed {
         /// The file or directory.
@@ -93,22 +107,73 @@ pub enum TrustError {
         access: &'static str,
         /// The change that mends it, as `chmod` takes it.
         wanted: &'static str,
+        /// What to do if it was used.
+        cure: &'static str,
     },
 
-    /// One of the authority's two files is missing.
+    /// The authority's key is there without its certificate.
     #[error(
-        "{dir} holds {present} but not {missing}: restore it, or delete {present} too and a new \
-         authority is made (nodes with certificates of the old one will be refused)",
-         dir = dir.display()
+        "{dir} holds ca.key but not ca.pem: restore it, or delete ca.key too and a new authority is \
+         made (nodes with certificates of the old one will be refused)", dir = dir.display()
     )]
     HalfAuthority {
         /// The state directory.
         dir: PathBuf,
-        /// The file that is there.
-        present: &'static str,
-        /// The file that is not.
-        missing: &'static str,
     },
+
+    /// The directory belongs to another cluster than the token.
+    #[error(
+        "the token is of another cluster than {dir}: give the token's cluster a state directory of \
+         its own (--state DIR, FOOTLIGHT_STATE)", dir = dir.display()
+    )]
+    OtherCluster {
+        /// The state directory.
+        dir: PathBuf,
+    },
+
+    /// The directory knows whom to believe, but has nothing to show.
+    #[error(
+        "{dir} holds the cluster's ca.pem, but neither ca.key nor a certificate that this node can \
+         show: give it a token (--token TOKEN or FOOTLIGHT_TOKEN; `footlight token create` on a \
+         node of the cluster makes one), or copy ca.key there", dir = dir.display()
+    )]
+    NothingToShow {
+        /// The state directory.
+        dir: PathBuf,
+    },
+
+    /// The certificate that the node kept has ended, so it can't be renewed any more.
+    #[error(
+        "the certificate in {dir} ended {ago_s} s ago, and a certificate is renewed only while it \
+         is valid: give the node a new token (--token TOKEN or FOOTLIGHT_TOKEN; `footlight token \
+         create` on a node of the cluster makes one)", dir = dir.display()
+    )]
+    Expired {
+        /// The node's directory.
+        dir: PathBuf,
+        /// How long ago, in seconds.
+        ago_s: u64,
+    },
+
+    /// The text that was given as a token is none.
+    #[error("the join token (--token, FOOTLIGHT_TOKEN) can't be used: {0}")]
+    Token(#[from] TokenError),
+
+    /// The node says that it is for something that its certificate does not allow.
+    #[error(
+        "this node says that it is a `{word}` (--role), and its certificate, of role `{role}`, does \
+         not allow that: leave that out, or join with a token of role {word}"
+    )]
+    Claim {
+        /// What it says.
+        word: String,
+        /// The role of its certificate.
+        role: Role,
+    },
+
+    /// A signing request can't be used.
+    #[error("the certificate signing request can't be used: {0}")]
+    Request(String),
 
     /// A file is not what it should be.
     #[error("{path} is damaged ({why}): {advice}", path = path.display())]
@@ -123,9 +188,10 @@ pub enum TrustError {
 
     /// A node may not listen off loopback with an authority nobody else knows.
     #[error(
-        "refusing to listen on {addr}, which other machines can reach: {why}. Copy ca.pem and \
-         ca.key (nothing else) of the first node's state directory into a directory of this \
-         machine, mode 0700, and name it with --state DIR or FOOTLIGHT_STATE"
+        "refusing to listen on {addr}, which other machines can reach: {why}. Give this node a join \
+         token (--token TOKEN or FOOTLIGHT_TOKEN; `footlight token create` on a node of the cluster \
+         makes one). The first node of a cluster names a state directory (--state DIR or \
+         FOOTLIGHT_STATE) in which `footlight ca create` has made the authority"
     )]
     OffLoopback {
         /// The address that was asked for.

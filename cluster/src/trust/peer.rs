@@ -7,7 +7,9 @@
 use std::{fmt, str::FromStr};
 
 use footlight_runtime::id::NodeId;
+use ring::digest::{SHA256, digest};
 use rustls::pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
 use x509_parser::extensions::GeneralName;
 
 use super::TrustError;
@@ -15,25 +17,36 @@ use super::TrustError;
 const NODE_SUFFIX: &str = ".node.footlight";
 const ROLE_SUFFIX: &str = ".role.footlight";
 
-/// What the owner of a certificate is meant to do in the cluster.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+/// What the owner of a certificate may do in the cluster: see [`Right`](super::Right) for which role
+/// has which.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Role {
-    /// Everything a member can do: what every certificate says today, since nodes of one state
-    /// directory trust one another. The other roles can be read, and are not enforced yet.
+    /// May do everything: a process that holds the authority's key itself. No token gives it.
     Node,
-    /// Is to compute and answer, and not to spawn on others.
+    /// Computes and answers: a member that starts and ends nothing on other nodes.
     Worker,
-    /// Is to hold shared state.
+    /// Holds shared state: may also start and end actors elsewhere, and vote.
     Server,
-    /// Is to read only.
+    /// Only asks; is no member.
     Observer,
-    /// Is to change the cluster itself.
+    /// May also change the cluster itself: make tokens, revoke and drain nodes.
     Admin,
 }
 
 impl Role {
     const ALL: [Role; 5] = [Role::Node, Role::Worker, Role::Server, Role::Observer, Role::Admin];
+
+    /// Greater for a role with more rights.
+    pub(crate) fn strength(self) -> u8 {
+        match self {
+            Role::Observer => 0,
+            Role::Worker => 1,
+            Role::Server => 2,
+            Role::Admin => 3,
+            Role::Node => 4,
+        }
+    }
 
     /// The role's name in a certificate.
     pub fn name(self) -> &'static str {
@@ -44,6 +57,21 @@ impl Role {
             Role::Observer => "observer",
             Role::Admin => "admin",
         }
+    }
+}
+
+/// A word that is no role which a token can give.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no role: say worker, server, observer or admin")]
+pub struct UnknownRole(pub String);
+
+impl FromStr for Role {
+    type Err = UnknownRole;
+
+    /// A role that a token can give; `node` is not one of them.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Role::ALL.into_iter().find(|role| role.name() == text && *role != Role::Node);
+        found.ok_or_else(|| UnknownRole(text.to_owned()))
     }
 }
 
@@ -60,6 +88,17 @@ pub struct PeerIdentity {
     pub node: NodeId,
     /// What it may do.
     pub role: Role,
+    /// When the certificate ends, in seconds since 1970.
+    pub expires: i64,
+}
+
+/// The id of a node that joins by a token: the first 8 bytes of the SHA-256 of its public key.
+///
+/// So nobody can ask for another's id. `None` for the one key in 2^64 whose id would be 0.
+pub(crate) fn id_of_key(public_key: &[u8]) -> Option<NodeId> {
+    let hash = digest(&SHA256, public_key);
+    let id = hash.as_ref().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte));
+    (id != 0).then_some(NodeId(id))
 }
 
 /// Tells who the other end of a connection is, from the certificate that the handshake verified.
@@ -79,7 +118,7 @@ pub fn peer_identity(connection: &quinn::Connection) -> Result<PeerIdentity, Tru
 }
 
 /// Reads node and role from a certificate, without verifying it.
-pub(super) fn identity_in(certificate: &CertificateDer<'_>) -> Result<PeerIdentity, TrustError> {
+pub(crate) fn identity_in(certificate: &CertificateDer<'_>) -> Result<PeerIdentity, TrustError> {
     let not_a_node = |why: &dyn fmt::Display| TrustError::NotANode(why.to_string());
     let (_, parsed) =
         x509_parser::parse_x509_certificate(certificate).map_err(|error| not_a_node(&error))?;
@@ -100,12 +139,22 @@ pub(super) fn identity_in(certificate: &CertificateDer<'_>) -> Result<PeerIdenti
         }
     }
     match (nodes.as_slice(), roles.as_slice()) {
-        (&[node], &[role]) => Ok(PeerIdentity { node, role }),
+        (&[node], &[role]) => {
+            let expires = parsed.validity().not_after.timestamp();
+            Ok(PeerIdentity { node, role, expires })
+        }
         (nodes, roles) => {
             let (nodes, roles) = (nodes.len(), roles.len());
             Err(not_a_node(&format_args!("it names {nodes} nodes and {roles} roles")))
         }
     }
+}
+
+/// The public key in a certificate, without verifying it.
+pub(super) fn public_key_in(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, TrustError> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
+        .map_err(|error| TrustError::NotANode(error.to_string()))?;
+    Ok(parsed.public_key().subject_public_key.data.to_vec())
 }
 
 pub(super) fn node_name(node: NodeId) -> String {
@@ -137,7 +186,8 @@ mod tests {
     fn a_certificate_names_exactly_one_node_and_one_role() {
         let node = "00000000deadbeef.node.footlight";
         let good = identity_in(&certificate(&[node, "worker.role.footlight", "a.example"]));
-        assert_eq!(good.unwrap(), PeerIdentity { node: NodeId(0xdead_beef), role: Role::Worker });
+        let good = good.unwrap();
+        assert_eq!((good.node, good.role), (NodeId(0xdead_beef), Role::Worker));
         let bad: [&[&str]; 8] = [
             &[],
             &["a.example"],

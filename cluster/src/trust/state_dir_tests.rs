@@ -6,12 +6,11 @@ use std::{
     thread,
 };
 
-use rustls::time_provider::DefaultTimeProvider;
-
 use super::*;
+use crate::trust::Role;
 
 fn open(dir: &Path) -> Result<StateDir, TrustError> {
-    StateDir::open(Some(dir), &DefaultTimeProvider)
+    StateDir::open(Some(dir), None, &DefaultTimeProvider)
 }
 
 fn mode(path: &Path) -> u32 {
@@ -33,8 +32,8 @@ fn eight_threads_that_start_at_once_find_one_authority() {
     });
     let minted = opened.iter().filter(|state| !state.existed_before()).count();
     assert_eq!(minted, 1);
-    let first = opened[0].authority().certificate_pem();
-    assert!(opened.iter().all(|state| state.authority().certificate_pem() == first));
+    let first = opened[0].anchor().unwrap().pem();
+    assert!(opened.iter().all(|state| state.anchor().unwrap().pem() == first));
 }
 
 #[test]
@@ -80,7 +79,7 @@ fn child_opens_the_state_directory() {
     };
     let state = open(Path::new(&path)).unwrap();
     let how = if state.existed_before() { "found" } else { "minted" };
-    let pem = state.authority().certificate_pem();
+    let pem = state.anchor().unwrap().pem();
     println!("authority: {how} {}", pem.lines().collect::<String>().replace(' ', ""));
 }
 
@@ -118,7 +117,7 @@ fn damaged_or_half_authorities_are_named_and_left_alone() {
     assert!(matches!(open(dir.path()), Err(TrustError::Damaged { .. })));
     fs::remove_file(&cert).unwrap();
     let error = open(dir.path()).unwrap_err();
-    assert!(matches!(error, TrustError::HalfAuthority { missing: CA_CERT, .. }), "{error}");
+    assert!(matches!(error, TrustError::HalfAuthority { .. }), "{error}");
     assert!(state.path().join(CA_KEY).exists());
 }
 
@@ -149,10 +148,56 @@ fn only_a_named_directory_with_an_authority_may_face_the_network() {
 
     let env = |name: &str| (name == "HOME").then(|| home.clone());
     for _ in 0..2 {
-        let default = StateDir::open_in(None, env, &DefaultTimeProvider).unwrap();
+        let default = StateDir::open_in(None, None, env, &DefaultTimeProvider).unwrap();
         assert_eq!(allowed(&default, loopback), [true; 3]);
         assert_eq!(allowed(&default, outside), [false; 3]);
     }
+}
+
+#[test]
+fn a_token_makes_no_authority_and_is_not_taken_for_another_cluster_s() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (dir.path().join("ours"), dir.path().join("theirs"));
+    let ours = open(&ours).unwrap();
+    let token = Token::new(Role::Worker, ours.anchor().unwrap().hash()).unwrap();
+    let open = |path: &Path, token| StateDir::open(Some(path), token, &DefaultTimeProvider);
+
+    let joiner = dir.path().join("joiner");
+    let mut fresh = open(&joiner, Some(&token)).unwrap();
+    assert!(fresh.anchor().is_none() && fresh.authority().is_none());
+    assert!(!joiner.join(CA_KEY).exists() && !joiner.join(CA_CERT).exists());
+    // It may face the network: it will show what the cluster has given it, or nothing.
+    fresh.allows_bind(&"192.0.2.1:7400".parse().unwrap()).unwrap();
+    fresh.settle(ours.anchor().unwrap().clone()).unwrap();
+    assert_eq!(open(&joiner, None).unwrap().anchor(), ours.anchor());
+
+    open(&theirs, None).unwrap();
+    let error = open(&theirs, Some(&token)).unwrap_err();
+    assert!(matches!(error, TrustError::OtherCluster { .. }), "{error}");
+    let mut other = open(&theirs, None).unwrap();
+    assert!(other.settle(ours.anchor().unwrap().clone()).is_err());
+}
+
+#[test]
+fn a_program_that_asks_shows_the_strongest_certificate_that_is_there_and_valid() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = open(dir.path()).unwrap();
+    let now = DefaultTimeProvider.current_time().unwrap();
+    assert!(state.strongest(now).unwrap().is_none());
+    for (port, role, life) in [(1, Role::Worker, 60), (2, Role::Admin, 60), (3, Role::Admin, 30)] {
+        let node = state.node_dir(&SocketAddr::from(([127, 0, 0, 1], port)));
+        files::make_private_dir(&node).unwrap();
+        let kept = Kept::in_dir(node);
+        let request = kept.key_or_new().unwrap().request().unwrap();
+        let request = crate::trust::node_key::SigningRequest::read(&request).unwrap();
+        let life = Duration::from_secs(life);
+        let authority = state.authority().unwrap();
+        kept.keep(&authority.sign(&request, role, life, now).unwrap()).unwrap();
+    }
+    let found = state.strongest(now).unwrap().unwrap().identity();
+    assert_eq!((found.role, found.expires), (Role::Admin, now.as_secs() as i64 + 60));
+    let later = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs() + 61));
+    assert!(state.strongest(later).unwrap().is_none());
 }
 
 #[test]

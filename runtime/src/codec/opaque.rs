@@ -26,7 +26,26 @@ enum Inner {
 impl Opaque {
     /// Encodes a value.
     pub fn of<T: Serialize>(value: &T) -> Result<Self, CodecError> {
-        Ok(Opaque { inner: Mutex::new(Some(Inner::Made(encode(value)?))) })
+        Ok(encode(value)?.into())
+    }
+
+    /// The same value once more, to be sent or decoded besides this one; its memory is shared.
+    ///
+    /// # Errors
+    /// If it has streams, which can be read once only, or was sent already.
+    pub fn again(&self) -> Result<Self, CodecError> {
+        let inner = self.inner.lock().unwrap_or_else(|poison| poison.into_inner());
+        let once = |why: &str| CodecError::Encode { type_name: "Opaque", why: why.to_owned() };
+        let (body, segments, streams) = match &*inner {
+            Some(Inner::Made(made)) => (&made.body, &made.segments, made.streams.len()),
+            Some(Inner::Arrived(here)) => (&here.body, &here.segments, here.streams.len()),
+            None => return Err(once("this value was sent on already")),
+        };
+        if streams > 0 {
+            return Err(once("a stream can be read once only"));
+        }
+        let same = Encoded { body: body.clone(), segments: segments.clone(), streams: Vec::new() };
+        Ok(Opaque { inner: Mutex::new(Some(Inner::Made(same))) })
     }
 
     /// Decodes the value at the node `system`.
@@ -41,6 +60,13 @@ impl Opaque {
                 why: "this value was sent on already".into(),
             }),
         }
+    }
+}
+
+impl From<Encoded> for Opaque {
+    /// A value that is encoded already.
+    fn from(encoded: Encoded) -> Self {
+        Opaque { inner: Mutex::new(Some(Inner::Made(encoded))) }
     }
 }
 

@@ -13,6 +13,7 @@ use tokio_util::{
 };
 
 use super::EnvError;
+use crate::fence;
 
 /// Starts a node's tasks and ends them. Clones share the tasks.
 ///
@@ -54,14 +55,14 @@ impl Spawner {
         Handle::try_current().map(Spawner::new).map_err(EnvError::NoRuntime)
     }
 
-    /// Starts a task; it runs whether or not its handle is kept. After a closing's deadline it is
-    /// dropped before it runs.
+    /// Starts a task, under the [`fence`] of the one that starts it; it runs whether or
+    /// not its handle is kept. After a closing's deadline it is dropped before it runs.
     pub fn spawn<F>(&self, future: F) -> JoinHandle<()>
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let abort = self.abort.clone().cancelled_owned();
-        self.tasks.spawn_on(unless(abort, future), &self.handle)
+        self.tasks.spawn_on(fence::under(fence::held(), unless(abort, future)), &self.handle)
     }
 
     /// Drops a value where that may take long, or panic, without harm to anyone else.

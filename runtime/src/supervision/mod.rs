@@ -2,12 +2,13 @@
 //! what it says.
 
 pub mod child;
+mod run;
 pub mod strategy;
 pub mod supervisor;
 
-pub use child::{ChildEvent, ChildSpec};
+pub use child::{Attempt, ChildEvent, ChildSpec};
 pub use strategy::{
-    Action, Backoff, Intensity, OneForAll, OneForOne, RestForOne, Restart, Restarts, Strategy,
-    Supervision, TooManyRestarts,
+    Action, Backoff, Ending, Intensity, OneForAll, OneForOne, RestForOne, Restart, Restarts,
+    Strategy, Supervision, TooManyRestarts,
 };
-pub use supervisor::Supervisor;
+pub use supervisor::{Places, Supervisor};

@@ -27,14 +27,21 @@
 //!   again.
 //! - **SV-8** Events that make no sense in a child's state (a second end, an unknown index) change
 //!   nothing.
+//! - **SV-9** A lost node is no fault of its children: all that were lost with one life of one node
+//!   count as one failure, and a child whose node leaves counts as none, waits for no back-off and is
+//!   started again also if it is transient.
+//! - **SV-10** A child that is added comes last and is started at once, or in its turn if a group's
+//!   start is under way. One that is removed is stopped, and never started again.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
 use rand::Rng;
 use tokio::time::Instant;
+
+use crate::id::{Incarnation, NodeId};
 
 mod settings;
 
@@ -42,7 +49,21 @@ pub use settings::{
     Backoff, Intensity, OneForAll, OneForOne, RestForOne, Restart, Strategy, Supervision,
 };
 
-/// What a supervisor is to do. Children are named by their place in the specification.
+/// How a child that was up has ended, as far as it matters for what comes next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// By itself, as planned.
+    Planned,
+    /// It failed, panicked or was killed.
+    Failed,
+    /// With this life of its node.
+    NodeLost(NodeId, Incarnation),
+    /// Its node leaves, and stopped it.
+    NodeLeft,
+}
+
+/// What a supervisor is to do. Children are named by their place in the specification, which they
+/// keep when others are removed.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Action {
     /// See to it that this child is down: stop it if it's up, and if it isn't up yet, call off its
@@ -99,6 +120,14 @@ struct Child {
     failures: u32,
     /// It was up once, or failed to start: a temporary one has had its turn.
     spent: bool,
+    /// It is forgotten as soon as it is down.
+    removed: bool,
+}
+
+impl Child {
+    fn new(restart: Restart) -> Self {
+        Child { restart, phase: Phase::New, failures: 0, spent: false, removed: false }
+    }
 }
 
 /// A group's start, under way: first all that were told to stop go down, then one starts after
@@ -112,9 +141,12 @@ struct Wave {
 /// The state of one supervisor: takes events, returns actions.
 pub struct Restarts {
     supervision: Supervision,
-    children: Vec<Child>,
-    /// When failures were answered with a restart, as far back as `within`.
-    answered: VecDeque<Instant>,
+    children: BTreeMap<usize, Child>,
+    /// The next child to be added.
+    next: usize,
+    /// When failures were answered with a restart, as far back as `within`; and which node was lost
+    /// if it was that.
+    answered: VecDeque<(Instant, Option<(NodeId, Incarnation)>)>,
     wave: Option<Wave>,
     given_up: bool,
     rng: Box<dyn Rng + Send>,
@@ -127,12 +159,10 @@ impl Restarts {
         children: impl IntoIterator<Item = Restart>,
         rng: Box<dyn Rng + Send>,
     ) -> Self {
-        let children = children
-            .into_iter()
-            .map(|restart| Child { restart, phase: Phase::New, failures: 0, spent: false })
-            .collect();
+        let children: BTreeMap<_, _> = children.into_iter().map(Child::new).enumerate().collect();
         Restarts {
             supervision,
+            next: children.len(),
             children,
             answered: VecDeque::new(),
             wave: None,
@@ -143,9 +173,8 @@ impl Restarts {
 
     /// The first start of all children; a second call does nothing.
     pub fn start(&mut self) -> Vec<Action> {
-        let all: BTreeSet<usize> = (0..self.children.len())
-            .filter(|&index| self.children[index].phase == Phase::New)
-            .collect();
+        let new = |(&index, child): (&usize, &Child)| (child.phase == Phase::New).then_some(index);
+        let all: BTreeSet<usize> = self.children.iter().filter_map(new).collect();
         if self.wave.is_some() {
             return Vec::new();
         }
@@ -156,9 +185,47 @@ impl Restarts {
         self.advance()
     }
 
+    /// One more child, behind all others (SV-10). Its index, and what to do.
+    pub fn add(&mut self, restart: Restart) -> (usize, Vec<Action>) {
+        let index = self.next;
+        self.next += 1;
+        self.children.insert(index, Child::new(restart));
+        let actions = match &mut self.wave {
+            _ if self.given_up => Vec::new(),
+            Some(wave) => {
+                wave.left.insert(index);
+                Vec::new()
+            }
+            None => vec![self.begin(index, Duration::ZERO)],
+        };
+        (index, actions)
+    }
+
+    /// A child is no longer wanted (SV-10). If there is nothing to stop, it is gone already.
+    pub fn remove(&mut self, index: usize) -> Vec<Action> {
+        let Some(child) = self.children.get_mut(&index) else {
+            return Vec::new();
+        };
+        child.removed = true;
+        if let Some(wave) = &mut self.wave {
+            wave.left.remove(&index);
+        }
+        match child.phase {
+            Phase::Up { .. } | Phase::Starting => {
+                child.phase = Phase::Stopping;
+                vec![Action::Stop(index)]
+            }
+            Phase::Stopping => Vec::new(),
+            Phase::New | Phase::Down => {
+                self.children.remove(&index);
+                self.advance()
+            }
+        }
+    }
+
     /// A child is up.
     pub fn child_started(&mut self, now: Instant, index: usize) -> Vec<Action> {
-        let Some(child) = self.children.get_mut(index) else {
+        let Some(child) = self.children.get_mut(&index) else {
             return Vec::new();
         };
         match child.phase {
@@ -178,24 +245,23 @@ impl Restarts {
 
     /// A child could not be started.
     pub fn start_failed(&mut self, now: Instant, index: usize) -> Vec<Action> {
-        let Some(child) = self.children.get_mut(index) else {
+        let Some(child) = self.children.get_mut(&index) else {
             return Vec::new();
         };
         match child.phase {
             Phase::Starting => {
                 child.spent = true;
-                self.ended(now, index, false)
+                self.ended(now, index, Ending::Failed)
             }
-            Phase::Stopping => self.ended(now, index, false),
+            Phase::Stopping => self.ended(now, index, Ending::Failed),
             _ => Vec::new(),
         }
     }
 
-    /// A child that was up, or had been told to stop, is down. `normal`: it ended by itself, as
-    /// planned.
-    pub fn child_down(&mut self, now: Instant, index: usize, normal: bool) -> Vec<Action> {
-        match self.children.get(index).map(|child| child.phase) {
-            Some(Phase::Up { .. } | Phase::Stopping) => self.ended(now, index, normal),
+    /// A child that was up, or had been told to stop, is down.
+    pub fn child_down(&mut self, now: Instant, index: usize, how: Ending) -> Vec<Action> {
+        match self.children.get(&index).map(|child| child.phase) {
+            Some(Phase::Up { .. } | Phase::Stopping) => self.ended(now, index, how),
             _ => Vec::new(),
         }
     }
@@ -205,15 +271,26 @@ impl Restarts {
         self.given_up
     }
 
-    fn ended(&mut self, now: Instant, index: usize, normal: bool) -> Vec<Action> {
-        let child = &mut self.children[index];
+    /// Whether there is such a child: one that was removed is none any more once it is down.
+    pub fn knows(&self, index: usize) -> bool {
+        self.children.contains_key(&index)
+    }
+
+    fn ended(&mut self, now: Instant, index: usize, how: Ending) -> Vec<Action> {
+        let Some(child) = self.children.get_mut(&index) else {
+            return Vec::new();
+        };
         let was = std::mem::replace(&mut child.phase, Phase::Down);
+        if child.removed {
+            self.children.remove(&index);
+            return self.advance();
+        }
         if self.given_up {
             return Vec::new();
         }
         let again = match child.restart {
             Restart::Permanent => true,
-            Restart::Transient => !normal,
+            Restart::Transient => how != Ending::Planned,
             Restart::Temporary => false,
         };
         if was == Phase::Stopping || !again {
@@ -224,12 +301,16 @@ impl Restarts {
         {
             child.failures = 0;
         }
-        let before = child.failures;
-        child.failures = before.saturating_add(1);
-        if !self.may_restart(now) {
-            return self.give_up(index);
-        }
-        let delay = self.supervision.backoff.delay(before, &mut *self.rng);
+        let delay = if how == Ending::NodeLeft {
+            Duration::ZERO
+        } else {
+            let before = child.failures;
+            child.failures = before.saturating_add(1);
+            if !self.may_restart(now, how) {
+                return self.give_up(index);
+            }
+            self.supervision.backoff.delay(before, &mut *self.rng)
+        };
         match self.supervision.strategy {
             Strategy::OneForOne => vec![self.begin(index, delay)],
             Strategy::OneForAll => self.restart_from(0, delay),
@@ -237,15 +318,26 @@ impl Restarts {
         }
     }
 
-    /// Notes one more restart, unless that would be one too many (SV-2).
-    fn may_restart(&mut self, now: Instant) -> bool {
+    /// Notes one more restart, unless that would be one too many (SV-2) or it counts already (SV-9).
+    fn may_restart(&mut self, now: Instant, how: Ending) -> bool {
         let Intensity { max, within } = self.supervision.intensity;
-        while self.answered.front().is_some_and(|&at| now.saturating_duration_since(at) >= within) {
+        while self
+            .answered
+            .front()
+            .is_some_and(|&(at, _)| now.saturating_duration_since(at) >= within)
+        {
             self.answered.pop_front();
+        }
+        let lost = match how {
+            Ending::NodeLost(node, incarnation) => Some((node, incarnation)),
+            _ => None,
+        };
+        if lost.is_some() && self.answered.iter().any(|(_, counted)| *counted == lost) {
+            return true;
         }
         let allowed = self.answered.len() < max as usize;
         if allowed {
-            self.answered.push_back(now);
+            self.answered.push_back((now, lost));
         }
         allowed
     }
@@ -262,12 +354,10 @@ impl Restarts {
     /// Restarts the group from `first` on. It takes in what is left of a start under way: whoever
     /// fails during one stands before all that it has yet to start.
     fn restart_from(&mut self, first: usize, delay: Duration) -> Vec<Action> {
-        let left = (first..self.children.len())
-            .filter(|&index| {
-                let child = &self.children[index];
-                child.restart != Restart::Temporary || !child.spent
-            })
-            .collect();
+        let again =
+            |child: &Child| !child.removed && (child.restart != Restart::Temporary || !child.spent);
+        let behind = self.children.range(first..);
+        let left = behind.filter(|(_, child)| again(child)).map(|(&index, _)| index).collect();
         let mut actions = self.stop_from(first);
         self.wave = Some(Wave { left, delay });
         actions.extend(self.advance());
@@ -276,10 +366,10 @@ impl Restarts {
 
     /// Tells those to stop that are up or on their way, the last one first (SV-4).
     fn stop_from(&mut self, first: usize) -> Vec<Action> {
-        (first..self.children.len())
-            .rev()
-            .filter_map(|index| {
-                let phase = &mut self.children[index].phase;
+        let behind = self.children.range_mut(first..).rev();
+        behind
+            .filter_map(|(&index, child)| {
+                let phase = &mut child.phase;
                 matches!(phase, Phase::Up { .. } | Phase::Starting).then(|| {
                     *phase = Phase::Stopping;
                     Action::Stop(index)
@@ -294,7 +384,7 @@ impl Restarts {
         let Some(wave) = &mut self.wave else {
             return Vec::new();
         };
-        if self.children.iter().any(busy) {
+        if self.children.values().any(busy) {
             return Vec::new();
         }
         let delay = std::mem::take(&mut wave.delay);
@@ -308,7 +398,9 @@ impl Restarts {
     }
 
     fn begin(&mut self, index: usize, delay: Duration) -> Action {
-        self.children[index].phase = Phase::Starting;
+        if let Some(child) = self.children.get_mut(&index) {
+            child.phase = Phase::Starting;
+        }
         Action::StartAfter { index, delay }
     }
 }

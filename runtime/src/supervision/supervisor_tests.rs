@@ -4,9 +4,12 @@ use crate::{
     env::Env,
     id::Incarnation,
     registry::Types,
-    supervision::{Backoff, OneForAll, OneForOne, RestForOne},
+    remote::End,
+    supervision::{Backoff, OneForAll, OneForOne, RestForOne, Restart},
 };
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use tokio::time::Instant;
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -77,6 +80,7 @@ async fn next(events: &mut Events) -> String {
         ChildEvent::Started { child, starts, .. } => format!("started {child} {starts}"),
         ChildEvent::Down { child, down, .. } => format!("down {child} {down}"),
         ChildEvent::StartFailed { child, why } => format!("failed {child} {why}"),
+        ChildEvent::Abandoned { child, why, .. } => format!("abandoned {child} {why}"),
         ChildEvent::GaveUp { why } => format!("gave up {why}"),
     }
 }
@@ -136,7 +140,7 @@ async fn with_one_for_all_everybody_is_started_again() {
 async fn past_the_limit_all_are_stopped_and_the_supervisor_ends() {
     let system = system().await;
     let limits = OneForOne::new().at_most(1, LONG);
-    let (mut supervisor, mut events) = start(&system, limits, &["a", "b"]).await;
+    let (supervisor, mut events) = start(&system, limits, &["a", "b"]).await;
     make_panic(&system, &supervisor, "a").await;
     assert_eq!(some(&mut events).await, ["down a panicked: on purpose", "started a 1"]);
     make_panic(&system, &supervisor, "a").await;
@@ -144,7 +148,8 @@ async fn past_the_limit_all_are_stopped_and_the_supervisor_ends() {
     let gave_up = next(&mut events).await;
     assert!(gave_up.starts_with("gave up a: "), "{gave_up}");
     assert_eq!(next(&mut events).await, "down b stopped");
-    tokio::time::timeout(LONG, supervisor.ended()).await.unwrap();
+    let outcome = tokio::time::timeout(LONG, supervisor.ended()).await.unwrap();
+    assert!(outcome.unwrap_err().to_string().starts_with("a: child 0 failed after 1 restarts"));
     assert!(events.recv().await.is_none());
     assert!(system.census().is_empty());
 }
@@ -163,7 +168,7 @@ async fn a_transient_child_that_ends_by_itself_stays_down_and_the_supervisor_end
     let system = system().await;
     let (tell, mut events) = mpsc::unbounded_channel();
     let children = vec![child(&system, "a", Restart::Transient)];
-    let mut supervisor =
+    let supervisor =
         Supervisor::start(&system, quick(OneForOne::new()), children, tell).await.unwrap();
     make_panic(&system, &supervisor, "a").await;
     assert_eq!(
@@ -172,7 +177,7 @@ async fn a_transient_child_that_ends_by_itself_stays_down_and_the_supervisor_end
     );
     system.end(supervisor.place("a").unwrap(), End::Stop);
     assert_eq!(next(&mut events).await, "down a stopped");
-    tokio::time::timeout(LONG, supervisor.ended()).await.unwrap();
+    tokio::time::timeout(LONG, supervisor.ended()).await.unwrap().unwrap();
     assert_eq!(supervisor.place("a"), None);
 }
 
@@ -251,7 +256,8 @@ async fn a_child_that_does_not_stop_is_killed_and_does_not_hold_its_group_up() {
 fn shaky(system: &System, failures: u32) -> (ChildSpec, mpsc::UnboundedReceiver<u32>) {
     let (tell, attempts) = mpsc::unbounded_channel();
     let system = system.clone();
-    let spec = ChildSpec::new("shaky", Restart::Permanent, move |starts| {
+    let spec = ChildSpec::new("shaky", Restart::Permanent, move |attempt| {
+        let starts = attempt.number;
         tell.send(starts).ok();
         let system = system.clone();
         async move { Ok(system.spawn::<Child>(starts < failures).await?.addr()) }
@@ -340,14 +346,14 @@ async fn a_supervisor_that_gives_up_waits_for_no_back_off() {
     let backoff = Backoff { first: wait, max: wait, jitter: 0.0, ..Backoff::default() };
     let children = ["a", "b"].map(|name| child(&system, name, Restart::Permanent));
     let limits = OneForOne::new().at_most(1, LONG).backoff(backoff);
-    let mut supervisor = Supervisor::start(&system, limits, children.into(), tell).await.unwrap();
+    let supervisor = Supervisor::start(&system, limits, children.into(), tell).await.unwrap();
     let _: [String; 2] = some(&mut events).await;
     make_panic(&system, &supervisor, "a").await;
     assert_eq!(next(&mut events).await, "down a panicked: on purpose");
     make_panic(&system, &supervisor, "b").await;
     assert_eq!(next(&mut events).await, "down b panicked: on purpose");
     assert!(next(&mut events).await.starts_with("gave up b: "));
-    tokio::time::timeout(wait / 2, supervisor.ended()).await.expect("at once");
+    tokio::time::timeout(wait / 2, supervisor.ended()).await.expect("at once").unwrap_err();
     assert!(events.recv().await.is_none(), "a was not started again");
 }
 
@@ -365,4 +371,92 @@ async fn a_panic_of_a_childs_description_is_a_start_that_failed() {
         Supervisor::start(&system, quick(OneForOne::new()), vec![odd], tell).await.unwrap();
     assert_eq!(next(&mut events).await, "failed odd its start panicked: on purpose");
     supervisor.stop().await;
+}
+
+#[tokio::test]
+async fn a_child_can_be_added_and_taken_away() {
+    let system = system().await;
+    let (supervisor, mut events) = start(&system, OneForOne::new(), &["a"]).await;
+    supervisor.add(child(&system, "b", Restart::Permanent)).await.unwrap();
+    assert_eq!(next(&mut events).await, "started b 0");
+    let error = supervisor.add(child(&system, "b", Restart::Permanent)).await.unwrap_err();
+    assert!(error.to_string().contains("two children are called `b`"), "{error}");
+    make_panic(&system, &supervisor, "b").await;
+    assert_eq!(some(&mut events).await, ["down b panicked: on purpose", "started b 1"]);
+    supervisor.remove("a").await.unwrap();
+    assert_eq!(next(&mut events).await, "down a stopped");
+    assert_eq!(supervisor.places().all().len(), 1);
+    assert_eq!(supervisor.place("a"), None);
+    supervisor.remove("a").await.unwrap_err();
+    // The last one's end is the supervisor's.
+    supervisor.remove("b").await.unwrap();
+    assert_eq!(next(&mut events).await, "down b stopped");
+    tokio::time::timeout(LONG, supervisor.ended()).await.unwrap().unwrap();
+    let error = supervisor.add(child(&system, "c", Restart::Permanent)).await.unwrap_err();
+    assert_eq!(error.to_string(), "the supervisor has ended");
+    assert!(system.census().is_empty());
+}
+
+#[tokio::test]
+async fn a_supervisor_that_stays_may_have_no_child() {
+    let system = system().await;
+    let (supervisor, mut events) = start(&system, OneForOne::new().stays(), &[]).await;
+    for name in ["a", "b"] {
+        supervisor.add(child(&system, name, Restart::Permanent)).await.unwrap();
+        assert_eq!(next(&mut events).await, format!("started {name} 0"));
+        supervisor.remove(name).await.unwrap();
+        assert_eq!(next(&mut events).await, format!("down {name} stopped"));
+    }
+    supervisor.stop().await;
+}
+
+#[tokio::test]
+async fn two_children_of_one_name_are_refused() {
+    let system = system().await;
+    let (tell, _events) = mpsc::unbounded_channel();
+    let children = ["a", "a"].map(|name| child(&system, name, Restart::Permanent)).into();
+    let error = Supervisor::start(&system, OneForOne::new(), children, tell).await.unwrap_err();
+    assert!(error.to_string().contains("two children are called `a`"), "{error}");
+    assert!(system.census().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_that_is_given_up_is_told_to_stop_and_started_anew() {
+    let system = system().await;
+    let (tell, mut events) = mpsc::unbounded_channel();
+    let lost = child(&system, "a", Restart::Permanent).lost_when(|_| async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        "nobody hears of it".to_owned()
+    });
+    let supervision = quick(OneForOne::new());
+    let supervisor = Supervisor::start(&system, supervision, vec![lost], tell).await.unwrap();
+    let first = supervisor.place("a").unwrap();
+    assert_eq!(
+        some(&mut events).await,
+        ["started a 0", "abandoned a nobody hears of it", "started a 1"]
+    );
+    assert_eq!(system.watch(first).await, crate::Down::Stopped);
+    assert_ne!(supervisor.place("a"), Some(first));
+    supervisor.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_only_waits_is_called_off() {
+    let system = system().await;
+    let (tell, mut events) = mpsc::unbounded_channel();
+    let waiting = ChildSpec::new("waits", Restart::Permanent, |attempt| async move {
+        attempt.called_off.cancelled().await;
+        Err(Error::other("it was called off"))
+    });
+    let children = vec![child(&system, "a", Restart::Permanent)];
+    let supervision = quick(OneForOne::new());
+    let supervisor = Supervisor::start(&system, supervision, children, tell).await.unwrap();
+    assert_eq!(next(&mut events).await, "started a 0");
+    supervisor.add(waiting.clone()).await.unwrap();
+    let asked = Instant::now();
+    supervisor.remove("waits").await.unwrap();
+    supervisor.add(waiting).await.unwrap();
+    supervisor.stop().await;
+    assert_eq!(asked.elapsed(), Duration::ZERO);
+    assert_eq!(next(&mut events).await, "down a stopped", "a start called off has not failed");
 }

@@ -144,3 +144,62 @@ async fn two_systems_in_one_process_know_nothing_of_each_other() {
     assert!(one.census().is_empty());
     assert_eq!(two.census(), [("test.probe", 1)]);
 }
+
+/// Sends notes: from its handlers, and from a task of its own.
+struct Sender(ActorRef<Probe>);
+
+message!(SendNote { number: u64, in_a_task: bool } -> std::result::Result<(), String>);
+
+impl Actor for Sender {
+    type Args = ActorRef<Probe>;
+    const NAME: &'static str = "test.sender";
+
+    async fn start(probe: ActorRef<Probe>, _: &Context<Self>) -> Result<Self> {
+        Ok(Sender(probe))
+    }
+}
+
+impl DeferredHandler<SendNote> for Sender {
+    async fn handle(
+        &mut self,
+        send: SendNote,
+        reply: ReplyTo<std::result::Result<(), String>>,
+        context: &Context<Self>,
+    ) {
+        let probe = self.0.clone();
+        let sent = async move {
+            let sent = probe.call(Note { number: send.number }).await;
+            reply.send(sent.map_err(|error| error.to_string()));
+        };
+        match send.in_a_task {
+            true => context.run(async move {
+                sent.await;
+                Ok(())
+            }),
+            false => sent.await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn all_that_an_actor_under_a_lease_sends_carries_its_generation() {
+    let system = system().await;
+    let probe = system.spawn::<Probe>(()).await.unwrap();
+    let sender = async |generation| {
+        let fence = Some(crate::Fence { lease: 9, generation });
+        crate::fence::under(fence, system.spawn::<Sender>(probe.clone())).await.unwrap()
+    };
+    let (old, new) = (sender(1).await, sender(2).await);
+    for in_a_task in [false, true] {
+        soon(old.call(SendNote { number: 1, in_a_task })).await.unwrap().unwrap();
+    }
+    soon(new.call(SendNote { number: 2, in_a_task: false })).await.unwrap().unwrap();
+    for in_a_task in [false, true] {
+        let refused = soon(old.call(SendNote { number: 3, in_a_task })).await.unwrap().unwrap_err();
+        assert!(refused.contains("generation 1") && refused.contains("generation 2"), "{refused}");
+        soon(new.call(SendNote { number: 4, in_a_task })).await.unwrap().unwrap();
+    }
+    // Whoever acts under no lease is not concerned.
+    soon(probe.call(Note { number: 5 })).await.unwrap();
+    assert_eq!(soon(probe.call(Notes {})).await.unwrap(), [1, 1, 2, 4, 4, 5]);
+}

@@ -1,7 +1,12 @@
 //! How actors end, and what those who watch or wait are told.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering::SeqCst},
+};
+
 use super::*;
-use crate::{Cause, error::Failure};
+use crate::{ActorAddr, ActorId, Cause, Claim, error::Failure, remote::End};
 
 #[tokio::test]
 async fn a_panic_ends_the_actor_and_its_caller_knows_at_once() {
@@ -62,7 +67,7 @@ async fn stopping_killing_and_ending_oneself_are_told_apart() {
 }
 
 #[tokio::test]
-async fn watching_an_actor_that_has_ended_answers_at_once() {
+async fn watching_an_actor_that_has_ended_tells_at_once_how() {
     let system = system().await;
     let probe = system.spawn::<Probe>(()).await.unwrap();
     let watches = [probe.watch(), probe.watch()];
@@ -70,7 +75,99 @@ async fn watching_an_actor_that_has_ended_answers_at_once() {
     for watch in watches {
         assert_eq!(soon(watch).await, Down::Stopped, "each watcher is told");
     }
-    assert_eq!(soon(probe.watch()).await, Down::NoSuchActor);
+    assert_eq!(soon(probe.watch()).await, Down::Stopped);
+    let probe = system.spawn::<Probe>(()).await.unwrap();
+    soon(probe.call(Boom { text: "on purpose".into() })).await.unwrap_err();
+    assert_eq!(soon(probe.watch()).await, Down::Panicked("on purpose".into()));
+    let nobody = ActorAddr { actor: ActorId(999), ..probe.addr() };
+    assert_eq!(soon(system.watch(nobody)).await, Down::NoSuchActor);
+}
+
+#[tokio::test]
+async fn the_text_of_a_panic_is_cut_to_what_can_travel() {
+    let system = system().await;
+    let probe = system.spawn::<Probe>(()).await.unwrap();
+    let watch = probe.watch();
+    soon(probe.call(Boom { text: "ä".repeat(1 << 20) })).await.unwrap_err();
+    let Down::Panicked(text) = soon(watch).await else { panic!("it panicked") };
+    assert!(text.starts_with("ää") && text.len() < 10_000, "{}", text.len());
+}
+
+/// What an actor has, and how often it was given back.
+#[derive(Default)]
+struct Seat {
+    number: u32,
+    given_back: AtomicU32,
+}
+
+impl Claim for Seat {
+    fn give_back(&self) {
+        self.given_back.fetch_add(1, SeqCst);
+    }
+}
+
+message!(AskSeat {} -> Option<u32>);
+
+struct Seated;
+impl Actor for Seated {
+    type Args = ();
+    const NAME: &'static str = "test.seated";
+    async fn start(_: (), context: &Context<Self>) -> Result<Self> {
+        assert!(context.claim::<Seat>().is_some(), "it can be read from the start");
+        Ok(Seated)
+    }
+}
+
+impl Handler<AskSeat> for Seated {
+    async fn handle(&mut self, _: AskSeat, context: &Context<Self>) -> Option<u32> {
+        context.claim::<Seat>().map(|seat| seat.number)
+    }
+}
+
+struct Never;
+impl Actor for Never {
+    type Args = ();
+    const NAME: &'static str = "test.never";
+    async fn start(_: (), _: &Context<Self>) -> Result<Self> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_claim_is_readable_and_given_back_before_the_end_is_told() {
+    let system = system().await;
+    let seat = Arc::new(Seat { number: 7, ..Seat::default() });
+    for how in [End::Stop, End::Kill] {
+        let before = seat.given_back.load(SeqCst);
+        let claim: Option<Arc<dyn Claim>> = Some(seat.clone());
+        let actor = system.spawn_with_claim::<Seated>((), claim).await.unwrap();
+        assert_eq!(soon(actor.call(AskSeat {})).await.unwrap(), Some(7));
+        assert_eq!(seat.given_back.load(SeqCst), before);
+        let watch = actor.watch();
+        system.end(actor.addr(), how);
+        soon(watch).await;
+        assert_eq!(seat.given_back.load(SeqCst), before + 1, "{how:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_is_given_back_when_the_actor_does_not_start() {
+    let system = system().await;
+    for panics in [false, true] {
+        let seat = Arc::new(Seat::default());
+        let claim: Option<Arc<dyn Claim>> = Some(seat.clone());
+        system.spawn_with_claim::<Failing>(panics, claim).await.unwrap_err();
+        assert!(seat.given_back.load(SeqCst) > 0);
+    }
+    // Nor when it was asked for and called off.
+    let seat = Arc::new(Seat::default());
+    let claim: Option<Arc<dyn Claim>> = Some(seat.clone());
+    let mut start = Box::pin(system.spawn_with_claim::<Never>((), claim));
+    assert!(futures::poll!(&mut start).is_pending());
+    assert_eq!(seat.given_back.load(SeqCst), 0);
+    drop(start);
+    assert!(seat.given_back.load(SeqCst) > 0);
+    assert!(system.census().is_empty());
 }
 
 struct Failing;
@@ -102,7 +199,7 @@ async fn a_shutdown_stops_all_and_tells_all_who_watch() {
     }
     soon(system.shutdown(LONG)).await;
     for watch in watches {
-        assert_eq!(soon(watch).await, Down::Stopped);
+        assert_eq!(soon(watch).await, Down::NodeLeft(NodeId(7)));
     }
     assert!(system.census().is_empty());
 }

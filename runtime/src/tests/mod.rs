@@ -36,7 +36,9 @@ macro_rules! message {
 }
 
 mod calls;
+mod drain;
 mod ends;
+mod links;
 mod mailboxes;
 mod nodes;
 mod values;

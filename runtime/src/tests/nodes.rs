@@ -141,7 +141,14 @@ async fn an_actor_whose_task_broke_off_is_not_said_to_have_stopped() {
 #[tokio::test]
 async fn an_actor_that_was_asked_for_in_a_past_life_of_the_node_does_not_start() {
     let system = system().await;
-    let asked = |id| Birth { id, incarnation: Incarnation(1), args: (), system: system.clone() };
+    let asked = |id| Birth {
+        claim: None,
+        id,
+        incarnation: Incarnation(1),
+        args: (),
+        fence: None,
+        system: system.clone(),
+    };
     let (free, well_known) = (asked(ActorId(100)), asked(ActorId(3)));
     system.renew(Incarnation(2));
     let late = ractor::Actor::spawn(None, Cell::<Probe>::new(), free).await;
@@ -198,6 +205,7 @@ impl Remote for Nowhere {
         Watch::new(actor).1
     }
     fn end(&self, _: ActorAddr, _: End) {}
+    fn link(&self, _: ActorAddr, _: ActorAddr, _: bool) {}
 }
 
 #[tokio::test]

@@ -1,7 +1,14 @@
 //! The `footlight` command: runs a node, or asks one how its cluster is.
 
+mod actors;
+mod ask;
+mod ca;
+mod drain;
 mod node;
+mod print;
+mod revoke;
 mod status;
+mod token;
 
 use std::process::ExitCode;
 
@@ -15,6 +22,10 @@ Examples:
   footlight node --seed 127.0.0.1:7400 --role worker --label zone=a
   footlight status --node 127.0.0.1:7400               the members as a table
   footlight status --node 127.0.0.1:7400 --json        the same for programs
+  footlight actors --node 127.0.0.1:7400               which actors run where
+  footlight drain 4200661ce99b5a62 --node 127.0.0.1:7400
+  footlight token create --node 127.0.0.1:7400 --role worker --ttl 1h
+                                                       lets a node of another machine join
 
 Logs go to the standard error output; RUST_LOG says which (default: warn).";
 
@@ -32,11 +43,24 @@ enum Command {
     Node(node::Args),
     /// Ask a node how it and its cluster are
     Status(status::Args),
+    /// List the actors of the cluster, or of one node
+    Actors(actors::Args),
+    /// Let a node finish what it has in hand, and leave
+    Drain(drain::DrainArgs),
+    /// Make a node leave at once
+    Leave(drain::LeaveArgs),
+    /// Make, list and revoke the tokens that let nodes join
+    Token(token::Args),
+    /// Throw a node out for good
+    Revoke(revoke::Args),
+    /// Make the certificate authority of a new cluster
+    Ca(ca::Args),
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,openraft=off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match run(args.command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -60,6 +84,12 @@ fn run(command: Command) -> anyhow::Result<()> {
         match command {
             Command::Node(args) => node::run(args).await,
             Command::Status(args) => status::run(args).await,
+            Command::Actors(args) => actors::run(args).await,
+            Command::Drain(args) => drain::drain(args).await,
+            Command::Leave(args) => drain::leave(args).await,
+            Command::Token(args) => token::run(args).await,
+            Command::Revoke(args) => revoke::run(args).await,
+            Command::Ca(args) => ca::run(args),
         }
     });
     // The node has ended by now; nothing that still blocks is worth waiting for.

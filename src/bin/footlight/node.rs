@@ -8,7 +8,6 @@ use std::{
 
 use footlight::{
     actors,
-    cluster::JOIN_TIMEOUT,
     prelude::{MemberState, Node, NodeArgs},
 };
 
@@ -27,17 +26,17 @@ pub(crate) struct Args {
     /// Answer over HTTP at this loopback address: GET /v2/health/live and /v2/health/ready
     #[arg(long, value_name = "HOST:PORT")]
     http: Option<SocketAddr>,
-    /// How long to look for a seed before giving up
-    #[arg(long, value_name = "SECONDS", value_parser = super::status::seconds,
-          default_value_t = JOIN_TIMEOUT.as_secs_f64())]
-    join_timeout: f64,
+    /// How long to look for a seed before giving up [default: for ever]
+    #[arg(long, value_name = "SECONDS", value_parser = super::ask::seconds)]
+    join_timeout: Option<f64>,
 }
 
 /// Runs the node.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let mut builder = Node::builder(args.node)
-        .with(actors::stagehands)
-        .join_timeout(Duration::from_secs_f64(args.join_timeout));
+    let mut builder = Node::builder(args.node).with(actors::stagehands);
+    if let Some(seconds) = args.join_timeout {
+        builder = builder.join_timeout(Duration::from_secs_f64(seconds));
+    }
     // Before the node: the others are told an address that answers.
     let gateway = match args.http {
         Some(addr) => Some(http(addr).await?),

@@ -2,16 +2,20 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Write},
-    path::PathBuf,
     time::{Duration, SystemTime},
 };
 
 use footlight::{
-    cluster::Status,
-    prelude::{Member, MemberState, Node, NodeArgs},
+    cluster::{AskStatus, LedgerView, Resources, Status},
+    prelude::{Member, MemberState},
+    runtime::NodeId,
 };
 use serde_json::{Value, json};
+
+use super::{
+    ask::Target,
+    print::{aligned, print, short},
+};
 
 /// The options of `footlight status`.
 #[derive(clap::Args)]
@@ -20,42 +24,17 @@ Examples:
   footlight status --node 127.0.0.1:7400
   footlight status --node 127.0.0.1:7400 --json | jq '.members[] | select(.state == \"up\").id'")]
 pub(crate) struct Args {
-    /// Address of any node of the cluster
-    #[arg(long, value_name = "HOST:PORT")]
-    node: String,
-    /// Directory with the cluster's keys [default: FOOTLIGHT_STATE, or the user's state directory]
-    #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
+    #[command(flatten)]
+    target: Target,
     /// For programs: ids as 16 hexadecimal digits, all else as it is
     #[arg(long)]
     json: bool,
-    /// How long to wait for the node's answer
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value_t = 5.0)]
-    timeout: f64,
-}
-
-/// A time in seconds that is worth waiting.
-pub(crate) fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if seconds > 0.0 && seconds <= 86_400.0 => Ok(seconds),
-        _ => Err("give seconds, more than 0 and at most 86400".to_owned()),
-    }
 }
 
 /// Asks and prints.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let options = NodeArgs { state: args.state, ..NodeArgs::default() };
-    let builder = Node::builder(options).join_timeout(Duration::from_secs_f64(args.timeout));
-    let (asker, observed) = builder.observe(&args.node).await?;
-    let status = asker.status_of_observed(&observed).await;
-    asker.leave().await?;
-    let status = status?;
-    let text = if args.json { json(&status).to_string() } else { table(&status) };
-    match writeln!(io::stdout(), "{text}") {
-        // `status | head` is no error.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+    let status = args.target.ask(AskStatus).await?;
+    print(&if args.json { json(&status).to_string() } else { table(&status) })
 }
 
 /// The answer for programs. An id is a text: not every reader of JSON has numbers of 64 bits.
@@ -73,6 +52,12 @@ fn json(status: &Status) -> Value {
                 "labels": member.labels,
                 "http": member.http.map(|addr| addr.to_string()),
                 "hosts": member.actors,
+                "resources": resources(&member.resources),
+                "free": resources(&member.free),
+                "load": { "cpu": member.load.cpu, "actors": member.load.actors },
+                "unreachable": ids(&member.unreachable),
+                "age_seconds": age(member).map(|age| age.as_secs()),
+                "voter": ledger(status).is_some_and(|ledger| ledger.voters.contains(&member.id)),
             })
         })
         .collect();
@@ -82,43 +67,98 @@ fn json(status: &Status) -> Value {
         "members": members,
         "actors": status.actors.iter().cloned().collect::<BTreeMap<_, _>>(),
         "counts": status.counts,
+        "ledger": ledger(status).map(|ledger| json!({
+            "voters": ids(&ledger.voters),
+            "leader": ledger.leader.map(|leader| leader.to_string()),
+            "term": ledger.term,
+            "bears_loss_of": bears_loss_of(ledger),
+        })),
     })
+}
+
+fn ids(nodes: &[NodeId]) -> Vec<String> {
+    nodes.iter().map(NodeId::to_string).collect()
+}
+
+fn resources(resources: &Resources) -> Value {
+    json!({
+        "cpus": resources.cpus,
+        "gpus": resources
+            .gpus
+            .iter()
+            .map(|gpu| json!({
+                "index": gpu.index,
+                "name": gpu.name,
+                "memory_bytes": gpu.memory_bytes,
+            }))
+            .collect::<Vec<_>>(),
+        "custom": resources.custom,
+    })
+}
+
+/// The ledger as the members that are there tell of it; the latest term counts.
+fn ledger(status: &Status) -> Option<&LedgerView> {
+    let there = status.members.iter().filter(|member| is_there(member));
+    there.filter_map(|member| member.ledger.as_ref()).max_by_key(|ledger| ledger.term)
+}
+
+fn is_there(member: &Member) -> bool {
+    !matches!(member.state, MemberState::Left | MemberState::Down)
+}
+
+/// How many voters may be lost while a majority stays.
+fn bears_loss_of(ledger: &LedgerView) -> usize {
+    ledger.voters.len().saturating_sub(1) / 2
 }
 
 /// The answer for people.
 fn table(status: &Status) -> String {
-    let actors: u64 = status.actors.iter().map(|(_, count)| count).sum();
-    let mut rows =
-        vec![["NODE", "ADDRESS", "STATE", "AGE", "ROLES", "ACTORS"].map(str::to_owned).to_vec()];
+    let columns = [
+        "NODE",
+        "ADDRESS",
+        "STATE",
+        "AGE",
+        "INCARNATION",
+        "ROLES",
+        "CPUS",
+        "GPUS",
+        "ACTORS",
+        "LEDGER",
+    ];
+    let mut rows = vec![columns.map(str::to_owned).to_vec()];
+    let ledger = ledger(status);
     for member in &status.members {
-        // Only the node that was asked knows what it runs.
-        let here = member.id == status.node;
+        let there = is_there(member);
+        let dash = || "-".to_owned();
+        let of = |free: usize, all: usize| match there {
+            true if free == all => all.to_string(),
+            true => format!("{free}/{all}"),
+            false => "-".to_owned(),
+        };
+        let (free, all) = (&member.free, &member.resources);
         rows.push(vec![
             member.id.to_string(),
             member.address.to_string(),
             member.state.to_string(),
-            age(member),
-            if member.roles.is_empty() { "-".to_owned() } else { member.roles.join(",") },
-            if here { actors.to_string() } else { "-".to_owned() },
+            if there { age(member).map_or_else(dash, short) } else { dash() },
+            member.incarnation.0.to_string(),
+            if member.roles.is_empty() { dash() } else { member.roles.join(",") },
+            of(free.cpus as usize, all.cpus as usize),
+            of(free.gpus.len(), all.gpus.len()),
+            if there { member.load.actors.to_string() } else { dash() },
+            match ledger {
+                Some(ledger) if ledger.leader == Some(member.id) && there => "leader".to_owned(),
+                Some(ledger) if ledger.voters.contains(&member.id) => "voter".to_owned(),
+                _ => dash(),
+            },
         ]);
     }
-    let mut widths = vec![0; 6];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let mut text = String::new();
-    for row in &rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
+    let mut text = aligned(&rows);
     let states = [
         MemberState::Up,
         MemberState::Joining,
         MemberState::Suspect,
+        MemberState::Leaving,
         MemberState::Left,
         MemberState::Down,
     ];
@@ -128,6 +168,23 @@ fn table(status: &Status) -> String {
         .filter(|(_, count)| *count > 0)
         .map(|(state, count)| format!("{count} {state}"))
         .collect();
+    for member in status.members.iter().filter(|member| is_there(member)) {
+        for other in &member.unreachable {
+            text.push_str(&format!("\n{} cannot reach {other}", member.id));
+        }
+    }
+    if let Some(ledger) = ledger {
+        let voters = match ledger.voters.len() {
+            1 => "1 voter".to_owned(),
+            voters => format!("{voters} voters"),
+        };
+        text.push_str(&match bears_loss_of(ledger) {
+            0 => format!(
+                "\nledger: {voters}; it stops with the loss of one (3 nodes of role server bear that)"
+            ),
+            losses => format!("\nledger: {voters}; it bears the loss of {losses}"),
+        });
+    }
     let counts = &status.counts;
     text.push_str(&format!(
         "\n{}; as seen by node {} (pid {})\nmessages: {} handled, {} sent, {} received; wire: {} B \
@@ -146,13 +203,7 @@ fn table(status: &Status) -> String {
 
 /// How long ago this life of a node began: its incarnation is that moment, in microseconds since
 /// 1970, unless the clock was set back.
-fn age(member: &Member) -> String {
+fn age(member: &Member) -> Option<Duration> {
     let began = SystemTime::UNIX_EPOCH + Duration::from_micros(member.incarnation.0);
-    match began.elapsed().map(|age| age.as_secs()) {
-        Ok(age @ 0..60) => format!("{age} s"),
-        Ok(age @ 60..3_600) => format!("{} min", age / 60),
-        Ok(age @ 3_600..172_800) => format!("{} h", age / 3_600),
-        Ok(age) => format!("{} d", age / 86_400),
-        Err(_) => format!("#{}", member.incarnation.0),
-    }
+    began.elapsed().ok()
 }

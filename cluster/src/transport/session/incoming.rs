@@ -2,7 +2,8 @@
 
 use std::{
     any::Any,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -13,14 +14,20 @@ use footlight_runtime::{
     remote::{Incoming, ReplyPort},
 };
 use futures::StreamExt;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
-use super::{Purpose, Session, lane_of, lock};
-use crate::transport::{
-    flow,
-    frame::{Frame, Header, Payload},
-    inbox::Whole,
+use super::{LANES, Session, lane_of, lock};
+use crate::{
+    transport::{
+        flow,
+        frame::{Frame, Header, Payload},
+        inbox::Whole,
+    },
+    trust::{Denied, Right, rights::Standing},
 };
+
+/// A peer that leaves is waited for so long for the tensors of its last answers.
+const LAST_TENSORS: Duration = Duration::from_secs(2);
 
 impl Session {
     pub(super) fn arrived(self: &Arc<Self>, frame: Frame) {
@@ -75,7 +82,11 @@ impl Session {
         // messages are refused below, so that it learns why.
         let heeded = matches!(
             header,
-            Header::Message { .. } | Header::Packet(_) | Header::Leaving | Header::Credit { .. }
+            Header::Message { .. }
+                | Header::Packet(_)
+                | Header::Leaving
+                | Header::Credit { .. }
+                | Header::Certificate(_)
         );
         if !heeded && self.is_fenced() {
             return;
@@ -89,10 +100,9 @@ impl Session {
                 });
                 let credit: Box<dyn Any + Send> =
                     Box::new(Credit { session: Arc::downgrade(self), actor: to, bytes });
-                let asks_only = self.purpose == Purpose::Observer
-                    && !self.host.upgrade().is_some_and(|host| host.may_observe(key));
-                let refusal = if asks_only {
-                    Some(Cause::Refused("a node that only observes may ask for status only".into()))
+                let refusal = if let Err(denied) = self.may_send(to, key) {
+                    // Before anything of it is decoded.
+                    Some(Cause::Refused(denied.to_string()))
                 } else if incarnation != self.system.incarnation() {
                     Some(Cause::NodeLost(self.system.node()))
                 } else if self.is_fenced() {
@@ -156,12 +166,40 @@ impl Session {
                     Arc::strong_count(window) == 1 && window.is_whole()
                 });
             }
+            Header::LastWord => self.heard_last_word(),
+            Header::Heard => self.heard.notify_one(),
             other => {
                 if let Some(host) = self.host.upgrade() {
                     host.control(self, other);
                 }
             }
         }
+    }
+
+    /// The peer has said its last word on one more stream. Once it has on all, and its tensors that
+    /// are still on their way have come, it is told that all was heard.
+    fn heard_last_word(self: &Arc<Self>) {
+        if self.last_words.fetch_add(1, Ordering::AcqRel) != LANES {
+            return;
+        }
+        let session = self.clone();
+        self.control_thread.spawn(async move {
+            let deadline = Instant::now() + LAST_TENSORS;
+            while !lock(&session.inbox).is_empty() && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            session.control(Header::Heard);
+        });
+    }
+
+    /// Whether the peer has the right to send an actor a message of this name's hash.
+    fn may_send(&self, to: ActorId, key: u64) -> Result<(), Denied> {
+        let standing = self.standing();
+        if standing == Standing::EVERYTHING {
+            return Ok(());
+        }
+        let host = self.host.upgrade();
+        standing.check(host.map_or(Right::Command, |host| host.needed(to, key)))
     }
 
     /// Closes from within a delivery, where the inbox is locked.

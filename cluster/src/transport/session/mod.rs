@@ -22,16 +22,23 @@ use footlight_runtime::{
 };
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
 };
 
-use crate::transport::{
-    flow,
-    frame::{self, Header},
-    handshake::{NodeRecord, Purpose},
-    inbox::Inbox,
-    lane::{self, Queue, Reader},
-    window::{Ledger, Window},
+use crate::{
+    transport::{
+        flow,
+        frame::{self, Header},
+        handshake::{NodeRecord, Purpose},
+        inbox::Inbox,
+        lane::{self, Queue, Reader},
+        window::{Ledger, Window},
+    },
+    trust::{
+        Anchor, Credentials, PeerIdentity, Right,
+        rights::Standing,
+        tls::{Shown, TlsSettings},
+    },
 };
 
 /// Ordered lanes of each session: messages to one receiver keep to one lane.
@@ -51,8 +58,8 @@ pub(crate) trait Host: Send + Sync {
         &self,
         session: &Arc<Session>,
     ) -> futures::future::BoxFuture<'static, Result<quinn::Connection, String>>;
-    /// Whether those who only ask may send the message of this name's hash.
-    fn may_observe(&self, key: u64) -> bool;
+    /// What a message of this name's hash to an actor needs.
+    fn needed(&self, to: ActorId, key: u64) -> Right;
     /// A membership datagram.
     fn datagram(&self, session: &Arc<Session>, data: Bytes);
 }
@@ -62,6 +69,8 @@ pub(crate) struct Session {
     pub(crate) id: u64,
     pub(crate) peer: NodeRecord,
     pub(crate) purpose: Purpose,
+    /// What the peer's certificate says: who it is, what it may do, until when.
+    identity: Mutex<PeerIdentity>,
     /// Whether this node dialed.
     pub(crate) dialed: bool,
     connection: quinn::Connection,
@@ -87,6 +96,10 @@ pub(crate) struct Session {
     unclaimed: DashMap<u64, mpsc::Receiver<flow::Event>>,
     outgoing: DashMap<u64, Arc<flow::Credits>>,
     fenced: AtomicBool,
+    /// On how many streams the peer has said its last word.
+    last_words: AtomicUsize,
+    /// The peer has heard those of this side.
+    heard: Notify,
     /// How many UDP packets had come when it was fenced.
     received_at_fence: AtomicU64,
     /// Why it ended, once it has.
@@ -100,6 +113,7 @@ impl Session {
     pub(crate) fn start(
         id: u64,
         peer: NodeRecord,
+        identity: PeerIdentity,
         purpose: Purpose,
         dialed: bool,
         connection: quinn::Connection,
@@ -119,6 +133,7 @@ impl Session {
             id,
             peer,
             purpose,
+            identity: Mutex::new(identity),
             dialed,
             connection,
             system,
@@ -139,6 +154,8 @@ impl Session {
             unclaimed: DashMap::new(),
             outgoing: DashMap::new(),
             fenced: AtomicBool::new(false),
+            last_words: AtomicUsize::new(0),
+            heard: Notify::new(),
             received_at_fence: AtomicU64::new(0),
             end: watch::Sender::new(None),
         });
@@ -260,6 +277,43 @@ impl Session {
         }
     }
 
+    /// What the peer's certificate says.
+    pub(crate) fn identity(&self) -> PeerIdentity {
+        *lock(&self.identity)
+    }
+
+    /// Shows newer credentials to the peer.
+    pub(crate) fn show(&self, credentials: &Credentials, tls: &TlsSettings) {
+        match Shown::new(credentials, &self.connection, tls) {
+            Ok(shown) => self.control(Header::Certificate(shown)),
+            Err(error) => tracing::warn!(%error, "the new certificate could not be shown"),
+        }
+    }
+
+    /// The peer shows a newer certificate.
+    ///
+    /// # Errors
+    /// Why it does not count.
+    pub(crate) fn is_shown(
+        &self,
+        shown: &Shown,
+        anchor: &Anchor,
+        tls: &TlsSettings,
+    ) -> Result<(), String> {
+        let fresh = shown.verify(anchor, &self.connection, tls).map_err(|why| why.to_string())?;
+        let mut identity = lock(&self.identity);
+        if (fresh.node, fresh.role) != (identity.node, identity.role) {
+            return Err("it names another node or another role".to_owned());
+        }
+        identity.expires = identity.expires.max(fresh.expires);
+        Ok(())
+    }
+
+    /// The peer, as far as rights go.
+    pub(crate) fn standing(&self) -> Standing {
+        Standing { role: self.identity().role, purpose: self.purpose }
+    }
+
     /// Why it ended; `None` while it lives.
     pub(crate) fn end(&self) -> Option<String> {
         self.end.borrow().clone()
@@ -272,11 +326,6 @@ impl Session {
     /// Waits until the session has ended.
     pub(crate) async fn ended(&self) {
         let _ = self.end.subscribe().wait_for(Option::is_some).await;
-    }
-
-    /// Waits until the peer has closed the connection, having heard the goodbye.
-    pub(crate) async fn goodbye(&self) {
-        self.ended().await;
     }
 
     /// UDP bytes sent and received so far, those of large tensors included.

@@ -11,7 +11,7 @@ use footlight_runtime::{
 };
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{MAX_BACKLOG, Session, lane_of};
+use super::{LANES, MAX_BACKLOG, Session, lane_of};
 use crate::transport::{
     bulk, flow,
     frame::{self, Header, Payload},
@@ -44,6 +44,23 @@ impl Session {
         self.is_fenced()
             && self.connection.stats().udp_rx.datagrams
                 == self.received_at_fence.load(Ordering::Acquire)
+    }
+
+    /// Says the last word on every stream, and waits until the peer has read all that was sent
+    /// before.
+    pub(crate) async fn last_words(&self) {
+        self.control(Header::LastWord);
+        (0..LANES).for_each(|lane| self.on_lane(lane, Header::LastWord));
+        tokio::select! {
+            biased;
+            () = self.heard.notified() => {}
+            () = self.ended() => {}
+        }
+    }
+
+    /// How many UDP packets have come from the peer.
+    pub(crate) fn heard_packets(&self) -> u64 {
+        self.connection.stats().udp_rx.datagrams
     }
 
     /// Sends a frame that needs no order with messages.

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
+use serde::{Deserialize, Serialize};
 
 /// Which children are restarted when one fails.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Strategy {
     /// That one.
     OneForOne,
@@ -16,7 +17,7 @@ pub enum Strategy {
 }
 
 /// Whether a child is restarted when it ends (SV-1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum Restart {
     /// Always.
     #[default]
@@ -28,7 +29,7 @@ pub enum Restart {
 }
 
 /// How many failures a supervisor answers before it gives up (SV-2).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Intensity {
     /// At most so many restarts; 5 unless told. With 0 the first failure escalates.
     pub max: u32,
@@ -45,7 +46,7 @@ impl Default for Intensity {
 /// How long to wait before a restart (SV-7): `first * factor^n` for the n-th failure in a row,
 /// at most `max`, shortened by a random part of up to `jitter` so that children that failed
 /// together don't come back in step.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Backoff {
     /// Before the first restart; 100 ms unless told.
     pub first: Duration,
@@ -105,7 +106,7 @@ impl Backoff {
 /// # assert_eq!(patient.intensity.max, 20);
 /// # assert_eq!(usual.intensity.max, 5);
 /// ```
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Supervision {
     /// Which children are restarted together.
     pub strategy: Strategy,
@@ -113,12 +114,20 @@ pub struct Supervision {
     pub intensity: Intensity,
     /// How long to wait before each restart.
     pub backoff: Backoff,
+    /// Whether the supervisor lives on when no child is left, so that one can be added; without, it
+    /// ends then. Not unless told.
+    pub stays: bool,
 }
 
 impl Supervision {
     /// A strategy with the usual limit and back-off.
     pub fn new(strategy: Strategy) -> Self {
-        Supervision { strategy, intensity: Intensity::default(), backoff: Backoff::default() }
+        Supervision {
+            strategy,
+            intensity: Intensity::default(),
+            backoff: Backoff::default(),
+            stays: false,
+        }
     }
 
     /// Gives up after more than `max` restarts in a span of `within`.
@@ -130,6 +139,12 @@ impl Supervision {
     /// Waits before restarts as `backoff` says.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
+        self
+    }
+
+    /// Lives on when no child is left.
+    pub fn stays(mut self) -> Self {
+        self.stays = true;
         self
     }
 }

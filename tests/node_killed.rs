@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use footlight::{prelude::*, runtime::Failure};
 use support::*;
 
@@ -97,4 +99,32 @@ async fn a_seed_that_is_killed_and_comes_back_finds_its_cluster_again() {
     sees_up(&one, 3).await;
     let probe = soon(one.spawn::<Probe>(()).on(Placement::node(again.id))).await.unwrap();
     assert_eq!(soon(probe.call(Where {})).await.unwrap().1, again.process.pid());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_node_is_down_for_all_others_soon() {
+    let cluster = Cluster::new();
+    let seed = cluster.here(Options::default()).await;
+    let (addr, mut others) = (seed.addr(), vec![seed]);
+    for _ in 0..2 {
+        others.push(cluster.here(Options::join(addr)).await);
+    }
+    let bystander = cluster.process("bystander", Options::join(addr)).await;
+    let victim = cluster.process("victim", Options::join(addr)).await;
+    for node in &others {
+        sees_up(node, 5).await;
+    }
+    let mut events: Vec<_> = others.iter().map(Node::events).collect();
+    let began = Instant::now();
+    victim.process.kill();
+    for events in &mut events {
+        let is_down =
+            |event: &_| matches!(event, ClusterEvent::Down(member) if member.id == victim.id);
+        event(events, is_down).await;
+    }
+    // 1.3 s on a quiet machine; this one may be busy.
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    let bystander = others[0].status_of(bystander.id);
+    let there = soon(bystander).await.unwrap().members;
+    assert!(there.iter().any(|member| member.id == victim.id && !member.is_up()), "{there:?}");
 }

@@ -50,7 +50,7 @@ impl Stage {
     /// Runs on one of the processes.
     async fn start(&self) -> SingletonRef<Solo> {
         let servers = self.servers.iter().map(|server| server.id);
-        let args = SoloArgs { witness: Some(self.witness.clone()), broken: false };
+        let args = SoloArgs { witness: Some(self.witness.clone()), ..SoloArgs::default() };
         let singleton = self.seed.singleton::<Solo>("solo", args).on(Placement::any_of(servers));
         soon(singleton.start()).await.unwrap()
     }
@@ -130,7 +130,7 @@ async fn a_node_that_leaves_hands_its_singleton_over() {
 async fn a_singleton_that_panics_is_started_again_and_one_that_is_ended_is_not() {
     let cluster = Cluster::new();
     let seed = cluster.here(Options::default()).await;
-    let args = SoloArgs { witness: None, broken: false };
+    let args = SoloArgs::default();
     let solo = soon(seed.singleton::<Solo>("solo", args.clone()).start()).await.unwrap();
     let first = soon(solo.actor(LONG)).await.unwrap();
     assert!(soon(solo.call(End { panics: true })).await.is_err());
@@ -143,7 +143,7 @@ async fn a_singleton_that_panics_is_started_again_and_one_that_is_ended_is_not()
     let same = soon(seed.singleton::<Solo>("solo", args).start()).await.unwrap();
     let (there, here) = (same.actor(LONG).await.unwrap(), solo.actor(LONG).await.unwrap());
     assert_eq!(there.addr(), here.addr());
-    let other = SoloArgs { witness: None, broken: true };
+    let other = SoloArgs { broken: true, ..SoloArgs::default() };
     let error = soon(seed.singleton::<Solo>("solo", other).start()).await.unwrap_err().to_string();
     assert!(error.contains("another singleton `solo`"), "{error}");
 
@@ -158,7 +158,7 @@ async fn a_singleton_that_runs_until_it_ends_is_over_then_and_says_why_it_cannot
     let cluster = Cluster::new();
     let seed = cluster.here(Options::default()).await;
     let once = |broken| {
-        let args = SoloArgs { witness: None, broken };
+        let args = SoloArgs { broken, ..SoloArgs::default() };
         seed.singleton::<Solo>("once", args).policy(SingletonPolicy::UntilItEnds).start()
     };
     let error = soon(once(true)).await.unwrap_err().to_string();

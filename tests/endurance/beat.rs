@@ -73,7 +73,11 @@ impl Actor for Beat {
         let mut trace = support::append(&args.trace)?;
         context.run(async move {
             loop {
-                let line = format!("{} {generation} {}\n", args.name, monotonic_micros());
+                let line = format!(
+                    "{} {generation} {}\n",
+                    args.name,
+                    support::clock::monotonic().as_micros()
+                );
                 trace.write_all(line.as_bytes())?;
                 let beat = Heard { name: args.name.clone(), generation };
                 // What is lost or refused on the way is the witness's business.
@@ -107,14 +111,6 @@ impl Handler<Heeded> for Witness {
     async fn handle(&mut self, _: Heeded, _: &Context<Self>) -> BTreeMap<String, Vec<u64>> {
         self.heeded.clone()
     }
-}
-
-/// The machine's clock that is never set: the same for all of its processes.
-fn monotonic_micros() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the call writes to the structure that it is given, and to nothing else.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
-    time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000
 }
 
 /// What the traces show.

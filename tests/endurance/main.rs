@@ -1,14 +1,19 @@
-//! What takes longer than a test may: `cargo xtask chaos` and `cargo xtask soak`.
+//! What takes longer than a test may: `cargo xtask chaos`, `cargo xtask detect`, `cargo xtask soak`.
 //!
 //! * `chaos`: a run of faults, with `faults` that are drawn from a seed and `checks` after each.
+//! * `detect`: how fast the loss of a node is known to all others, with libtorch on every core.
 //! * `soak`: joins and leaves, and what of them stays behind.
-//! * `node`: a node in a process of its own, which calls others all the time; `calls` keeps account.
+//! * `node`: a node in a process of its own. It calls others all the time, and `calls` keeps account;
+//!   or it computes, and writes down whom it saw lost.
 //! * `beat`: a singleton that leaves a trace, and what must hold of all traces.
 
 mod beat;
 mod calls;
 mod chaos;
 mod checks;
+#[cfg(feature = "torch")]
+mod compute;
+mod detect;
 mod faults;
 mod node;
 mod soak;
@@ -30,6 +35,7 @@ struct Cli {
 #[allow(clippy::large_enum_variant, reason = "there is one of it")]
 enum Command {
     Chaos(chaos::Options),
+    Detect(detect::Options),
     Soak(soak::Options),
     #[command(hide = true)]
     Node(node::Options),
@@ -47,6 +53,7 @@ fn main() -> ExitCode {
     let done = runtime.block_on(async {
         match command {
             Command::Chaos(options) => chaos::run(options).await,
+            Command::Detect(options) => detect::run(options).await,
             Command::Soak(options) => soak::run(options).await,
             Command::Node(options) => node::run(options).await.map(|()| true),
         }

@@ -1,4 +1,5 @@
-//! A node in a process of its own: hosts what there is to host, and calls others all the time.
+//! A node in a process of its own: hosts what there is to host, calls others all the time, computes,
+//! and writes down whom it saw lost.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -9,7 +10,7 @@ use footlight::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{beat, calls};
+use crate::{beat, calls, detect};
 
 /// A node of the run.
 #[derive(clap::Args)]
@@ -17,14 +18,20 @@ pub(crate) struct Options {
     #[command(flatten)]
     node: NodeArgs,
     /// Tells this life's calls from those of all others.
-    #[arg(long)]
+    #[arg(long, default_value_t = 0)]
     life: u32,
     /// Calls in a second.
-    #[arg(long)]
+    #[arg(long, default_value_t = 0, requires = "account")]
     calls: u32,
     /// Where it writes how its calls ended.
     #[arg(long)]
-    account: PathBuf,
+    account: Option<PathBuf>,
+    /// Where it writes whom it saw lost, and when.
+    #[arg(long)]
+    losses: Option<PathBuf>,
+    /// Threads that train a network for nothing.
+    #[arg(long, default_value_t = 0)]
+    computing: usize,
 }
 
 /// A node with all that the run needs.
@@ -62,9 +69,14 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         .init();
     let node = builder(options.node, None).start().await.context("the node can't start")?;
     let line = format!("up {} {} {}", node.id(), node.incarnation().0, node.addr());
-    let caller = (options.calls > 0).then(|| {
+    if let Some(losses) = options.losses {
+        detect::note_losses(&node, &losses)?;
+    }
+    let _computing = detect::compute(options.computing).await?;
+    let account = options.account.filter(|_| options.calls > 0);
+    let caller = account.map(|account| {
         let stop = CancellationToken::new();
-        let calls = calls::call(node.clone(), options.life, options.calls, options.account, stop);
+        let calls = calls::call(node.clone(), options.life, options.calls, account, stop);
         tokio::spawn(async move {
             if let Err(error) = calls.await {
                 tracing::error!(%error, "the caller has ended");

@@ -58,7 +58,6 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
         let name = format!("standing-{number}");
         let mut spec = ProcessSpec::this_binary(&name)
             .args(["node", "--role", "server", "--listen", "127.0.0.1:0"])
-            .args(["--life", "1", "--calls", "0", "--account", "none"])
             .args(["--state".into(), cluster.state().as_os_str().to_owned()]);
         for seed in seeds {
             spec = spec.args(["--seed", &seed]);

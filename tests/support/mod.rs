@@ -13,6 +13,7 @@
 //! ```
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub(crate) mod clock;
 pub(crate) mod netns;
 mod probe;
 mod solo;
@@ -119,7 +120,7 @@ impl Options {
 
 impl Cluster {
     pub(crate) fn new() -> Self {
-        log("error");
+        log("error,openraft=off");
         Cluster { processes: Processes::new(), state: tempfile::tempdir().unwrap() }
     }
 
@@ -260,7 +261,7 @@ pub(crate) fn play_node() {
         certificate_life: given("TEST_LIFE").map(|life| parse_lifetime(&life).unwrap()),
         ..flags(&given("TEST_FLAGS").unwrap_or_default())
     };
-    log("info");
+    log("info,openraft=off");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let mut builder = Node::builder(args)

@@ -1,6 +1,13 @@
-//! An actor of which there is to be one: it tells a witness of itself, again and again.
+//! An actor of which there is to be one: it tells a witness of itself, again and again, and leaves a
+//! trace of each moment that it ran.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use footlight::{
     cluster::NodeBuilder,
@@ -8,16 +15,22 @@ use footlight::{
     runtime::{NodeId, fence},
 };
 
-use super::probe::{Note, Probe};
+use super::{
+    append,
+    clock::monotonic,
+    probe::{Note, Probe},
+};
 
 /// So often it tells the witness.
 const BEAT: Duration = Duration::from_millis(10);
 
 /// What it is started with.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct SoloArgs {
     /// Gets a `Note` with the generation, again and again.
     pub(crate) witness: Option<ActorRef<Probe>>,
+    /// The file to which it adds its generation and the time, again and again.
+    pub(crate) trace: Option<PathBuf>,
     /// It can't be started.
     pub(crate) broken: bool,
 }
@@ -60,15 +73,19 @@ impl Actor for Solo {
             return Err(Error::other("it is broken on purpose"));
         }
         let generation = fence::held().map_or(0, |fence| fence.generation);
-        if let Some(witness) = args.witness {
-            context.run(async move {
-                loop {
-                    // What is refused or lost on the way is the witness's business.
-                    let _ = witness.cast(Note { number: generation, tensor: None }).await;
-                    tokio::time::sleep(BEAT).await;
+        let mut trace = args.trace.as_deref().map(append).transpose()?;
+        context.run(async move {
+            loop {
+                if let Some(trace) = &mut trace {
+                    writeln!(trace, "{generation} {}", monotonic().as_micros())?;
                 }
-            });
-        }
+                if let Some(witness) = &args.witness {
+                    // What is refused or lost on the way is the witness's business.
+                    let _ = witness.try_cast(Note { number: generation, tensor: None });
+                }
+                tokio::time::sleep(BEAT).await;
+            }
+        });
         Ok(Solo { generation })
     }
 }
@@ -86,4 +103,17 @@ impl Handler<End> for Solo {
         }
         context.stop();
     }
+}
+
+/// When each generation of a solo ran, the first and the last moment, as its trace tells; by
+/// generation.
+pub(crate) fn lives(trace: &Path) -> BTreeMap<u64, (Duration, Duration)> {
+    let mut lives = BTreeMap::new();
+    for line in fs::read_to_string(trace).unwrap().lines() {
+        let (generation, at) = line.split_once(' ').unwrap();
+        let at = Duration::from_micros(at.parse().unwrap());
+        let life = lives.entry(generation.parse().unwrap()).or_insert((at, at));
+        life.1 = at;
+    }
+    lives
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask ci`: what must hold before a change goes in.
 
+use crate::endurance::endurance;
 use crate::progress::Seconds;
 use crate::test::{PROFILE, tests};
 use crate::{command, dataset, demo, setup};
@@ -8,7 +9,7 @@ use clap::Args;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Run every check: format, Clippy, documentation, tests, and the demo.
+/// Run every check: format, Clippy, documentation, tests, half a minute of chaos, and the demo.
 ///
 /// Does the set-up first if something is missing, and stops at the first step that fails.
 #[derive(Args)]
@@ -40,6 +41,10 @@ const STEPS: &[Step] = &[
         command::openly(doc.args(["doc", "--workspace", "--no-deps", PROFILE]))
     }),
     ("tests", || command::openly(&mut tests(&[]))),
+    ("30 s of chaos", || {
+        let options = ["--minutes", "0.5"].map(str::to_owned);
+        command::openly(&mut endurance("chaos", &options))
+    }),
     ("demo", || command::openly(&mut demo::prepare(&demo::Options::default())?)),
 ];
 

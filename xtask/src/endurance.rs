@@ -1,6 +1,6 @@
-//! `cargo xtask chaos` and `cargo xtask soak`: what takes longer than a test may.
+//! `cargo xtask chaos`, `cargo xtask detect` and `cargo xtask soak`: what takes longer than a test may.
 //!
-//! Both are one program, `tests/endurance`, which cargo builds and starts like a test. It judges its options itself.
+//! All are one program, `tests/endurance`, which cargo builds and starts like a test. It judges its options itself.
 
 use crate::test::PROFILE;
 use crate::{command, dataset, setup};
@@ -15,6 +15,16 @@ use std::process::{Command, ExitCode};
 #[derive(Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Chaos {
+    #[command(flatten)]
+    options: Options,
+}
+
+/// Measure how fast the loss of a node is known to all others, with libtorch on every core.
+///
+/// Does the set-up first if something is missing. `cargo xtask detect --help` shows the options.
+#[derive(Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Detect {
     #[command(flatten)]
     options: Options,
 }
@@ -36,7 +46,7 @@ struct Options {
     options: Vec<String>,
 }
 
-/// One of the two as a command.
+/// One of them as a command.
 pub(crate) fn endurance(which: &str, options: &[String]) -> Command {
     let mut cargo = command::cargo();
     // The features of the whole workspace, as in the tests: without that, what is shared would be compiled anew.
@@ -53,6 +63,10 @@ fn run(which: &str, options: &Options) -> Result<ExitCode> {
 
 pub(crate) fn chaos(chaos: &Chaos) -> Result<ExitCode> {
     run("chaos", &chaos.options)
+}
+
+pub(crate) fn detect(detect: &Detect) -> Result<ExitCode> {
+    run("detect", &detect.options)
 }
 
 pub(crate) fn soak(soak: &Soak) -> Result<ExitCode> {

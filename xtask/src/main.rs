@@ -1,6 +1,6 @@
 //! The developer's commands of this checkout, run as `cargo xtask …`.
 //!
-//! `setup` brings what a build needs into the user's cache directory; `demo`, `test`, `chaos`, `soak` and `ci` do that
+//! `setup` brings what a build needs into the user's cache directory; `demo`, `test`, `chaos`, `detect`, `soak` and `ci` do that
 //! first and then run cargo. Everything said here goes to standard error, so that the demo's `--json` has standard output to itself.
 
 mod checksum;
@@ -34,6 +34,7 @@ enum Command {
     Demo(demo::Options),
     Test(test::Options),
     Chaos(endurance::Chaos),
+    Detect(endurance::Detect),
     Soak(endurance::Soak),
     Ci(ci::Options),
 }
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Chaos(options) => endurance::chaos(&options),
+        Command::Detect(options) => endurance::detect(&options),
         Command::Soak(options) => endurance::soak(&options),
         Command::Ci(options) => ci::run(&options),
     };

@@ -51,7 +51,8 @@ pub use footlight_runtime as runtime;
 /// What a program usually needs.
 pub mod prelude {
     pub use footlight_cluster::{
-        ClusterEvent, Events, Member, MemberState, Node, NodeArgs, NodeBuilder, Placement,
+        ClusterEvent, Events, Group, Member, MemberState, Node, NodeArgs, NodeBuilder, Pick,
+        Placement,
     };
     pub use footlight_runtime::{
         Actor, ActorRef, CallError, Cause, Context, DeferredHandler, Down, Error, Fate, Handler,

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use footlight::{prelude::*, runtime::NodeId};
+use footlight::{cluster::NodeActor, prelude::*, runtime::NodeId};
 use support::*;
 
 #[test]
@@ -118,7 +118,8 @@ async fn a_type_that_no_node_hosts_is_named_with_what_is_hosted() {
     let error = soon(nodes[0].spawn::<Unknown>(()).on(Placement::anywhere())).await.unwrap_err();
     let error = error.to_string();
     assert!(error.contains("no node that is up hosts `test.unknown`"), "{error}");
-    assert!(error.contains("test.probe, test.solo, test.tool"), "{error}");
+    let hosted = "nodes that are to; hosted are test.probe, test.solo, test.tally, test.tool";
+    assert!(error.ends_with(hosted), "{error}");
     // Where the type is known, it can be started all the same.
     soon(nodes[0].spawn::<Unknown>(())).await.unwrap();
 }
@@ -167,4 +168,42 @@ async fn a_node_that_was_lost_is_passed_over() {
     lost.process.kill();
     // At once, while it still counts as a member: its end is learnt on the way.
     assert_eq!(start(&seed, Placement::role("worker")).await.addr().node, other);
+}
+
+/// Under the name of one of the node's own.
+struct Intruder;
+impl Actor for Intruder {
+    type Args = ();
+    const NAME: &'static str = NodeActor::NAME;
+    async fn start(_: (), _: &Context<Self>) -> Result<Self> {
+        Ok(Intruder)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_s_own_actors_are_there_once_and_no_type_that_it_hosts() {
+    let cluster = Cluster::new();
+    let nodes = three(&cluster).await;
+    for member in nodes[0].members() {
+        let own = |name: &&String| name.starts_with("cluster.");
+        assert_eq!(member.actors.iter().find(own), None);
+    }
+    let refused = |error: Error| {
+        let error = error.to_string();
+        let expected = "cluster.node could not start: it is one of the node's own actors: each \
+                        node has one, and no more";
+        assert_eq!(error, expected);
+    };
+    let here = nodes[0].spawn::<NodeActor>(());
+    refused(soon(here).await.unwrap_err());
+    let there = nodes[0].spawn::<NodeActor>(()).on(Placement::node(nodes[1].id()));
+    refused(soon(there).await.unwrap_err());
+    refused(soon(nodes[0].singleton::<NodeActor>("own", ()).start()).await.unwrap_err());
+
+    let named = cluster.builder(Options::default()).register::<Intruder>(|intruder| intruder);
+    let error = soon(named.start()).await.unwrap_err().to_string();
+    let expected =
+        "`cluster.node` is the name of one of the node's own actors: give your actor type another";
+    assert_eq!(error, expected);
+    refused(soon(nodes[0].spawn::<Intruder>(())).await.unwrap_err());
 }

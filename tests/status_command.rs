@@ -82,6 +82,10 @@ async fn any_node_tells_of_all_members_and_what_became_of_them() {
     assert_eq!(member["address"], node_addr.as_str());
     assert_eq!(member["roles"][0], "worker");
     assert_eq!(member["labels"]["zone"], "a");
+    assert!(member["load"]["cpu"].as_f64().unwrap() >= 0.0, "{member}");
+    assert_eq!((&member["load"]["actors"], &member["load"]["in_hand"]), (&0.into(), &0.into()));
+    let own = |name: &Value| name.as_str().unwrap().starts_with("cluster.");
+    assert!(!member["hosts"].as_array().unwrap().iter().any(own), "{member}");
     assert!(member["incarnation"].as_u64().unwrap() > 0);
     assert_eq!(id.parse::<NodeId>().unwrap().to_string(), id, "16 digits");
 

@@ -25,8 +25,10 @@ use crate::{
         entry::{Entered, Entry},
         joiner::Asker,
     },
+    groups::{self, GroupKeeper},
     leaving::DRAIN_TIMEOUT,
     ledger::{Client, LedgerActor, LedgerSettings, Seat},
+    load,
     membership::{MemberId, Settings, Swim},
     names::{NameKeeper, Names},
     network::{
@@ -88,6 +90,7 @@ impl NodeBuilder {
         NodeActor::register(&mut types);
         LedgerActor::register(&mut types);
         NameKeeper::register(&mut types);
+        GroupKeeper::register(&mut types);
         NodeBuilder {
             args,
             types,
@@ -348,6 +351,7 @@ impl NodeBuilder {
                 .map_err(footlight_runtime::Error::other)?;
             control.handle().spawn(membership_task::run(Arc::downgrade(&network), swim, inputs));
             control.handle().spawn(records::run(Arc::downgrade(&network)));
+            control.handle().spawn(load::run(Arc::downgrade(&network)));
         }
         if self.purpose == Purpose::Member {
             control.handle().spawn(accept::accept(network.clone()));
@@ -378,6 +382,7 @@ impl NodeBuilder {
         let node = Node::assemble(system, network, ledger, seat, threads, drain_timeout);
         if self.purpose == Purpose::Member {
             enroll::upkeep::begin(&node, asker);
+            node.system().spawn_well_known::<GroupKeeper>(groups::KEEPER, ()).await?;
         }
         if is_own_seed || self.args.seeds.is_empty() {
             node.set_seed(node.id());

@@ -70,7 +70,8 @@ pub enum ClusterError {
     },
     /// No node that is up can host a type.
     #[error(
-        "no node that is up hosts `{actor}`: add `.register::<…>()` to the builder of the nodes          that are to; hosted are {hosted}"
+        "no node that is up hosts `{actor}`: add `.register::<…>()` to the builder of the nodes \
+         that are to; hosted are {hosted}"
     )]
     NotHosted {
         /// The actor type.

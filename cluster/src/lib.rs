@@ -10,6 +10,7 @@
 //! * `network`: all that a node knows of the others, and the runtime's way to them.
 //! * [`ledger`]: what must be exactly one in the cluster, agreed on by a few voters.
 //! * [`names`], [`singleton`]: what stands on it.
+//! * [`groups`]: actors under one name, for one of them or all; what stands on gossip alone.
 //! * [`placement`], [`resources`], [`spawn`]: where actors start, and what is reserved for them.
 //! * [`supervise`]: what is started again.
 //! * [`processes`]: a local cluster of operating-system processes.
@@ -23,8 +24,10 @@ mod control;
 pub mod enroll;
 mod error;
 mod gossip;
+pub mod groups;
 mod leaving;
 pub mod ledger;
+mod load;
 pub mod membership;
 pub mod names;
 mod network;
@@ -44,6 +47,7 @@ pub use args::{DEFAULT_PORT, NodeArgs, Preset};
 pub use builder::{NodeBuilder, OBSERVE_TIMEOUT, Observed};
 pub use census::{ActorInfo, ActorsOf, AskActors};
 pub use error::ClusterError;
+pub use groups::{Group, GroupChange, GroupError, Pick};
 pub use leaving::DRAIN_TIMEOUT;
 pub use ledger::{LedgerId, LedgerView};
 pub use network::{

@@ -154,7 +154,7 @@ pub struct NameKeeper(Arc<Names>);
 
 impl NameKeeper {
     pub(crate) fn register(types: &mut Types) {
-        types.register::<NameKeeper>(|keeper| keeper.defers::<Name>());
+        types.register_own::<NameKeeper>(|keeper| keeper.defers::<Name>());
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::{runtime::Handle, sync::watch};
 use crate::{
     NodeArgs, NodeBuilder,
     control::ControlThread,
+    groups::Groups,
     leaving::Departure,
     ledger::{Client, Ledger, Seat},
     network::{Network, events::Events, view::Member},
@@ -45,6 +46,8 @@ struct Inner {
     singletons: Option<singleton::Manager>,
     /// What it does for those who start actors on it.
     host: Arc<Host>,
+    /// Its part of the groups.
+    groups: Arc<Groups>,
     /// What was placed from here.
     tally: Arc<Tally>,
     requests: Mutex<ChaCha12Rng>,
@@ -86,6 +89,7 @@ impl Node {
             seat,
             singletons,
             host: Arc::new(Host::new(&network)),
+            groups: Arc::new(Groups::new(&network)),
             tally: Arc::default(),
             requests: Mutex::new(system.env().seeds.stream("spawn requests")),
             system,
@@ -93,6 +97,7 @@ impl Node {
             seed: OnceLock::new(),
             departure: Departure::new(drain_timeout),
         });
+        inner.system.extend(inner.groups.clone());
         inner.system.extend(Arc::new(Found(Arc::downgrade(&inner))));
         Node(inner)
     }
@@ -164,6 +169,10 @@ impl Node {
 
     pub(crate) fn host(&self) -> &Arc<Host> {
         &self.0.host
+    }
+
+    pub(crate) fn groups(&self) -> &Arc<Groups> {
+        &self.0.groups
     }
 
     pub(crate) fn tally(&self) -> &Arc<Tally> {

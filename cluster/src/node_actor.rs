@@ -92,7 +92,7 @@ pub struct Status {
 
 impl NodeActor {
     pub(crate) fn register(types: &mut Types) {
-        types.register::<NodeActor>(|node| {
+        types.register_own::<NodeActor>(|node| {
             node.defers::<Spawn>()
                 .handles::<Abandon>()
                 .handles::<Link>()

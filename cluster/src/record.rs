@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use footlight_runtime::{ActorAddr, Incarnation, NodeId};
+use footlight_runtime::{Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    groups::Parts,
     ledger::LedgerView,
     resources::Resources,
     transport::frame::{self, Header},
@@ -45,18 +46,23 @@ pub(crate) struct Record {
     /// Members that it can't hold a connection with.
     pub(crate) unreachable: Vec<NodeId>,
     /// Its actors in groups, by the group's name.
-    pub(crate) groups: BTreeMap<String, Vec<ActorAddr>>,
+    pub(crate) groups: Parts,
     /// The ledger that it knows, if any.
     pub(crate) ledger: Option<LedgerView>,
 }
 
-/// How much a node has to do.
+/// How much a node has to do, as it told last. It looks once a second and tells what has changed
+/// enough: `cpu` by 0.1, `in_hand` to another power of two, `actors` by an eighth at once and by less
+/// within ten seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Load {
-    /// Tasks that run or wait for a processor, per core, averaged over a minute.
+    /// Tasks of the whole machine that run or wait for a processor, per core, averaged over a
+    /// minute: 1 means that all are busy.
     pub cpu: f32,
     /// Actors that live there, the node's own not counted.
     pub actors: u32,
+    /// Messages that its actors have in hand: waiting, handled, or taken and not answered.
+    pub in_hand: u32,
 }
 
 /// A record can't say more than fits into one frame.

@@ -16,6 +16,7 @@ use crate::{
     mailbox::{Envelope, Mailbox, Queued},
     remote::Incoming,
     watch::Down,
+    work::Work,
 };
 
 pub(crate) struct Entry {
@@ -30,6 +31,8 @@ pub(crate) struct Entry {
     pub(crate) link_down: Arc<dyn Fn(ActorAddr, Down) + Send + Sync>,
     /// The actor's tasks: cancelled before its end is told, whenever its state goes.
     pub(crate) tasks: CancellationToken,
+    /// Counts what it has in hand; none for the node's own actors.
+    pub(crate) work: Option<Arc<Work>>,
     claim: Option<Arc<dyn Claim>>,
 }
 
@@ -47,6 +50,7 @@ impl Entry {
                 let in_hand = queue.in_hand();
                 queue.put(Envelope::Wire(Queued::new(incoming, in_hand.clone()), in_hand));
             }),
+            work: mailbox.work.clone(),
             link_down: Arc::new(move |who, down| linked.put(Envelope::LinkDown(who, down))),
             mailbox,
             watchers: Mutex::default(),

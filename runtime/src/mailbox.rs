@@ -22,8 +22,8 @@ use crate::{
 pub(crate) struct Mailbox<A: Actor> {
     pub(crate) queue: ractor::ActorRef<Envelope<A>>,
     pub(crate) permits: Arc<Semaphore>,
-    /// Where the node counts what it has in hand; not for its own actors.
-    work: Option<Arc<Work>>,
+    /// Counts what the actor has in hand; not for the node's own actors.
+    pub(crate) work: Option<Arc<Work>>,
 }
 
 impl<A: Actor> Mailbox<A> {

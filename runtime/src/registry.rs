@@ -100,12 +100,15 @@ trait AnyType: Send + Sync {
     ) -> BoxFuture<'a, Result<ActorAddr>>;
     fn args(&self, system: &System) -> Fingerprint;
     fn messages(&self) -> &[NamedShape];
+    /// Whether it is one of the node's own.
+    fn is_own(&self) -> bool;
     fn handlers(&self) -> Arc<dyn Any + Send + Sync>;
 }
 
 struct Registered<A: Actor> {
     handlers: Arc<Handlers<A>>,
     messages: Vec<NamedShape>,
+    own: bool,
     actor: PhantomData<fn() -> A>,
 }
 
@@ -127,6 +130,9 @@ impl<A: Actor> AnyType for Registered<A> {
     fn messages(&self) -> &[NamedShape] {
         &self.messages
     }
+    fn is_own(&self) -> bool {
+        self.own
+    }
     fn handlers(&self) -> Arc<dyn Any + Send + Sync> {
         self.handlers.clone()
     }
@@ -137,12 +143,14 @@ impl<A: Actor> AnyType for Registered<A> {
 pub struct Types {
     by_name: BTreeMap<&'static str, Arc<dyn AnyType>>,
     by_type: HashMap<TypeId, Arc<dyn AnyType>>,
+    /// Names of the node's own types that others were registered under.
+    taken: Vec<&'static str>,
 }
 
 /// Names and shapes of all that a node takes, exchanged when two nodes meet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Catalog {
-    /// Actor types that can be spawned, with the shape of their arguments.
+    /// Actor types that can be spawned (not the node's own), with the shape of their arguments.
     pub actors: BTreeMap<String, Fingerprint>,
     /// Messages, by the hash of their name, with their shape.
     pub messages: BTreeMap<u64, Fingerprint>,
@@ -150,19 +158,57 @@ pub struct Catalog {
 
 impl Types {
     /// Registers an actor type: other nodes may spawn it by name and send it what `describe`
-    /// names. A second registration of one name replaces the first.
+    /// names. A second registration of one name replaces the first. A node with a type under the
+    /// name of one of its [own](Self::register_own) does not start.
     pub fn register<A: Actor>(
         &mut self,
+        describe: impl FnOnce(Registration<A>) -> Registration<A>,
+    ) {
+        match self.is_own(A::NAME) {
+            true => self.taken.push(A::NAME),
+            false => self.add(false, describe),
+        }
+    }
+
+    /// Registers the type of one of the node's own actors, those with a number that other nodes
+    /// know: it takes messages, and nobody can spawn another one.
+    pub fn register_own<A: Actor>(
+        &mut self,
+        describe: impl FnOnce(Registration<A>) -> Registration<A>,
+    ) {
+        self.add(true, describe);
+    }
+
+    fn add<A: Actor>(
+        &mut self,
+        own: bool,
         describe: impl FnOnce(Registration<A>) -> Registration<A>,
     ) {
         let described = describe(Registration { handlers: HashMap::new(), messages: Vec::new() });
         let registered: Arc<dyn AnyType> = Arc::new(Registered::<A> {
             handlers: Arc::new(Handlers(described.handlers)),
             messages: described.messages,
+            own,
             actor: PhantomData,
         });
         self.by_name.insert(A::NAME, registered.clone());
         self.by_type.insert(TypeId::of::<A>(), registered);
+    }
+
+    /// Whether a name is that of one of the node's own types.
+    pub(crate) fn is_own(&self, name: &str) -> bool {
+        self.by_name.get(name).is_some_and(|kind| kind.is_own())
+    }
+
+    /// # Errors
+    /// If a type was registered under the name of one of the node's own.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.taken.first() {
+            None => Ok(()),
+            Some(name) => Err(crate::Error::other(format!(
+                "`{name}` is the name of one of the node's own actors: give your actor type another"
+            ))),
+        }
     }
 
     pub(crate) fn handlers<A: Actor>(&self) -> Option<Arc<Handlers<A>>> {
@@ -193,7 +239,9 @@ impl Types {
     pub(crate) fn catalog(&self, system: &System) -> Catalog {
         let mut catalog = Catalog::default();
         for (name, kind) in &self.by_name {
-            catalog.actors.insert((*name).to_owned(), kind.args(system));
+            if !kind.is_own() {
+                catalog.actors.insert((*name).to_owned(), kind.args(system));
+            }
             for (message, fingerprint) in kind.messages() {
                 catalog.messages.insert(name_hash(message), fingerprint(system));
             }

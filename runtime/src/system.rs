@@ -69,13 +69,14 @@ impl System {
     /// Starts a node's actor system.
     ///
     /// # Errors
-    /// If ractor can't start its root actor.
+    /// If ractor can't start its root actor, or a type has the name of one of the node's own.
     pub async fn start(
         node: NodeId,
         incarnation: Incarnation,
         types: Types,
         env: Env,
     ) -> Result<Self> {
+        types.check()?;
         let system = System(Arc::new(Inner {
             node,
             incarnation: AtomicU64::new(incarnation.0),
@@ -202,11 +203,24 @@ impl System {
         args: A::Args,
         claim: Option<Arc<dyn Claim>>,
     ) -> Result<ActorRef<A>> {
-        let id = ActorId(self.fresh_number());
         let unstarted = Unstarted(claim.clone());
+        self.may_spawn(A::NAME)?;
+        let id = ActorId(self.fresh_number());
         let started = self.spawn_as(id, args, claim).await?;
         unstarted.has_started();
         Ok(started)
+    }
+
+    /// Whether actors of a type may be spawned: those of a node's own types are there once.
+    ///
+    /// # Errors
+    /// [`Error::Start`] of one of the node's own types.
+    pub fn may_spawn(&self, name: &str) -> Result<()> {
+        if !self.0.types.is_own(name) {
+            return Ok(());
+        }
+        let why = "it is one of the node's own actors: each node has one, and no more".to_owned();
+        Err(Error::Start { actor: name.to_owned(), why })
     }
 
     /// A number that nothing else on this node has.
@@ -375,9 +389,26 @@ impl System {
         self.0.work.done().await;
     }
 
+    /// How many messages one actor of this node has in hand: waiting, handled, or taken and not
+    /// answered. `None` if there is no such actor, or it is one of the node's own.
+    pub fn in_hand_of(&self, actor: ActorId) -> Option<usize> {
+        self.entry(actor, |entry| entry.work.as_ref().map(|work| work.count())).flatten()
+    }
+
+    /// How many actors run here, the node's own not counted.
+    pub fn population(&self) -> usize {
+        let own = (0..FIRST_FREE_ACTOR).filter(|id| self.0.actors.contains_key(&ActorId(*id)));
+        self.0.actors.len().saturating_sub(own.count())
+    }
+
+    /// The registered name of a running actor's type.
+    pub fn kind_of(&self, actor: ActorId) -> Option<&'static str> {
+        self.entry(actor, |entry| entry.name)
+    }
+
     /// Where an actor's work is counted; what the node's own actors do is not.
     pub(crate) fn work_of(&self, id: ActorId) -> Option<Arc<Work>> {
-        (id.0 >= FIRST_FREE_ACTOR).then(|| self.0.work.clone())
+        (id.0 >= FIRST_FREE_ACTOR).then(|| Arc::new(Work::within(self.0.work.clone())))
     }
 
     /// Stops all actors and waits until those who watch them have been told, at most `patience`;

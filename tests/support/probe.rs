@@ -18,7 +18,7 @@ use futures::StreamExt;
 macro_rules! message {
     ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* } -> $reply:ty) => {
         $(#[$doc])*
-        #[derive(Debug, Serialize, Deserialize)]
+        #[derive(Clone, Debug, Serialize, Deserialize)]
         pub(crate) struct $name { $(pub(crate) $field: $type),* }
         impl Message for $name {
             type Reply = $reply;

@@ -5,8 +5,6 @@ use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap},
 };
 
-use footlight_runtime::{ActorAddr, ActorId};
-
 use super::*;
 use crate::record::{Load, MAX_RECORD};
 
@@ -328,13 +326,8 @@ fn answers_and_digests_are_bounded_whatever_is_asked_and_all_are_told_in_turn() 
 fn a_record_that_would_not_fit_is_refused_and_nothing_changes() {
     let mut gossip = single(record(1, 1));
     let before = gossip.own().clone();
-    let member = ActorAddr {
-        node: NodeId(u64::MAX),
-        incarnation: Incarnation(u64::MAX),
-        actor: ActorId(u64::MAX),
-    };
-    let too_many = vec![member; MAX_RECORD / 20];
-    let error = gossip.tell(|own| drop(own.groups.insert("g".into(), too_many))).unwrap_err();
+    let too_many = vec!["a role".to_owned(); MAX_RECORD / 7];
+    let error = gossip.tell(|own| own.roles = too_many).unwrap_err();
     assert!(error.bytes > MAX_RECORD, "{error}");
     assert_eq!(*gossip.own(), before);
     assert_eq!(gossip.tell(|_| {}), Ok(None), "what says the same is not told again");

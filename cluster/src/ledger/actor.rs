@@ -41,7 +41,7 @@ impl std::fmt::Debug for LedgerActor {
 
 impl LedgerActor {
     pub(crate) fn register(types: &mut ActorTypes) {
-        types.register::<LedgerActor>(|ledger| {
+        types.register_own::<LedgerActor>(|ledger| {
             ledger
                 .defers::<Append>()
                 .defers::<AskVote>()

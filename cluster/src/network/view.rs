@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use footlight_runtime::{ActorAddr, Incarnation, NodeId};
+use footlight_runtime::{Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{broadcast, watch},
@@ -17,6 +17,7 @@ use tokio::{
 
 use super::events::{ClusterEvent, Events};
 use crate::{
+    groups::GroupPart,
     ledger::{LedgerView, Told, VOTER_ROLE},
     membership::MemberId,
     record::{Load, Record},
@@ -54,7 +55,7 @@ pub struct Member {
     /// The members that it can't hold a connection with, though membership counts them in.
     pub unreachable: Vec<NodeId>,
     /// Its actors in groups, by the group's name.
-    pub groups: BTreeMap<String, Vec<ActorAddr>>,
+    pub groups: BTreeMap<String, GroupPart>,
     /// The ledger that it knows, if any.
     pub ledger: Option<LedgerView>,
 }
@@ -226,6 +227,19 @@ impl View {
     /// The other members, those that have gone included, by id.
     pub(crate) fn others(&self) -> Vec<Member> {
         self.lock().values().map(|entry| entry.member.clone()).collect()
+    }
+
+    /// Shows each of the other members, by id; `look` must not ask for members itself.
+    pub(crate) fn each(&self, look: impl FnMut(&Member)) {
+        self.lock().values().map(|entry| &entry.member).for_each(look);
+    }
+
+    /// Another type than this one that a group is of, as other members tell.
+    pub(crate) fn other_kind(&self, group: &str, kind: &str) -> Option<String> {
+        let members = self.lock();
+        let there = members.values().filter(|entry| !entry.member.state.is_gone());
+        let mut kinds = there.filter_map(|entry| Some(&entry.member.groups.get(group)?.kind));
+        kinds.find(|found| *found != kind).cloned()
     }
 
     /// The present life of a member that is not gone.

@@ -173,6 +173,7 @@ impl<A: Actor> SingletonBuilder<'_, A> {
     pub async fn start(self) -> Result<SingletonRef<A>> {
         let SingletonBuilder { node, name, args, placement, policy, .. } = self;
         let system = node.system();
+        system.may_spawn(A::NAME)?;
         let encoded = codec::encode(&args)?;
         if !(encoded.segments.is_empty() && encoded.streams.is_empty()) {
             return Err(Error::other(format!(

@@ -70,6 +70,7 @@ pub(super) fn used_up() -> Error {
 /// # Errors
 /// What its start said; or that no node takes it, with a reason for each.
 pub(crate) async fn start(node: &Node, what: &mut dyn What, order: &Order) -> Result<ActorAddr> {
+    node.system().may_spawn(what.name())?;
     let deadline = deadline_after(order.wait);
     let mut changes = node.network().view.changes();
     loop {

@@ -3,7 +3,7 @@
 //! | right | observer | worker | server | admin, node |
 //! | --- | --- | --- | --- | --- |
 //! | ask how the cluster is | yes | yes | yes | yes |
-//! | be a member, send messages, watch, hold leases | | yes | yes | yes |
+//! | be a member, send messages, watch, join groups, hold leases | | yes | yes | yes |
 //! | spawn and end actors elsewhere, vote in the ledger | | | yes | yes |
 //! | make and revoke tokens, revoke and drain nodes, give nodes other orders | | | | yes |
 //!
@@ -18,6 +18,7 @@ use super::Role;
 use crate::{
     census::AskActors,
     enroll::{CreateToken, ListTokens, RevokeNode, RevokeToken},
+    groups::Join,
     ledger::{OF_CLIENTS, OF_VOTERS},
     network::links::Link,
     node_actor::{AskStatus, Drain, FindActors},
@@ -186,6 +187,8 @@ impl Needs {
             (Abandon::NAME, Right::Spawn),
             // Whoever links an actor can fail it.
             (Link::NAME, Right::End),
+            // Whoever may send to actors may say where they are found.
+            (Join::NAME, Right::Send),
             (Drain::NAME, Right::Drain),
             (CreateToken::NAME, Right::Tokens),
             (ListTokens::NAME, Right::Tokens),

@@ -54,7 +54,12 @@ fn json(status: &Status) -> Value {
                 "hosts": member.actors,
                 "resources": resources(&member.resources),
                 "free": resources(&member.free),
-                "load": { "cpu": member.load.cpu, "actors": member.load.actors },
+                "load": {
+                    "cpu": member.load.cpu,
+                    "actors": member.load.actors,
+                    "in_hand": member.load.in_hand,
+                },
+                "groups": groups(member),
                 "unreachable": ids(&member.unreachable),
                 "age_seconds": age(member).map(|age| age.as_secs()),
                 "voter": ledger(status).is_some_and(|ledger| ledger.voters.contains(&member.id)),
@@ -78,6 +83,11 @@ fn json(status: &Status) -> Value {
 
 fn ids(nodes: &[NodeId]) -> Vec<String> {
     nodes.iter().map(NodeId::to_string).collect()
+}
+
+/// How many actors of a node are in which group.
+fn groups(member: &Member) -> BTreeMap<&str, usize> {
+    member.groups.iter().map(|(name, part)| (name.as_str(), part.actors.len())).collect()
 }
 
 fn resources(resources: &Resources) -> Value {
@@ -122,6 +132,7 @@ fn table(status: &Status) -> String {
         "ROLES",
         "CPUS",
         "GPUS",
+        "LOAD",
         "ACTORS",
         "LEDGER",
     ];
@@ -145,6 +156,7 @@ fn table(status: &Status) -> String {
             if member.roles.is_empty() { dash() } else { member.roles.join(",") },
             of(free.cpus as usize, all.cpus as usize),
             of(free.gpus.len(), all.gpus.len()),
+            if there { format!("{:.2}", member.load.cpu) } else { dash() },
             if there { member.load.actors.to_string() } else { dash() },
             match ledger {
                 Some(ledger) if ledger.leader == Some(member.id) && there => "leader".to_owned(),

@@ -32,7 +32,7 @@ use crate::{
     membership::{MemberId, Settings, Swim},
     names::{NameKeeper, Names},
     network::{
-        Network, accept, membership_task, records,
+        Network, accept, membership_task, past, records,
         seeds::{self, Progress, Seeds},
     },
     node_actor::{NODE_ACTOR, NodeActor},
@@ -359,6 +359,7 @@ impl NodeBuilder {
             control.handle().spawn(accept::refuse_all(network.clone()));
         }
         bulk_thread.handle().spawn(accept::accept_bulk(network.clone()));
+        control.handle().spawn(past::run(Arc::downgrade(&network)));
         let ledger = Client::new(&network);
         // A seed among seeds need not wait for the others: whoever is first is the cluster.
         let is_own_seed = seeds.contains(&addr);

@@ -242,9 +242,13 @@ impl Names {
         self.write(&network, &name, &key, &named).await?;
         {
             let mut kept = self.kept();
-            kept.names.insert(name.clone(), named.clone());
+            let before = kept.names.insert(name.clone(), named.clone());
             if !std::mem::replace(&mut kept.followed, true) {
                 network.control_thread.spawn(self.clone().follow());
+            }
+            if before.as_ref() == Some(&named) {
+                // Somebody waits for its end already.
+                return Ok(());
             }
         }
         let names = self.clone();

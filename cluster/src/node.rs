@@ -206,7 +206,7 @@ impl Node {
     }
 
     /// The members as this node sees them: itself first, then the others by id, those that are gone
-    /// included for an hour.
+    /// included for an hour (the latest 256).
     pub fn members(&self) -> Vec<Member> {
         let mut members = Vec::new();
         if self.0.network.purpose == Purpose::Member {

@@ -289,6 +289,26 @@ fn a_departure_is_told_apart_from_a_crash_and_nobody_calls_the_departed_back() {
 }
 
 #[test]
+fn who_has_left_is_forgotten_after_a_minute_and_who_crashed_is_not() {
+    for seed in 0..5 {
+        let mut world = World::cluster(seed, 0.1);
+        world.with(3, Swim::leave);
+        world.run_for(Duration::from_secs(5));
+        world.nodes.remove(&3);
+        world.nodes.remove(&2);
+        world.run_for(Duration::from_secs(65));
+        for node in [0, 1, 4] {
+            let members = world.nodes[&node].1.members();
+            assert!(members.iter().all(|known| known.id != member(3, 1)), "{members:?}");
+            let lost = members.iter().find(|known| known.id == member(2, 1)).unwrap();
+            assert_eq!(lost.state, MemberState::Down);
+            assert_eq!(members.len(), 3);
+            assert!(!world.was_told(node, &SwimAction::Up(member(3, 1))), "no old word counts");
+        }
+    }
+}
+
+#[test]
 fn a_goodbye_heard_by_one_member_is_known_to_all() {
     let mut world = World::cluster(1, 0.0);
     world.nodes.remove(&3);

@@ -32,6 +32,11 @@ const CALLED_BACK: usize = 2;
 /// A member that begins anew asks so many others to take it in.
 const CONTACTS: usize = 8;
 
+/// A member that has left is forgotten after this long, since it does not come back in the same life:
+/// longer than any news of it is passed on. One that was declared down may be alive, and is called for
+/// [`Settings::forget_after`].
+const FORGET_LEFT: Duration = Duration::from_secs(60);
+
 /// Membership as one node sees it.
 ///
 /// Every method leaves [`SwimAction`]s behind; take them with [`take_actions`](Self::take_actions)
@@ -117,8 +122,8 @@ impl Swim {
         *self.foca.identity()
     }
 
-    /// The other members that are known, also those that are down or have left (for
-    /// [`Settings::forget_after`]), sorted.
+    /// The other members that are known, also those that are down (for [`Settings::forget_after`]) or
+    /// have left (for a minute), sorted.
     pub fn members(&self) -> Vec<Member> {
         let mut members: Vec<Member> = self
             .foca
@@ -399,7 +404,12 @@ impl Swim {
         for (to, data) in effects.sends {
             self.send(to, data);
         }
-        for (after, timer) in effects.timers {
+        for (mut after, timer) in effects.timers {
+            if let Timer::RemoveDown(id) = &timer
+                && self.codec.departed.contains(id)
+            {
+                after = after.min(FORGET_LEFT);
+            }
             let timer = SwimTimer(Kind::Foca { life: self.life, timer });
             self.actions.push(SwimAction::SetTimer { after, timer });
         }

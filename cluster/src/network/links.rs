@@ -79,6 +79,16 @@ impl Network {
                         network.links.lock().remove(&(actor, with));
                         return;
                     }
+                    // Nobody has told of that node, or it is forgotten: there is nobody to be told.
+                    Err(_) if !network.knows(actor.node) => {
+                        network.links.lock().remove(&(actor, with));
+                        network.system.break_link(
+                            with.actor,
+                            actor,
+                            "its node is not known".into(),
+                        );
+                        return;
+                    }
                     Err(_) => {
                         drop(network);
                         tokio::time::sleep(pause).await;

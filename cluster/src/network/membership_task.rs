@@ -17,8 +17,9 @@ use tokio::{
 use super::{Network, view::Standing};
 use crate::membership::{MemberId, Swim, SwimAction, SwimTimer};
 
-/// Members that have gone are shown for so long.
+/// Members that have gone are shown for so long, and so many of them.
 const SHOW_GONE: Duration = Duration::from_secs(3600);
+const MOST_GONE: usize = 256;
 
 /// What happens to membership.
 pub(crate) enum Input {
@@ -103,7 +104,7 @@ pub(crate) async fn run(
                     swim.handle_timer(timer);
                     perform(&network, &mut swim, &mut timers);
                 }
-                network.view.forget_gone(SHOW_GONE);
+                network.view.forget_gone(Instant::now(), SHOW_GONE, MOST_GONE);
             }
         }
         perform(&network, &mut swim, &mut timers);

@@ -6,6 +6,7 @@
 //! * `events`: changes in the cluster, as a stream.
 //! * `membership_task`: foca's packets and timers on the control thread.
 //! * `links`: which actors of other nodes are to fail with actors of this one.
+//! * `past`: what is kept of nodes that are gone.
 //! * `records`: what the nodes tell of themselves.
 //! * `seeds`: finding the cluster, and finding it again.
 //! * `trust`: what the other ends may do, and what this one shows them.
@@ -19,6 +20,7 @@ pub(crate) mod dial;
 pub(crate) mod events;
 pub(crate) mod links;
 pub(crate) mod membership_task;
+pub(crate) mod past;
 pub(crate) mod peer;
 pub(crate) mod records;
 pub(crate) mod seeds;
@@ -67,6 +69,7 @@ use crate::{
 };
 use links::Links;
 use membership_task::Input;
+use past::Past;
 use peer::Peer;
 use records::Records;
 use view::View;
@@ -100,6 +103,7 @@ pub(crate) struct Network {
     bulk_thread: Handle,
     pub(crate) view: View,
     peers: DashMap<NodeId, Arc<Peer>>,
+    past: Past,
     /// Those who only ask: kept alive until they go.
     observers: DashMap<u64, Arc<Session>>,
     /// Watches of other nodes on actors of this one, by node, session and number.
@@ -158,6 +162,7 @@ impl Network {
             control_thread,
             bulk_thread,
             peers: DashMap::new(),
+            past: Past::default(),
             observers: DashMap::new(),
             watched: DashMap::new(),
             identity: Mutex::new(identity),
@@ -219,7 +224,8 @@ impl Network {
     }
 
     pub(crate) fn peer_or_new(&self, node: NodeId) -> Arc<Peer> {
-        let peer = self.peers.entry(node).or_insert_with(|| Arc::new(Peer::new(node))).clone();
+        let new = || Arc::new(Peer::new(node, self.past.take(node)));
+        let peer = self.peers.entry(node).or_insert_with(new).clone();
         self.known.send_replace(());
         peer
     }
@@ -316,12 +322,16 @@ impl Network {
     }
 
     /// Waits for a session with a node.
-    async fn session(&self, node: NodeId, deadline: Instant) -> Result<Arc<Session>, Failure> {
+    async fn session(&self, to: ActorAddr, deadline: Instant) -> Result<Arc<Session>, Failure> {
+        let node = to.node;
         let unknown = deadline.min(Instant::now() + UNKNOWN_NODE);
         let mut known = self.known.subscribe();
         let peer = loop {
             if let Some(peer) = self.peer(node) {
                 break peer;
+            }
+            if self.is_past(to) {
+                return Err(Failure::not_sent(Cause::NodeLost(node)));
             }
             if !matches!(tokio::time::timeout_at(unknown, known.changed()).await, Ok(Ok(()))) {
                 let why = format!("node {node} is not known here");
@@ -333,6 +343,10 @@ impl Network {
 
     fn watch_remote(&self, actor: ActorAddr) -> Watch {
         let (sender, watch) = Watch::new(actor);
+        if self.is_past(actor) {
+            // A watch whose sender is gone tells that the node is lost.
+            return watch;
+        }
         let peer = self.peer_or_new(actor.node);
         let id = self.number();
         peer.watch(id, actor, sender);
@@ -388,7 +402,7 @@ impl Remote for Network {
     ) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async move {
             let deadline = deadline_after(patience);
-            let session = self.session(message.to.node, deadline).await?;
+            let session = self.session(message.to, deadline).await?;
             session.send(message, answer, deadline).await
         })
     }
@@ -396,6 +410,9 @@ impl Remote for Network {
     fn try_send(&self, message: Outgoing) -> Result<(), Failure> {
         let peer = self.peer(message.to.node);
         let session = peer.and_then(|peer| peer.session()).ok_or_else(|| {
+            if self.is_past(message.to) {
+                return Failure::not_sent(Cause::NodeLost(message.to.node));
+            }
             let why = format!("no connection with node {} yet", message.to.node);
             Failure::not_sent(Cause::Unreachable(why))
         })?;
@@ -410,6 +427,9 @@ impl Remote for Network {
         if !self.keyring.role().may(Right::End) {
             let role = self.keyring.role();
             tracing::warn!(%actor, %role, "not ended: this node's role has no right to end others' actors");
+            return;
+        }
+        if self.is_past(actor) {
             return;
         }
         let peer = self.peer_or_new(actor.node);
@@ -456,6 +476,10 @@ impl Host for Network {
                 });
                 if let Some(replaced) = self.watched.insert(key, task.abort_handle()) {
                     replaced.abort();
+                }
+                // It may have ended before this frame of it was read.
+                if !session.is_live() {
+                    self.forget_watches(session);
                 }
             }
             Header::Unwatch { id } => {

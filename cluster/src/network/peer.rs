@@ -16,6 +16,7 @@ use tokio::{
     time::Instant,
 };
 
+use super::past::Lives;
 use crate::{
     membership::MemberId,
     transport::{
@@ -34,10 +35,7 @@ pub(crate) struct Peer {
 #[derive(Default)]
 struct State {
     addr: Option<SocketAddr>,
-    /// The latest life that is known.
-    incarnation: Incarnation,
-    /// The latest life that membership declared over.
-    lost: Option<Incarnation>,
+    lives: Lives,
     session: Option<Arc<Session>>,
     /// The latest session there was, for the dialer's greeting.
     latest_session: Option<u64>,
@@ -50,16 +48,13 @@ struct State {
     watches: HashMap<u64, (ActorAddr, oneshot::Sender<Down>)>,
     /// Actors that are to end, until they have: a request may meet no connection.
     ends: HashMap<ActorAddr, End>,
+    /// Nothing needed it when it was last looked at.
+    idle: bool,
 }
 
 impl State {
-    /// Whether membership declared a life over.
-    fn is_over(&self, life: Incarnation) -> bool {
-        self.lost.is_some_and(|lost| lost >= life)
-    }
-
     fn is_lost(&self) -> bool {
-        self.is_over(self.incarnation)
+        self.lives.is_over(self.lives.latest)
     }
 
     /// A session with whatever life of the node: membership's packets still pass.
@@ -70,7 +65,7 @@ impl State {
     /// A session with the latest life that is known: one with an earlier life is dead, though it
     /// may not show yet.
     fn live(&self) -> Option<&Arc<Session>> {
-        self.connected().filter(|session| session.peer.incarnation >= self.incarnation)
+        self.connected().filter(|session| session.peer.incarnation >= self.lives.latest)
     }
 
     /// All that belongs to lives up to `over` ends.
@@ -92,8 +87,34 @@ impl State {
 }
 
 impl Peer {
-    pub(crate) fn new(id: NodeId) -> Self {
-        Peer { id, state: Mutex::default(), changed: watch::Sender::new(()) }
+    pub(super) fn new(id: NodeId, lives: Lives) -> Self {
+        let state = State { lives, ..State::default() };
+        Peer { id, state: Mutex::new(state), changed: watch::Sender::new(()) }
+    }
+
+    /// What is to be known of it when it is forgotten.
+    pub(super) fn lives(&self) -> Lives {
+        self.state().lives
+    }
+
+    /// Whether nothing needs it now; what of it has ended goes.
+    pub(super) fn is_idle(&self) -> bool {
+        let mut state = self.state();
+        let ended = state.session.take_if(|session| !session.is_live());
+        state.watches.retain(|_, (_, sender)| !sender.is_closed());
+        let idle = state.session.is_none()
+            && !(state.dialing || state.maintained)
+            && state.watches.is_empty()
+            && state.ends.is_empty();
+        drop(state);
+        drop(ended);
+        idle
+    }
+
+    /// Whether nothing needs it now, nor when this was asked last.
+    pub(super) fn is_idle_again(&self) -> bool {
+        let idle = self.is_idle();
+        std::mem::replace(&mut self.state().idle, idle) && idle
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -123,7 +144,7 @@ impl Peer {
 
     pub(crate) fn is_known(&self) -> bool {
         let state = self.state();
-        state.addr.is_some() || state.lost.is_some()
+        state.addr.is_some() || state.lives.lost.is_some()
     }
 
     pub(crate) fn is_lost(&self) -> bool {
@@ -144,18 +165,18 @@ impl Peer {
     pub(crate) fn met(&self, member: MemberId) {
         let mut state = self.state();
         let mut gone = Vec::new();
-        if member.incarnation > state.incarnation {
+        if member.incarnation > state.lives.latest {
             let before = Incarnation(member.incarnation.0.saturating_sub(1));
             gone = state.end_lives(before);
-            state.incarnation = member.incarnation;
+            state.lives.latest = member.incarnation;
         }
-        if member.incarnation >= state.incarnation {
+        if member.incarnation >= state.lives.latest {
             state.addr = Some(member.addr);
         }
-        let back = state.is_over(member.incarnation);
+        let back = state.lives.is_over(member.incarnation);
         if back {
             // This node was cut off and wrong about it. The session was fenced: it begins anew.
-            state.lost = None;
+            state.lives.lost = None;
         }
         let fenced = state.session.take_if(|_| back);
         drop(state);
@@ -168,10 +189,10 @@ impl Peer {
     /// A life of this node is over.
     pub(crate) fn lost(&self, incarnation: Incarnation) {
         let mut state = self.state();
-        if state.is_over(incarnation) {
+        if state.lives.is_over(incarnation) {
             return;
         }
-        state.lost = Some(incarnation);
+        state.lives.lost = Some(incarnation);
         let gone = state.end_lives(incarnation);
         drop(state);
         self.tell_all(gone);
@@ -214,10 +235,10 @@ impl Peer {
     /// Whether a connection that the peer dialed is to be taken.
     pub(crate) fn admit(&self, hello: &Hello, me: NodeId) -> Result<(), Refusal> {
         let state = self.state();
-        if hello.record.incarnation < state.incarnation {
+        if hello.record.incarnation < state.lives.latest {
             return Err(Refusal::PastLife {
                 yours: hello.record.incarnation.0,
-                latest: state.incarnation.0,
+                latest: state.lives.latest.0,
             });
         }
         match state.connected() {
@@ -238,11 +259,11 @@ impl Peer {
         let mut state = self.state();
         let record = &session.peer;
         let mut gone = Vec::new();
-        if record.incarnation > state.incarnation {
+        if record.incarnation > state.lives.latest {
             let before = Incarnation(record.incarnation.0.saturating_sub(1));
             gone = state.end_lives(before);
         }
-        state.incarnation = state.incarnation.max(record.incarnation);
+        state.lives.latest = state.lives.latest.max(record.incarnation);
         state.addr = Some(record.addr);
         state.latest_session = Some(session.id);
         state.trouble = None;
@@ -311,7 +332,7 @@ impl Peer {
     /// Watches an actor of this node.
     pub(crate) fn watch(&self, id: u64, actor: ActorAddr, sender: oneshot::Sender<Down>) {
         let mut state = self.state();
-        if actor.incarnation < state.incarnation || state.is_over(actor.incarnation) {
+        if actor.incarnation < state.lives.latest || state.lives.is_over(actor.incarnation) {
             drop(state);
             let _ = sender.send(Down::NodeLost(self.id));
             return;
@@ -346,7 +367,7 @@ impl Peer {
     /// first request for it: then somebody has to say when it [has ended](Self::ended).
     pub(crate) fn end(&self, actor: ActorAddr, how: End) -> bool {
         let mut state = self.state();
-        if actor.incarnation < state.incarnation || state.is_over(actor.incarnation) {
+        if actor.incarnation < state.lives.latest || state.lives.is_over(actor.incarnation) {
             return false;
         }
         if let Some(session) = state.live() {

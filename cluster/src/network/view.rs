@@ -276,12 +276,21 @@ impl View {
         self.changed.subscribe()
     }
 
-    /// Forgets those that have been gone for longer than `after`.
-    pub(crate) fn forget_gone(&self, after: Duration) {
-        let now = Instant::now();
-        self.lock().retain(|_, entry| {
-            entry.gone_since.is_none_or(|since| now.duration_since(since) < after)
+    /// Forgets those that have been gone for longer than `after`, and of the others all but the
+    /// `most` that went last.
+    pub(crate) fn forget_gone(&self, now: Instant, after: Duration, most: usize) {
+        let mut members = self.lock();
+        members.retain(|_, entry| {
+            entry.gone_since.is_none_or(|since| now.saturating_duration_since(since) < after)
         });
+        let gone = members.iter().filter_map(|(id, entry)| Some((entry.gone_since?, *id)));
+        let mut gone: Vec<_> = gone.collect();
+        if gone.len() > most {
+            gone.sort_unstable();
+            for (_, id) in &gone[..gone.len() - most] {
+                members.remove(id);
+            }
+        }
     }
 
     /// Membership says that a member is up; `record` is what it has told about itself, if it has.
@@ -352,9 +361,39 @@ impl View {
         let Some(event) = entry.refresh() else { return };
         if entry.member.state.is_gone() {
             entry.gone_since = Some(Instant::now());
+            // The member says what is to be known of it.
+            entry.record = None;
         }
         let _ = self.events.send(event);
         drop(members);
         self.changed.send_replace(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_have_gone_are_shown_for_a_while_and_only_the_latest() {
+        let view = View::new();
+        let hour = Duration::from_secs(3600);
+        let member = |node| {
+            let addr = SocketAddr::from(([127, 0, 0, 1], 1));
+            MemberId::new(NodeId(node), Incarnation(1), addr)
+        };
+        let shown = || view.others().iter().map(|member| member.id.0).collect::<Vec<_>>();
+        for (node, standing) in [(5, Standing::Left), (1, Standing::Down), (3, Standing::Left)] {
+            view.up(member(node), None);
+            view.set(member(node), standing);
+        }
+        view.up(member(2), None);
+        let now = Instant::now();
+        view.forget_gone(now, hour, 3);
+        assert_eq!(shown(), [1, 2, 3, 5]);
+        view.forget_gone(now, hour, 2);
+        assert_eq!(shown(), [1, 2, 3], "the one that went first is forgotten first");
+        view.forget_gone(now + hour, hour, 2);
+        assert_eq!(shown(), [2]);
     }
 }

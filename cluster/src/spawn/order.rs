@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     host::end_with,
     message::{Abandon, Owner, Refusal, RequestId, Spawn},
+    requests::REMEMBERED,
 };
 use crate::{
     ClusterError, Node, NodeActor, Placement,
@@ -28,6 +29,8 @@ const LOST_ANSWER: Duration = Duration::from_secs(10);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// A node has so long to hear that a request is abandoned, before it is told again.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(10);
+/// A node that can't be reached is told for so long.
+const ABANDON_FOR: Duration = REMEMBERED;
 /// Who waits for a node that fits looks again when something has changed, at most this often, and
 /// at least this often.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -257,7 +260,8 @@ impl Drop for Unknown {
         let (there, request) = (self.there.clone(), self.request);
         self.system.env().spawner.spawn(async move {
             let mut pause = ASK_AGAIN;
-            loop {
+            let until = Instant::now() + ABANDON_FOR;
+            while Instant::now() < until {
                 let told = there.call_within(Abandon { request }, ABANDON_TIMEOUT).await;
                 match told.as_ref().map_err(CallError::cause) {
                     Ok(()) | Err(Cause::NodeLost(_)) => return,

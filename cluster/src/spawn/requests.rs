@@ -25,7 +25,7 @@ pub(super) const MOST_STARTING: usize = 4096;
 /// Most requests that are remembered when they are done.
 const MOST_DONE: usize = 8192;
 /// A request is remembered so long after it is done: longer than anyone asks again.
-const REMEMBERED: Duration = Duration::from_secs(600);
+pub(super) const REMEMBERED: Duration = Duration::from_secs(600);
 /// Most that wait for the same request: those of earlier connections have nobody behind them.
 const MOST_WAITING: usize = 8;
 

@@ -52,7 +52,7 @@ pub use footlight_runtime as runtime;
 pub mod prelude {
     pub use footlight_cluster::{
         ClusterEvent, Events, Group, Member, MemberState, Node, NodeArgs, NodeBuilder, Pick,
-        Placement,
+        Placement, SupervisorRef,
     };
     pub use footlight_runtime::{
         Actor, ActorRef, CallError, Cause, Context, DeferredHandler, Down, Error, Fate, Handler,

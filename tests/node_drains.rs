@@ -137,8 +137,9 @@ async fn the_children_of_a_node_that_drains_are_started_elsewhere() {
     sees_up(&seed, 3).await;
     let supervisor =
         seed.supervise(OneForOne::new()).child::<Probe>("probe", (), Placement::role("worker"));
-    let (supervisor, mut children) = soon(supervisor.start()).await.unwrap();
-    let first = supervisor.place("probe").unwrap();
+    let supervisor = soon(supervisor.start()).await.unwrap();
+    let mut children = soon(supervisor.events()).await.unwrap();
+    let first = soon(supervisor.place("probe")).await.unwrap().unwrap();
     let (node, other) = match &nodes {
         [one, two] if one.id == first.node => (one, two),
         [one, two] => (two, one),
@@ -146,7 +147,7 @@ async fn the_children_of_a_node_that_drains_are_started_elsewhere() {
     soon(seed.drain_node(node.id, None)).await.unwrap();
     let moved = soon(async {
         loop {
-            match children.recv().await.unwrap() {
+            match children.next().await.unwrap().unwrap() {
                 ChildEvent::Started { actor, .. } if actor != first => return actor,
                 _ => {}
             }
@@ -156,5 +157,5 @@ async fn the_children_of_a_node_that_drains_are_started_elsewhere() {
     assert_eq!(moved.node, other.id);
     let probe = ActorRef::<Probe>::at(moved, seed.system());
     assert_eq!(soon(probe.call(Where {})).await.unwrap().0, other.id);
-    soon(supervisor.stop()).await;
+    soon(supervisor.stop()).await.unwrap();
 }

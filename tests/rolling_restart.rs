@@ -50,20 +50,14 @@ async fn no_call_is_lost_or_handled_twice_while_every_node_is_restarted() {
     let often = OneForOne::new().at_most(10_000, Duration::from_secs(60)).backoff(quick);
     let supervisor = (0..TALLIES).fold(here.supervise(often), |supervisor, number| {
         let args = TallyArgs { name: number.to_string(), book: book.clone() };
-        let ids = ids.clone();
-        supervisor.child_with::<Tally>(number.to_string(), Restart::Permanent, move |starts| {
-            let mut order = ids.clone();
-            order.rotate_left((number + starts as usize) % ids.len());
-            (args.clone(), Placement::any_of(order))
-        })
+        let somewhere = Placement::any_of(ids.clone()).spread();
+        supervisor.child::<Tally>(number.to_string(), args, somewhere)
     });
-    let (supervisor, mut events) = soon(supervisor.start()).await.unwrap();
-    tokio::spawn(async move { while events.recv().await.is_some() {} });
+    let supervisor = soon(supervisor.start()).await.unwrap();
 
-    let supervisor = Arc::new(supervisor);
     let (numbers, stop) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
     let callers = (0..CALLERS).map(|_| {
-        let (supervisor, system) = (supervisor.clone(), here.system().clone());
+        let supervisor = supervisor.clone();
         let (numbers, stop) = (numbers.clone(), stop.clone());
         tokio::spawn(async move {
             let (mut calls, mut pace) = (Vec::new(), tokio::time::interval(PACE));
@@ -72,8 +66,7 @@ async fn no_call_is_lost_or_handled_twice_while_every_node_is_restarted() {
                 let number = numbers.fetch_add(1, Ordering::Relaxed);
                 let name = (number % TALLIES as u64).to_string();
                 // Between two places it is nowhere.
-                let Some(place) = supervisor.place(&name) else { continue };
-                let tally = ActorRef::<Tally>::at(place, &system);
+                let Ok(tally) = supervisor.child::<Tally>(&name).await else { continue };
                 calls.push(tokio::spawn(async move {
                     (number, call_tally(&tally, number, PATIENCE, GRACE).await)
                 }));

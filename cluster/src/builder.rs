@@ -38,6 +38,7 @@ use crate::{
     node_actor::{NODE_ACTOR, NodeActor},
     record::{Load, Record},
     resources::{Resources, detect},
+    supervise::Supervisor,
     transport::{
         endpoint::{Endpoint, EndpointSettings, Purpose as Carries},
         handshake::{NodeRecord, PROTOCOL_VERSION, Purpose},
@@ -91,6 +92,7 @@ impl NodeBuilder {
         LedgerActor::register(&mut types);
         NameKeeper::register(&mut types);
         GroupKeeper::register(&mut types);
+        Supervisor::register(&mut types);
         NodeBuilder {
             args,
             types,

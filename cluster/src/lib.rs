@@ -12,7 +12,7 @@
 //! * [`names`], [`singleton`]: what stands on it.
 //! * [`groups`]: actors under one name, for one of them or all; what stands on gossip alone.
 //! * [`placement`], [`resources`], [`spawn`]: where actors start, and what is reserved for them.
-//! * [`supervise`]: what is started again.
+//! * [`supervise`]: actors that keep other actors up, across nodes.
 //! * [`processes`]: a local cluster of operating-system processes.
 //!
 //! This room knows no model and no parameter: it carries actors.
@@ -60,3 +60,4 @@ pub use placement::Placement;
 pub use record::Load;
 pub use resources::{Gpu, Granted, Needs, Resources};
 pub use spawn::SpawnBuilder;
+pub use supervise::SupervisorRef;

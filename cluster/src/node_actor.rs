@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use footlight_runtime::{
-    Actor, ActorAddr, ActorId, ActorRef, Context, DeferredHandler, Handler, Message, NodeId,
+    Actor, ActorAddr, ActorId, ActorRef, Context, DeferredHandler, Down, Handler, Message, NodeId,
     ReplyTo, Result, System, id::Incarnation, registry::Types, telemetry::Counts,
 };
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use crate::{
     ledger::LedgerStatus,
     network::links::Link,
     network::view::Member,
-    spawn::{Abandon, Refusal, Spawn},
+    spawn::{Abandon, EndFor, EndOwned, Refusal, Spawn, end_for},
 };
 
 /// Every node's own actor has this number.
@@ -95,6 +95,8 @@ impl NodeActor {
         types.register_own::<NodeActor>(|node| {
             node.defers::<Spawn>()
                 .handles::<Abandon>()
+                .defers::<EndOwned>()
+                .defers::<EndFor>()
                 .handles::<Link>()
                 .handles::<AskStatus>()
                 .handles::<Drain>()
@@ -142,6 +144,24 @@ impl Handler<Abandon> for NodeActor {
         if let Some(node) = Node::of(context.system()) {
             node.host().abandon(context.system(), abandon.request);
         }
+    }
+}
+
+impl DeferredHandler<EndOwned> for NodeActor {
+    async fn handle(&mut self, end: EndOwned, reply: ReplyTo<()>, context: &Context<Self>) {
+        let system = context.system();
+        let Some(node) = Node::of(system) else { return };
+        let ended = node.host().end_owned(end.owner);
+        system.env().spawner.spawn(async move {
+            ended.await;
+            reply.send(());
+        });
+    }
+}
+
+impl DeferredHandler<EndFor> for NodeActor {
+    async fn handle(&mut self, end: EndFor, reply: ReplyTo<Down>, context: &Context<Self>) {
+        end_for(context.system(), end, reply);
     }
 }
 

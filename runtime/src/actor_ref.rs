@@ -50,7 +50,8 @@ impl<A: Actor> ActorRef<A> {
         self.addr
     }
 
-    pub(crate) fn system(&self) -> &System {
+    /// The node from which the actor is seen: that of the one who holds this.
+    pub fn system(&self) -> &System {
         &self.system
     }
 

@@ -15,10 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use footlight::{
     cluster::processes::ProcessSpec,
     prelude::*,
-    runtime::{
-        NodeId,
-        supervision::{Supervisor, strategy::Backoff},
-    },
+    runtime::{NodeId, supervision::strategy::Backoff},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -167,7 +164,7 @@ impl Run {
 }
 
 /// Starts the supervised actors, spread over the five.
-async fn supervise(here: &Node, ids: &[NodeId], book: PathBuf) -> Result<Supervisor> {
+async fn supervise(here: &Node, ids: &[NodeId], book: PathBuf) -> Result<SupervisorRef> {
     let quick = Backoff {
         first: Duration::from_millis(50),
         max: Duration::from_millis(500),
@@ -175,16 +172,10 @@ async fn supervise(here: &Node, ids: &[NodeId], book: PathBuf) -> Result<Supervi
     };
     let often = OneForOne::new().at_most(1_000_000, Duration::from_secs(60)).backoff(quick);
     let supervisor = (0..CHILDREN).fold(here.supervise(often), |supervisor, number| {
-        let (args, ids) = (TallyArgs { name: child(number), book: book.clone() }, ids.to_vec());
-        supervisor.child_with::<Tally>(child(number), Restart::Permanent, move |starts| {
-            let mut order = ids.clone();
-            order.rotate_left((number + starts as usize) % ids.len());
-            (args.clone(), Placement::any_of(order))
-        })
+        let args = TallyArgs { name: child(number), book: book.clone() };
+        supervisor.child::<Tally>(child(number), args, Placement::any_of(ids.to_vec()).spread())
     });
-    let (supervisor, mut events) = supervisor.start().await?;
-    tokio::spawn(async move { while events.recv().await.is_some() {} });
-    Ok(supervisor)
+    Ok(supervisor.start().await?)
 }
 
 fn child(number: usize) -> String {
@@ -273,7 +264,7 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
             seen.breaches.push(breach);
         }
     }
-    supervisor.stop().await;
+    supervisor.stop().await?;
     for number in 0..SINGLETONS {
         here.end_singleton(&singleton(number)).await?;
     }

@@ -14,6 +14,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 pub(crate) mod clock;
+mod diary;
 pub(crate) mod netns;
 mod probe;
 mod solo;
@@ -40,6 +41,7 @@ use footlight::{
 use tempfile::TempDir;
 use tracing_subscriber::EnvFilter;
 
+pub(crate) use diary::*;
 use netns::Host;
 pub(crate) use probe::*;
 pub(crate) use solo::*;
@@ -159,7 +161,8 @@ impl Cluster {
             .with(register)
             .with(register_solo)
             .with(register_tool)
-            .with(register_tally);
+            .with(register_tally)
+            .with(register_diary);
         if let Some(host) = &options.host {
             builder = builder.sockets(host.sockets());
         }
@@ -269,6 +272,7 @@ pub(crate) fn play_node() {
             .with(register_solo)
             .with(register_tool)
             .with(register_tally)
+            .with(register_diary)
             .join_timeout(LONG);
         if let Some(version) = given("TEST_VERSION") {
             builder = builder.protocol_version(version.parse().unwrap());

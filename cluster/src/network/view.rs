@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use footlight_runtime::{Incarnation, NodeId};
+use footlight_runtime::{Incarnation, NodeId, System};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{broadcast, watch},
@@ -17,6 +17,7 @@ use tokio::{
 
 use super::events::{ClusterEvent, Events};
 use crate::{
+    Node,
     groups::GroupPart,
     ledger::{LedgerView, Told, VOTER_ROLE},
     membership::MemberId,
@@ -146,6 +147,46 @@ impl Member {
     /// Whether actors may be placed there.
     pub fn is_up(&self) -> bool {
         self.state == MemberState::Up
+    }
+}
+
+/// Whether two members can't reach each other, as one of them tells.
+pub(crate) fn are_cut(members: &[Member], one: NodeId, other: NodeId) -> bool {
+    let tells = |from: NodeId, to: NodeId| {
+        members.iter().any(|member| member.id == from && member.unreachable.contains(&to))
+    };
+    tells(one, other) || tells(other, one)
+}
+
+/// Ready when this node and another one have been [cut](are_cut) from each other for so long. Never
+/// if the node ends before.
+pub(crate) async fn cut_between(system: &System, other: NodeId, patience: Duration) {
+    let Some(mut changes) = Node::of(system).map(|node| node.changes()) else {
+        return std::future::pending().await;
+    };
+    let mut since = None;
+    loop {
+        changes.mark_unchanged();
+        let cut = match Node::of(system) {
+            Some(node) => are_cut(&node.members(), node.id(), other),
+            None => return std::future::pending().await,
+        };
+        since = cut.then(|| since.unwrap_or_else(Instant::now));
+        let changed = match since {
+            Some(since) => {
+                // What comes from a peer may be too long to be added to anything.
+                let over = tokio::time::sleep(patience.saturating_sub(since.elapsed()));
+                tokio::select! {
+                    biased;
+                    changed = changes.changed() => changed,
+                    () = over => return,
+                }
+            }
+            None => changes.changed().await,
+        };
+        if changed.is_err() {
+            return std::future::pending().await;
+        }
     }
 }
 

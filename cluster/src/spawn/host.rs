@@ -6,12 +6,15 @@ use std::{
     time::Duration,
 };
 
-use footlight_runtime::{ActorAddr, ReplyTo, System, remote::End};
+use footlight_runtime::{
+    ActorAddr, Down, Error, ReplyTo, System, message::Fingerprint, remote::End,
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    message::{Owner, Refusal, RequestId, Spawn},
+    message::{EndFor, Owner, Refusal, RequestId, Spawn},
+    owned::{Belonging, Owned},
     requests::{Abandoned, Begin, Outcome, Requests},
 };
 use crate::{
@@ -20,13 +23,14 @@ use crate::{
 };
 
 /// An actor that is to end has so long to stop before it is killed.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What one node does for those who start actors on it.
 pub(crate) struct Host {
     network: Weak<Network>,
     pool: Arc<Shared>,
     asked: Mutex<Asked>,
+    owned: Arc<Owned>,
 }
 
 #[derive(Default)]
@@ -48,7 +52,12 @@ impl Host {
                 tracing::error!(%error, "what this node has left could not be told");
             }
         });
-        Host { network: Arc::downgrade(network), pool, asked: Mutex::default() }
+        Host {
+            network: Arc::downgrade(network),
+            pool,
+            asked: Mutex::default(),
+            owned: Arc::default(),
+        }
     }
 
     fn asked(&self) -> MutexGuard<'_, Asked> {
@@ -79,7 +88,7 @@ impl Host {
         let call_off = CancellationToken::new();
         asked.call_offs.insert(id, call_off.clone());
         drop(asked);
-        let (host, owner) = (self.clone(), spawn.owner);
+        let host = self.clone();
         // Starting may take its time (loading a model, say): others can be started meanwhile.
         let starting = system.clone();
         system.env().spawner.spawn(async move {
@@ -88,9 +97,6 @@ impl Host {
                 () = call_off.cancelled() => Err(Refusal::Abandoned),
                 outcome = host.start(&starting, spawn) => outcome,
             };
-            if let (Ok(actor), Some(owner)) = (&outcome, owner) {
-                end_with(&starting, *actor, owner);
-            }
             let mut asked = host.asked();
             asked.call_offs.remove(&id);
             let told = asked.requests.finish(Instant::now(), id, outcome.clone());
@@ -104,17 +110,30 @@ impl Host {
     }
 
     async fn start(&self, system: &System, spawn: Spawn) -> Outcome {
-        let Spawn { actor, args_shape, args, needs, .. } = spawn;
-        match system.catalog().actors.get(&actor) {
-            None => return Err(Refusal::UnknownType(actor)),
-            Some(shape) if *shape != args_shape => {
-                return Err(Refusal::OtherShape { actor, node: system.node() });
-            }
-            Some(_) => {}
-        }
+        let Spawn { actor, args_shape, args, needs, owner, .. } = spawn;
+        knows(system, &actor, args_shape)?;
+        let belonging = self.belongs_to(owner)?;
         let granted = self.admit(&needs)?;
         let started = system.spawn_by_name_with_claim(&actor, args, Some(granted)).await;
-        started.map_err(|error| Refusal::Failed(error.to_string()))
+        let started = started.map_err(|error| match error {
+            // Who asked names the type too.
+            Error::Start { why, .. } => Refusal::Failed(why),
+            error => Refusal::Failed(error.to_string()),
+        })?;
+        if let Some(belonging) = belonging {
+            belonging.started(system, started);
+        }
+        Ok(started)
+    }
+
+    /// An actor is about to be started for an owner, if it has one.
+    pub(super) fn belongs_to(&self, owner: Option<Owner>) -> Result<Option<Belonging>, Refusal> {
+        owner.map(|owner| self.owned.begin(owner)).transpose()
+    }
+
+    /// Ends what an owner has here; ready when nothing of it is left.
+    pub(crate) fn end_owned(&self, owner: ActorAddr) -> impl Future<Output = ()> + Send + use<> {
+        self.owned.end(owner)
     }
 
     /// Nobody waits for a request any more.
@@ -131,29 +150,45 @@ impl Host {
     }
 }
 
+/// Whether this node can host a type, with arguments of this shape.
+pub(crate) fn knows(system: &System, actor: &str, args: Fingerprint) -> Result<(), Refusal> {
+    match system.catalog().actors.get(actor) {
+        None => Err(Refusal::UnknownType(actor.to_owned())),
+        Some(shape) if *shape != args => {
+            Err(Refusal::OtherShape { actor: actor.to_owned(), node: system.node() })
+        }
+        Some(_) => Ok(()),
+    }
+}
+
 /// Stops an actor of this node; kills it if that takes too long.
 fn stop_or_kill(system: &System, actor: ActorAddr) {
-    system.end(actor, End::Stop);
-    let (watch, killer) = (system.watch(actor), system.clone());
-    system.env().spawner.spawn(async move {
-        if tokio::time::timeout(STOP_PATIENCE, watch).await.is_err() {
-            killer.end(actor, End::Kill);
-        }
+    let system = system.clone();
+    let stops = system.env().spawner.clone();
+    stops.spawn(async move {
+        end(&system, actor, STOP_PATIENCE).await;
     });
 }
 
-/// Sees to it that an actor of this node ends with its owner.
-pub(super) fn end_with(system: &System, actor: ActorAddr, owner: Owner) {
-    let (ended, owner_ended) = (system.watch(actor), system.watch(owner.actor));
-    let stops = system.clone();
-    system.env().spawner.spawn(async move {
-        tokio::select! {
-            biased;
-            _ = ended => {}
-            down = owner_ended => {
-                tracing::info!(%actor, owner = %owner.actor, %down, "stopped with its owner");
-                stop_or_kill(&stops, actor);
-            }
-        }
+/// Ends an actor, here or elsewhere, for another node; answers when it has ended.
+pub(crate) fn end_for(system: &System, end_for: EndFor, reply: ReplyTo<Down>) {
+    let system = system.clone();
+    let ends = system.env().spawner.clone();
+    ends.spawn(async move {
+        let EndFor { actor, stop_within } = end_for;
+        reply.send(end(&system, actor, stop_within).await);
     });
+}
+
+/// Stops an actor and kills it if that takes longer than `patience`; how it ended.
+pub(super) async fn end(system: &System, actor: ActorAddr, patience: Duration) -> Down {
+    let mut ended = system.watch(actor);
+    system.end(actor, End::Stop);
+    match tokio::time::timeout(patience, &mut ended).await {
+        Ok(down) => down,
+        Err(_) => {
+            system.end(actor, End::Kill);
+            ended.await
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use footlight_runtime::{ActorAddr, Message, NodeId, codec::Opaque, message::Fingerprint};
+use footlight_runtime::{ActorAddr, Down, Message, NodeId, codec::Opaque, message::Fingerprint};
 use serde::{Deserialize, Serialize};
 
 use crate::resources::{DoesNotFit, Needs};
@@ -20,6 +20,8 @@ pub struct Owner {
     /// The actor is stopped also when its node and the owner's have not reached each other for so
     /// long, though both are members.
     pub unreachable: Option<Duration>,
+    /// How long the actor has to stop before it is killed.
+    pub stop_within: Duration,
 }
 
 /// Start an actor on the node that receives this. A second time with the same request it starts
@@ -57,6 +59,34 @@ impl Message for Abandon {
     const NAME: &'static str = "cluster.abandon";
 }
 
+/// An actor has ended: end what it owned on the node that receives this. Answered when nothing of
+/// it is left there.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EndOwned {
+    /// The one that has ended.
+    pub owner: ActorAddr,
+}
+
+impl Message for EndOwned {
+    type Reply = ();
+    const NAME: &'static str = "cluster.end_owned";
+}
+
+/// End an actor of any node for the one who sends this and can't reach it. Answered when it has
+/// ended.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EndFor {
+    /// Which actor.
+    pub actor: ActorAddr,
+    /// How long it has to stop before it is killed.
+    pub stop_within: Duration,
+}
+
+impl Message for EndFor {
+    type Reply = Down;
+    const NAME: &'static str = "cluster.end_for";
+}
+
 /// Why a node does not start an actor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
@@ -84,6 +114,9 @@ pub enum Refusal {
     /// The actor's start said this.
     #[error("{0}")]
     Failed(String),
+    /// Its owner has ended.
+    #[error("its owner {0} has ended")]
+    OwnerEnded(ActorAddr),
     /// Nobody waits for it any more.
     #[error("the request was abandoned")]
     Abandoned,

@@ -14,6 +14,7 @@
 mod host;
 mod message;
 mod order;
+mod owned;
 mod requests;
 mod tally;
 
@@ -38,7 +39,9 @@ use crate::{
 };
 
 pub(crate) use host::Host;
-pub use message::{Abandon, Owner, Refusal, RequestId, Spawn};
+use host::STOP_PATIENCE;
+pub(crate) use host::{end_for, knows};
+pub use message::{Abandon, EndFor, EndOwned, Owner, Refusal, RequestId, Spawn};
 pub(crate) use order::{Order, What, start};
 pub(crate) use tally::Tally;
 
@@ -96,10 +99,24 @@ impl<'a, A: Actor> SpawnBuilder<'a, A> {
         self
     }
 
-    /// Its node stops it when the owner, on whatever node, has ended or was lost with its node.
-    /// Default: it lives on without the one who started it.
-    pub fn owned_by<B: Actor>(mut self, owner: &ActorRef<B>) -> Self {
-        self.order.owner = Some(Owner { actor: owner.addr(), unreachable: None });
+    /// Its node stops it when the owner, on whatever node, has ended or was lost with its node, and
+    /// kills it if it has not stopped 5 s later. Default: it lives on without the one who started it.
+    pub fn owned_by<B: Actor>(self, owner: &ActorRef<B>) -> Self {
+        self.owned_by_any(Some(owner.addr()))
+    }
+
+    /// The [owner](Self::owned_by) counts as lost also when its node and the actor's have not reached
+    /// each other for so long, though both are members. Default: only when its node is lost.
+    pub fn out_of_reach(mut self, patience: Duration) -> Self {
+        if let Some(owner) = &mut self.order.owner {
+            owner.unreachable = Some(patience);
+        }
+        self
+    }
+
+    pub(crate) fn owned_by_any(mut self, owner: Option<ActorAddr>) -> Self {
+        let ends_with = |actor| Owner { actor, unreachable: None, stop_within: STOP_PATIENCE };
+        self.order.owner = owner.map(ends_with);
         self
     }
 }

@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    host::end_with,
     message::{Abandon, Owner, Refusal, RequestId, Spawn},
     requests::REMEMBERED,
 };
@@ -155,9 +154,10 @@ async fn start_here(node: &Node, what: &mut dyn What, order: &Order) -> Attempt 
         Ok(granted) => granted,
         Err(refusal) => return Ok(Err(refusal.to_string())),
     };
+    let belonging = node.host().belongs_to(order.owner).map_err(ClusterError::from)?;
     let actor = what.start_here(node.system(), granted).await?;
-    if let Some(owner) = order.owner {
-        end_with(node.system(), actor, owner);
+    if let Some(belonging) = belonging {
+        belonging.started(node.system(), actor);
     }
     Ok(Ok(actor))
 }

@@ -22,7 +22,7 @@ use crate::{
     ledger::{OF_CLIENTS, OF_VOTERS},
     network::links::Link,
     node_actor::{AskStatus, Drain, FindActors},
-    spawn::{Abandon, Spawn},
+    spawn::{Abandon, EndFor, EndOwned, Spawn},
     transport::{frame::Header, handshake::Purpose},
 };
 
@@ -185,6 +185,8 @@ impl Needs {
             (AskActors::NAME, Right::Ask),
             (Spawn::NAME, Right::Spawn),
             (Abandon::NAME, Right::Spawn),
+            (EndOwned::NAME, Right::End),
+            (EndFor::NAME, Right::End),
             // Whoever links an actor can fail it.
             (Link::NAME, Right::End),
             // Whoever may send to actors may say where they are found.

@@ -1,12 +1,13 @@
 //! What a supervisor is told of a child, and what it tells.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::strategy::Restart;
-use crate::{Result, id::ActorAddr, watch::Down};
+use crate::{Error, Result, id::ActorAddr, watch::Down};
 
 /// One attempt to start a child.
 #[derive(Clone, Debug)]
@@ -22,7 +23,15 @@ pub struct Attempt {
 }
 
 pub(super) type Start = Arc<dyn Fn(Attempt) -> BoxFuture<'static, Result<ActorAddr>> + Send + Sync>;
-pub(super) type Lost = Arc<dyn Fn(ActorAddr) -> BoxFuture<'static, String> + Send + Sync>;
+/// How a child is given up.
+#[derive(Clone)]
+pub(super) struct Lost {
+    pub(super) when: Arc<dyn Fn(ActorAddr) -> BoxFuture<'static, ()> + Send + Sync>,
+    pub(super) end: Arc<dyn Fn(ActorAddr) -> BoxFuture<'static, String> + Send + Sync>,
+}
+
+/// A child that was told to stop has so long before it is killed, unless told otherwise.
+pub const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a child is started, and when it is started again.
 #[derive(Clone)]
@@ -31,6 +40,7 @@ pub struct ChildSpec {
     pub(super) restart: Restart,
     pub(super) start: Start,
     pub(super) lost: Option<Lost>,
+    pub(super) stop_within: Duration,
 }
 
 impl ChildSpec {
@@ -45,17 +55,33 @@ impl ChildSpec {
         F: Future<Output = Result<ActorAddr>> + Send + 'static,
     {
         let start: Start = Arc::new(move |attempt| start(attempt).boxed());
-        ChildSpec { name: name.into(), restart, start, lost: None }
+        ChildSpec { name: name.into(), restart, start, lost: None, stop_within: STOP_PATIENCE }
+    }
+
+    /// How long the child has to stop before it is killed. Default: [`STOP_PATIENCE`]. One that
+    /// supervises others needs the time of all of them.
+    pub fn stop_within(mut self, patience: Duration) -> Self {
+        self.stop_within = patience;
+        self
     }
 
     /// The child is given up where it is, and started anew, when `lost` is ready before its end is
-    /// told: its node is a member, but can't be reached, say. The text says why. What was given up
-    /// is told to stop as soon as that is possible.
-    pub fn lost_when<F>(mut self, lost: impl Fn(ActorAddr) -> F + Send + Sync + 'static) -> Self
+    /// told: its node is a member, but can't be reached, say. Then `end` sees to its end as far as
+    /// that is possible, and says why it was given up; the child counts as gone when that is ready.
+    /// Besides, it is told to stop as soon as it can be reached.
+    pub fn lost_when<F, E>(
+        mut self,
+        lost: impl Fn(ActorAddr) -> F + Send + Sync + 'static,
+        end: impl Fn(ActorAddr) -> E + Send + Sync + 'static,
+    ) -> Self
     where
-        F: Future<Output = String> + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+        E: Future<Output = String> + Send + 'static,
     {
-        self.lost = Some(Arc::new(move |actor| lost(actor).boxed()));
+        self.lost = Some(Lost {
+            when: Arc::new(move |actor| lost(actor).boxed()),
+            end: Arc::new(move |actor| end(actor).boxed()),
+        });
         self
     }
 }
@@ -69,8 +95,40 @@ impl fmt::Debug for ChildSpec {
     }
 }
 
+/// A child could not be added or taken away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChildError {
+    /// The name is taken.
+    #[error("two children are called `{0}`: give each a name of its own")]
+    Taken(String),
+    /// There is none of this name.
+    #[error("there is no child called `{0}`")]
+    Unknown(String),
+    /// It could not be started, and was not added.
+    #[error("the child `{child}` was not added: {why}")]
+    NotStarted {
+        /// Its name.
+        child: String,
+        /// What its start said.
+        why: String,
+    },
+    /// It was taken away before it was up.
+    #[error("the child `{0}` was taken away before it was up")]
+    Removed(String),
+    /// The supervisor has ended.
+    #[error("the supervisor has ended")]
+    Ended,
+}
+
+impl From<ChildError> for Error {
+    fn from(error: ChildError) -> Self {
+        Error::other(error)
+    }
+}
+
 /// What happened to a child, in order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ChildEvent {
     /// It is up.
@@ -109,7 +167,10 @@ pub enum ChildEvent {
     },
     /// The limits were exceeded: all children are stopped, and the supervisor ends.
     GaveUp {
-        /// Which limit, and which child's failure was one too many.
+        /// Which child's failure was one too many, how it failed, and the limit.
         why: String,
     },
+    /// The listener was slower than the supervisor: so many events before the next one are lost to
+    /// it.
+    Missed(u64),
 }

@@ -6,7 +6,7 @@ mod run;
 pub mod strategy;
 pub mod supervisor;
 
-pub use child::{Attempt, ChildEvent, ChildSpec};
+pub use child::{Attempt, ChildError, ChildEvent, ChildSpec, STOP_PATIENCE};
 pub use strategy::{
     Action, Backoff, Ending, Intensity, OneForAll, OneForOne, RestForOne, Restart, Restarts,
     Strategy, Supervision, TooManyRestarts,

@@ -1,6 +1,10 @@
 //! The loop of one supervisor: tells [`Restarts`] what happened and does what it says.
 
-use std::{collections::BTreeMap, panic::AssertUnwindSafe, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    panic::AssertUnwindSafe,
+    time::Duration,
+};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
@@ -10,14 +14,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    child::{Attempt, ChildEvent, ChildSpec},
-    strategy::{Action, Ending, Restart, Restarts},
-    supervisor::{Outcome, Place, Places, two_of_one_name},
+    child::{Attempt, ChildError, ChildEvent, ChildSpec, STOP_PATIENCE},
+    strategy::{Action, Ending, Restart, Restarts, TooManyRestarts},
+    supervisor::{Outcome, Place, Places},
 };
 use crate::{Error, Result, System, context::panic_text, id::ActorAddr, remote::End, watch::Down};
 
-/// Children that were told to stop have so long before they are killed.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// A child that was killed has so long to be gone before the next one is stopped: one that never
+/// awaits can't be killed, nor can one whose node is out of reach.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) enum FirstStart {
     Pending,
@@ -27,9 +32,10 @@ pub(super) enum FirstStart {
 
 /// What a running supervisor is asked for.
 pub(super) enum Command {
-    Add(ChildSpec, oneshot::Sender<Result<()>>),
+    /// Answered when the child is up, or could not be started.
+    Add(ChildSpec, oneshot::Sender<Result<ActorAddr, ChildError>>),
     /// Answered when the child has ended.
-    Remove(String, oneshot::Sender<Result<()>>),
+    Remove(String, oneshot::Sender<Result<(), ChildError>>),
 }
 
 struct State {
@@ -44,8 +50,14 @@ struct State {
     doomed: bool,
     /// It was up, or failed to start and is not tried again.
     tried: bool,
-    /// It is no longer wanted; told when it is down.
-    removed: Vec<oneshot::Sender<Result<()>>>,
+    /// It was added, and is up for nobody yet: told what becomes of its first start.
+    added: Option<oneshot::Sender<Result<ActorAddr, ChildError>>>,
+    /// It is no longer wanted.
+    removed: bool,
+    /// Told when it is down.
+    removers: Vec<oneshot::Sender<Result<(), ChildError>>>,
+    /// How it ended, or why it could not be started, the last time.
+    last: String,
 }
 
 impl State {
@@ -58,7 +70,10 @@ impl State {
             was_up: false,
             doomed: false,
             tried: false,
-            removed: Vec::new(),
+            added: None,
+            removed: false,
+            removers: Vec::new(),
+            last: String::new(),
         }
     }
 }
@@ -83,6 +98,10 @@ pub(super) struct Run {
     up: watch::Sender<FirstStart>,
     starting: FuturesUnordered<Starting>,
     watches: FuturesUnordered<Watching>,
+    /// Children that are to stop, and the one whose end is awaited now: each is told when the one
+    /// behind it is down.
+    to_stop: BTreeSet<usize>,
+    stopping: Option<usize>,
     /// Ready when a child that was told to stop has had its time.
     patience: FuturesUnordered<Stopping>,
     /// Why the supervisor gave up.
@@ -107,6 +126,8 @@ impl Run {
             up,
             starting: FuturesUnordered::new(),
             watches: FuturesUnordered::new(),
+            to_stop: BTreeSet::new(),
+            stopping: None,
             patience: FuturesUnordered::new(),
             outcome: Ok(()),
         }
@@ -161,25 +182,29 @@ impl Run {
         match command {
             Command::Add(spec, done) => {
                 if self.places.has(&spec.name) {
-                    let _ = done.send(Err(two_of_one_name(&spec.name)));
+                    let _ = done.send(Err(ChildError::Taken(spec.name)));
                     return;
                 }
                 let (index, actions) = self.restarts.add(spec.restart);
                 self.places.lock().insert(index, Place { name: spec.name.clone(), actor: None });
-                self.children.insert(index, State::new(spec));
-                let _ = done.send(Ok(()));
+                let child = State { added: Some(done), ..State::new(spec) };
+                self.children.insert(index, child);
                 self.perform(actions);
             }
             Command::Remove(name, done) => {
                 let found = self.children.iter_mut().find(|(_, child)| child.spec.name == name);
                 let Some((&index, child)) = found else {
-                    let why = format!("there is no child called `{name}`");
-                    let _ = done.send(Err(Error::other(why)));
+                    let _ = done.send(Err(ChildError::Unknown(name)));
                     return;
                 };
-                child.removed.push(done);
+                child.removed = true;
+                child.removers.push(done);
                 let actions = self.restarts.remove(index);
-                self.perform(actions);
+                // It waits for no other one.
+                match actions[..] {
+                    [Action::Stop(index)] => self.tell_to_stop(index),
+                    _ => self.perform(actions),
+                }
                 self.forget_removed(index);
             }
         }
@@ -187,12 +212,15 @@ impl Run {
 
     /// Forgets a child that was removed and is down.
     fn forget_removed(&mut self, index: usize) {
-        let gone = |child: &State| !child.removed.is_empty() && !self.restarts.knows(index);
+        let gone = |child: &State| child.removed && !self.restarts.knows(index);
         if self.children.get(&index).is_some_and(gone)
             && let Some(child) = self.children.remove(&index)
         {
             self.places.lock().remove(&index);
-            child.removed.into_iter().for_each(|done| drop(done.send(Ok(()))));
+            child.removers.into_iter().for_each(|done| drop(done.send(Ok(()))));
+            if let Some(adder) = child.added {
+                let _ = adder.send(Err(ChildError::Removed(child.spec.name)));
+            }
             self.tell_if_all_tried();
         }
     }
@@ -207,11 +235,14 @@ impl Run {
                 child.tried = true;
                 child.was_up = true;
                 let doomed = std::mem::take(&mut child.doomed);
+                if let Some(adder) = child.added.take_if(|_| !child.removed) {
+                    let _ = adder.send(Ok(actor));
+                }
                 self.set_place(index, Some(actor));
                 self.watch(index, actor);
                 self.tell(ChildEvent::Started { child: name, actor, starts });
                 if doomed {
-                    self.stop(index, actor);
+                    self.to_stop.insert(index);
                 }
                 self.restarts.child_started(Instant::now(), index)
             }
@@ -221,12 +252,16 @@ impl Run {
                 child.tried |= child.spec.restart == Restart::Temporary;
                 let why = error.to_string();
                 tracing::warn!(child = name, why, "a child could not be started");
+                child.last = why.clone();
+                let adder = child.added.take();
+                // What never was up is no failure of those that are.
+                child.removed |= adder.is_some();
                 self.tell(ChildEvent::StartFailed { child: name.clone(), why: why.clone() });
-                let actions = self.restarts.start_failed(Instant::now(), index);
-                if self.restarts.has_given_up() {
-                    self.settle(FirstStart::Failed(format!("{name}: {why}")));
+                if let Some(adder) = adder {
+                    let _ = self.restarts.remove(index);
+                    let _ = adder.send(Err(ChildError::NotStarted { child: name, why }));
                 }
-                actions
+                self.restarts.start_failed(Instant::now(), index)
             }
         };
         self.tell_if_all_tried();
@@ -270,7 +305,7 @@ impl Run {
                 let gone = tokio::select! {
                     biased;
                     down = watch => Gone::Ended(down),
-                    why = lost(actor) => Gone::Lost(why),
+                    () = (lost.when)(actor) => Gone::Lost((lost.end)(actor).await),
                 };
                 (index, actor, gone)
             }
@@ -280,7 +315,12 @@ impl Run {
 
     fn stop(&mut self, index: usize, actor: ActorAddr) {
         self.system.end(actor, End::Stop);
-        self.patience.push(tokio::time::sleep(STOP_PATIENCE).map(move |()| (index, actor)).boxed());
+        let within = self.stop_within(index);
+        self.patience.push(tokio::time::sleep(within).map(move |()| (index, actor)).boxed());
+    }
+
+    fn stop_within(&self, index: usize) -> Duration {
+        self.children.get(&index).map_or(STOP_PATIENCE, |child| child.spec.stop_within)
     }
 
     /// Others of its group wait for the end of a child that does not stop.
@@ -300,9 +340,13 @@ impl Run {
     }
 
     fn note_gone(&mut self, index: usize, actor: ActorAddr, gone: Gone) -> Ending {
-        let child = self.children.get(&index);
-        let child = child.map(|child| child.spec.name.clone()).unwrap_or_default();
         self.set_place(index, None);
+        let Some(state) = self.children.get_mut(&index) else { return Ending::Failed };
+        let child = state.spec.name.clone();
+        state.last = match &gone {
+            Gone::Ended(down) => down.to_string(),
+            Gone::Lost(why) => why.clone(),
+        };
         match gone {
             Gone::Ended(down) => {
                 tracing::info!(child, %actor, %down, "a child ended");
@@ -327,27 +371,54 @@ impl Run {
     fn perform(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Stop(index) => {
-                    let Some(child) = self.children.get_mut(&index) else { continue };
-                    match child.actor {
-                        Some(actor) => self.stop(index, actor),
-                        None => {
-                            child.doomed = true;
-                            child.call_off.cancel();
-                        }
-                    }
-                }
+                // One that is not up has nothing to stop: there is nothing to wait for.
+                Action::Stop(index) if !self.is_up(index) => self.tell_to_stop(index),
+                Action::Stop(index) => drop(self.to_stop.insert(index)),
                 Action::StartAfter { index, delay } => self.start_after(index, delay),
                 Action::Escalate { reason } => {
-                    let child = self.children.get(&reason.child);
-                    let child = child.map(|child| child.spec.name.as_str()).unwrap_or_default();
-                    let why = format!("{child}: {reason}");
+                    let TooManyRestarts { child, max, within } = reason;
+                    let child = self.children.get(&child);
+                    let (name, last) = child
+                        .map(|child| (child.spec.name.as_str(), child.last.as_str()))
+                        .unwrap_or_default();
+                    // The cause comes last: of a supervisor that gave up it is such a text again.
+                    let why = format!(
+                        "gave up on `{name}` (at most {max} restarts in {within:?}): {last}"
+                    );
                     tracing::error!(why, "a supervisor gives up");
                     self.outcome = Err(why.clone());
+                    self.settle(FirstStart::Failed(why.clone()));
                     self.tell(ChildEvent::GaveUp { why });
                 }
             }
         }
+        self.stop_next();
+    }
+
+    /// Tells the last one to stop of those that are to, once the one before it is down.
+    fn stop_next(&mut self) {
+        while self.stopping.is_none_or(|index| !self.restarts.is_stopping(index)) {
+            self.stopping = self.to_stop.pop_last();
+            let Some(index) = self.stopping else { return };
+            if self.restarts.is_stopping(index) {
+                self.tell_to_stop(index);
+            }
+        }
+    }
+
+    fn tell_to_stop(&mut self, index: usize) {
+        let Some(child) = self.children.get_mut(&index) else { return };
+        match child.actor {
+            Some(actor) => self.stop(index, actor),
+            None => {
+                child.doomed = true;
+                child.call_off.cancel();
+            }
+        }
+    }
+
+    fn is_up(&self, index: usize) -> bool {
+        self.children.get(&index).is_some_and(|child| child.actor.is_some())
     }
 
     fn start_after(&mut self, index: usize, delay: Duration) {
@@ -392,22 +463,25 @@ impl Run {
         }
         let order: Vec<usize> = self.children.keys().rev().copied().collect();
         for index in order {
-            let up = |run: &Run| run.children.get(&index).and_then(|child| child.actor);
-            let Some(actor) = up(self) else { continue };
+            let up = self.children.get(&index).and_then(|child| child.actor);
+            let Some(actor) = up else { continue };
             self.system.end(actor, End::Stop);
-            let ended = async {
-                while up(self).is_some() {
-                    let Some((index, actor, gone)) = self.watches.next().await else { return };
-                    self.note_gone(index, actor, gone);
-                }
-            };
-            if tokio::time::timeout(STOP_PATIENCE, ended).await.is_err() {
+            let patience = self.stop_within(index);
+            if tokio::time::timeout(patience, self.until_down(index)).await.is_err() {
                 self.system.end(actor, End::Kill);
+                let _ = tokio::time::timeout(KILL_PATIENCE, self.until_down(index)).await;
             }
         }
         // Those who wait for the end of a child that they took away.
         for child in self.children.values_mut() {
-            child.removed.drain(..).for_each(|done| drop(done.send(Ok(()))));
+            child.removers.drain(..).for_each(|done| drop(done.send(Ok(()))));
+        }
+    }
+
+    async fn until_down(&mut self, index: usize) {
+        while self.is_up(index) {
+            let Some((index, actor, gone)) = self.watches.next().await else { return };
+            self.note_gone(index, actor, gone);
         }
     }
 }

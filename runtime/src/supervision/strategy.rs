@@ -15,8 +15,8 @@
 //!   that nothing is done any more. A group's restart counts once.
 //! - **SV-3** One-for-one touches the failed child only. One-for-all restarts every child,
 //!   rest-for-one the failed child and those specified after it.
-//! - **SV-4** Children of a group are stopped in reverse order of the specification. None is started
-//!   before all that were told to stop are down.
+//! - **SV-4** Children of a group are stopped in reverse order of the specification, each after the
+//!   one behind it is down. None is started before all that were told to stop are down.
 //! - **SV-5** Children of a group are started in the order of the specification, each after the one
 //!   before it is up, also the first time. One-for-one's children don't depend on one another: they
 //!   are started at once.
@@ -67,7 +67,7 @@ pub enum Ending {
 #[derive(Clone, PartialEq, Debug)]
 pub enum Action {
     /// See to it that this child is down: stop it if it's up, and if it isn't up yet, call off its
-    /// start or stop it as soon as it is. Then report [`Restarts::child_down`], once.
+    /// start or stop it as soon as it is; of several, the last one first. Then report [`Restarts::child_down`], once.
     Stop(usize),
     /// Start this child after a delay; report [`Restarts::child_started`] or
     /// [`Restarts::start_failed`].
@@ -274,6 +274,11 @@ impl Restarts {
     /// Whether there is such a child: one that was removed is none any more once it is down.
     pub fn knows(&self, index: usize) -> bool {
         self.children.contains_key(&index)
+    }
+
+    /// Whether a child was told to stop and is not down yet.
+    pub fn is_stopping(&self, index: usize) -> bool {
+        self.children.get(&index).is_some_and(|child| child.phase == Phase::Stopping)
     }
 
     fn ended(&mut self, now: Instant, index: usize, how: Ending) -> Vec<Action> {

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    child::{ChildEvent, ChildSpec},
+    child::{ChildError, ChildEvent, ChildSpec},
     run::{Command, FirstStart, Run},
     strategy::{Restarts, Supervision},
 };
@@ -78,7 +78,7 @@ impl Supervisor {
         let places = Places::default();
         for (index, child) in children.iter().enumerate() {
             if places.has(&child.name) {
-                return Err(two_of_one_name(&child.name));
+                return Err(ChildError::Taken(child.name.clone()).into());
             }
             let place = Place { name: child.name.clone(), actor: None };
             places.lock().insert(index, place);
@@ -102,12 +102,20 @@ impl Supervisor {
             let outcome = run.run(stop, commanded, supervision.stays).await;
             end.send_replace(Some(outcome));
         });
-        let outcome = all_up.wait_for(|state| !matches!(state, FirstStart::Pending)).await;
-        match outcome.as_deref() {
-            Ok(FirstStart::Failed(why)) => Err(Error::other(why.clone())),
-            Ok(_) => Ok(supervisor),
-            Err(_) => Err(Error::other("the node ended while children were being started")),
-        }
+        let failed = {
+            let outcome = all_up.wait_for(|state| !matches!(state, FirstStart::Pending)).await;
+            match outcome.as_deref() {
+                Ok(FirstStart::Failed(why)) => why.clone(),
+                Ok(_) => return Ok(supervisor),
+                Err(_) => {
+                    let why = "the node ended while children were being started";
+                    return Err(Error::other(why));
+                }
+            }
+        };
+        // Whoever tries again finds none of them left.
+        let _ = supervisor.ended().await;
+        Err(Error::other(failed))
     }
 
     /// Where a child is now; `None` while it is not up.
@@ -120,11 +128,15 @@ impl Supervisor {
         self.places.clone()
     }
 
-    /// Adds a child behind all others and begins to start it; it is told of as any other.
+    /// Adds a child behind all others and waits until it is up.
     ///
     /// # Errors
-    /// If there is a child of this name, or the supervisor has ended.
-    pub fn add(&self, child: ChildSpec) -> impl Future<Output = Result<()>> + Send + use<> {
+    /// If there is a child of this name, or the supervisor has ended; or if its start fails: then it
+    /// is not added, and that counts as nobody's failure.
+    pub fn add(
+        &self,
+        child: ChildSpec,
+    ) -> impl Future<Output = Result<ActorAddr, ChildError>> + Send + use<> {
         self.command(move |done| Command::Add(child, done))
     }
 
@@ -132,21 +144,25 @@ impl Supervisor {
     ///
     /// # Errors
     /// If there is no child of this name, or the supervisor has ended.
-    pub fn remove(&self, child: &str) -> impl Future<Output = Result<()>> + Send + use<> {
+    pub fn remove(
+        &self,
+        child: &str,
+    ) -> impl Future<Output = Result<(), ChildError>> + Send + use<> {
         let child = child.to_owned();
         self.command(move |done| Command::Remove(child, done))
     }
 
-    fn command<F>(&self, command: F) -> impl Future<Output = Result<()>> + Send + use<F>
+    fn command<R, F>(
+        &self,
+        command: F,
+    ) -> impl Future<Output = Result<R, ChildError>> + Send + use<R, F>
     where
-        F: FnOnce(oneshot::Sender<Result<()>>) -> Command,
+        R: Send,
+        F: FnOnce(oneshot::Sender<Result<R, ChildError>>) -> Command,
     {
         let (done, outcome) = oneshot::channel();
         let _ = self.commands.send(command(done));
-        async move {
-            let ended = || Err(Error::other("the supervisor has ended"));
-            outcome.await.unwrap_or_else(|_| ended())
-        }
+        async move { outcome.await.unwrap_or(Err(ChildError::Ended)) }
     }
 
     /// Stops the children, the last one first, and waits until they have ended.
@@ -170,10 +186,6 @@ impl Supervisor {
             }
         }
     }
-}
-
-pub(super) fn two_of_one_name(name: &str) -> Error {
-    Error::other(format!("two children are called `{name}`: give each a name of its own"))
 }
 
 impl Drop for Supervisor {

@@ -81,7 +81,8 @@ async fn next(events: &mut Events) -> String {
         ChildEvent::Down { child, down, .. } => format!("down {child} {down}"),
         ChildEvent::StartFailed { child, why } => format!("failed {child} {why}"),
         ChildEvent::Abandoned { child, why, .. } => format!("abandoned {child} {why}"),
-        ChildEvent::GaveUp { why } => format!("gave up {why}"),
+        ChildEvent::GaveUp { why } => why,
+        ChildEvent::Missed(_) => unreachable!("the supervisor itself waits for nobody"),
     }
 }
 
@@ -146,10 +147,10 @@ async fn past_the_limit_all_are_stopped_and_the_supervisor_ends() {
     make_panic(&system, &supervisor, "a").await;
     assert_eq!(next(&mut events).await, "down a panicked: on purpose");
     let gave_up = next(&mut events).await;
-    assert!(gave_up.starts_with("gave up a: "), "{gave_up}");
+    assert_eq!(gave_up, "gave up on `a` (at most 1 restarts in 20s): panicked: on purpose");
     assert_eq!(next(&mut events).await, "down b stopped");
     let outcome = tokio::time::timeout(LONG, supervisor.ended()).await.unwrap();
-    assert!(outcome.unwrap_err().to_string().starts_with("a: child 0 failed after 1 restarts"));
+    assert_eq!(outcome.unwrap_err().to_string(), gave_up);
     assert!(events.recv().await.is_none());
     assert!(system.census().is_empty());
 }
@@ -193,8 +194,8 @@ async fn children_that_cannot_be_started_are_an_error_of_the_start_that_says_why
     let limits = quick(OneForOne::new().at_most(2, LONG));
     let children = vec![child(&system, "a", Restart::Permanent), broken];
     let error = Supervisor::start(&system, limits, children, tell).await.unwrap_err();
-    assert!(error.to_string().contains("broken: "), "{error}");
-    assert!(error.to_string().contains("there is no data"), "{error}");
+    assert!(error.to_string().starts_with("gave up on `broken` "), "{error}");
+    assert!(error.to_string().ends_with(": there is no data"), "{error}");
     while tokio::time::timeout(LONG, events.recv()).await.unwrap().is_some() {}
     assert!(system.census().is_empty(), "those that were up have been stopped");
 }
@@ -352,7 +353,7 @@ async fn a_supervisor_that_gives_up_waits_for_no_back_off() {
     assert_eq!(next(&mut events).await, "down a panicked: on purpose");
     make_panic(&system, &supervisor, "b").await;
     assert_eq!(next(&mut events).await, "down b panicked: on purpose");
-    assert!(next(&mut events).await.starts_with("gave up b: "));
+    assert!(next(&mut events).await.starts_with("gave up on `b` "));
     tokio::time::timeout(wait / 2, supervisor.ended()).await.expect("at once").unwrap_err();
     assert!(events.recv().await.is_none(), "a was not started again");
 }
@@ -398,6 +399,60 @@ async fn a_child_can_be_added_and_taken_away() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_added_is_told_and_harms_nobody() {
+    let system = system().await;
+    let limits = OneForAll::new().at_most(0, LONG);
+    let (supervisor, mut events) = start(&system, limits, &["a"]).await;
+    let broken = || {
+        ChildSpec::new("broken", Restart::Permanent, |_| async {
+            Err(Error::other("there is no data"))
+        })
+    };
+    for _ in 0..2 {
+        let error = supervisor.add(broken()).await.unwrap_err();
+        assert_eq!(error.to_string(), "the child `broken` was not added: there is no data");
+        assert_eq!(next(&mut events).await, "failed broken there is no data");
+    }
+    assert_eq!(supervisor.places().all().len(), 1);
+    let added = supervisor.add(child(&system, "b", Restart::Permanent)).await.unwrap();
+    assert_eq!(supervisor.place("b"), Some(added));
+    assert_eq!(next(&mut events).await, "started b 0");
+    supervisor.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_has_the_time_to_stop_that_it_was_given() {
+    let system = system().await;
+    for (within, how) in [(Duration::from_secs(2), "killed"), (Duration::MAX, "stopped")] {
+        let (tell, mut events) = mpsc::unbounded_channel();
+        let slow = child(&system, "slow", Restart::Permanent).stop_within(within);
+        let supervisor =
+            Supervisor::start(&system, OneForOne::new(), vec![slow], tell).await.unwrap();
+        assert!(next(&mut events).await.starts_with("started"));
+        let at = ActorRef::<Child>::at(supervisor.place("slow").unwrap(), &system);
+        at.cast(Rest(Duration::from_secs(30))).await.unwrap();
+        let asked = Instant::now();
+        supervisor.stop().await;
+        assert_eq!(next(&mut events).await, format!("down slow {how}"));
+        assert!(asked.elapsed() >= within.min(Duration::from_secs(29)), "{:?}", asked.elapsed());
+    }
+}
+
+/// Takes so long.
+#[derive(Serialize, Deserialize)]
+struct Rest(Duration);
+impl Message for Rest {
+    type Reply = ();
+    const NAME: &'static str = "test.rest";
+}
+
+impl Handler<Rest> for Child {
+    async fn handle(&mut self, rest: Rest, _: &Context<Self>) {
+        tokio::time::sleep(rest.0).await;
+    }
+}
+
+#[tokio::test]
 async fn a_supervisor_that_stays_may_have_no_child() {
     let system = system().await;
     let (supervisor, mut events) = start(&system, OneForOne::new().stays(), &[]).await;
@@ -424,10 +479,10 @@ async fn two_children_of_one_name_are_refused() {
 async fn a_child_that_is_given_up_is_told_to_stop_and_started_anew() {
     let system = system().await;
     let (tell, mut events) = mpsc::unbounded_channel();
-    let lost = child(&system, "a", Restart::Permanent).lost_when(|_| async {
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        "nobody hears of it".to_owned()
-    });
+    let lost = child(&system, "a", Restart::Permanent).lost_when(
+        |_| tokio::time::sleep(Duration::from_secs(3)),
+        |_| async { "nobody hears of it".to_owned() },
+    );
     let supervision = quick(OneForOne::new());
     let supervisor = Supervisor::start(&system, supervision, vec![lost], tell).await.unwrap();
     let first = supervisor.place("a").unwrap();
@@ -452,11 +507,14 @@ async fn a_start_that_only_waits_is_called_off() {
     let supervision = quick(OneForOne::new());
     let supervisor = Supervisor::start(&system, supervision, children, tell).await.unwrap();
     assert_eq!(next(&mut events).await, "started a 0");
-    supervisor.add(waiting.clone()).await.unwrap();
     let asked = Instant::now();
-    supervisor.remove("waits").await.unwrap();
-    supervisor.add(waiting).await.unwrap();
+    let (added, removed) =
+        tokio::join!(supervisor.add(waiting.clone()), supervisor.remove("waits"));
+    assert_eq!(added, Err(ChildError::Removed("waits".to_owned())));
+    assert_eq!(removed, Ok(()));
+    let added = supervisor.add(waiting);
     supervisor.stop().await;
+    assert_eq!(added.await, Err(ChildError::Ended));
     assert_eq!(asked.elapsed(), Duration::ZERO);
     assert_eq!(next(&mut events).await, "down a stopped", "a start called off has not failed");
 }

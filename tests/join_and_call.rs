@@ -86,3 +86,31 @@ async fn a_node_asked_to_end_leaves() {
     node.process.wait_line("left", LONG).await.unwrap();
     assert!(node.process.wait(LONG).await.unwrap().success());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_connect_with_each_other_at_once_lose_no_call() {
+    let cluster = Cluster::new();
+    let first = cluster.here(Options::default()).await;
+    let second = cluster.here(Options::join(first.addr())).await;
+    let third = cluster.here(Options::join(first.addr())).await;
+    sees_up(&first, 3).await;
+    let standing = [&first, &second, &third];
+    for _ in 0..40 {
+        // It calls all three, while those who hear of it from another call it.
+        let seeds = standing.map(Node::addr).to_vec();
+        let guest = cluster.here(Options { seeds, ..Options::default() }).await;
+        sees_up(&guest, 4).await;
+        for node in standing {
+            let there = Placement::node(node.id());
+            let probe = soon(guest.spawn::<Probe>(()).on(there)).await.unwrap();
+            assert_eq!(soon(probe.call(Where {})).await.unwrap().0, node.id());
+            let back = ActorRef::<Probe>::at(
+                soon(node.spawn::<Probe>(())).await.unwrap().addr(),
+                guest.system(),
+            );
+            assert_eq!(soon(back.call(Where {})).await.unwrap().0, node.id());
+        }
+        soon(guest.leave()).await.unwrap();
+        sees_up(&first, 3).await;
+    }
+}

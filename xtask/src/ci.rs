@@ -17,7 +17,7 @@ pub(crate) struct Options {}
 
 type Step = (&'static str, fn() -> Result<()>);
 
-/// What is quick to fail comes first. All steps but the documentation share one profile, and so their builds.
+/// What is quick to fail comes first. All steps but the demo share one profile, and so their builds.
 const STEPS: &[Step] = &[
     ("set-up", || setup::prepare(None, dataset::Name::default(), None).map(drop)),
     ("format", || cargo(&["fmt", "--all", "--check"])),

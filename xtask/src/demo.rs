@@ -2,7 +2,6 @@
 
 use crate::dataset::Name;
 use crate::setup::{self, FlavourOptions};
-use crate::test::PROFILE;
 use crate::{command, paths};
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
@@ -89,14 +88,8 @@ pub(crate) fn prepare(options: &Options) -> Result<Command> {
         .context("no current directory")?;
     let wish = options.flavour.wish();
     let ready = setup::prepare(wish, options.dataset, own)?;
-    // The whole workspace decides on the features of what is shared, as in the tests: without that, each of the two
-    // would compile the packages below anew.
-    command::openly(command::cargo().args([
-        "build",
-        PROFILE,
-        "--workspace",
-        "--example=image_classification",
-    ]))?;
+    let build = ["build", "--release", "--package=footlight", "--example=image_classification"];
+    command::openly(command::cargo().args(build))?;
     let mut job = Command::new(target_directory()?.join("release/examples/image_classification"));
     job.current_dir(paths::root())
         .arg("--data")

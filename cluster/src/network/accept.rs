@@ -15,6 +15,7 @@ use tokio::{
 use super::{
     Network,
     dial::{AFTER_YOU, CONNECT_TIMEOUT, established, explain, host},
+    peer::Answering,
 };
 use crate::{
     transport::{
@@ -231,11 +232,14 @@ async fn answer(network: Arc<Network>, connecting: quinn::Connecting) -> Result<
             return Ok(());
         }
     };
-    if let Err(refusal) = admit(&network, &identity, &hello) {
-        let text = format!("node {}: {refusal}", identity.node);
-        refuse(&connection, &mut send, network.version, &Answer::Refused(refusal)).await;
-        return Err(text);
-    }
+    let answering = match admit(&network, &identity, &hello) {
+        Ok(answering) => answering,
+        Err(refusal) => {
+            let text = format!("node {}: {refusal}", identity.node);
+            refuse(&connection, &mut send, network.version, &Answer::Refused(refusal)).await;
+            return Err(text);
+        }
+    };
     if hello.purpose == Purpose::Observer {
         // It goes by a passing name of its own; who it is says its certificate.
         hello.record.node = identity.node;
@@ -259,10 +263,16 @@ async fn answer(network: Arc<Network>, connecting: quinn::Connecting) -> Result<
         &network.control_thread,
     );
     network.install(&session);
+    drop(answering);
     Ok(())
 }
 
-fn admit(network: &Network, identity: &PeerIdentity, hello: &Hello) -> Result<(), Refusal> {
+/// Whether a connection is to be taken; for a member's, what is to be kept until it is installed.
+fn admit(
+    network: &Network,
+    identity: &PeerIdentity,
+    hello: &Hello,
+) -> Result<Option<Answering>, Refusal> {
     let record = &hello.record;
     if network.is_leaving() {
         return Err(Refusal::Leaving);
@@ -272,7 +282,7 @@ fn admit(network: &Network, identity: &PeerIdentity, hello: &Hello) -> Result<()
         return Err(Refusal::Revoked);
     }
     match hello.purpose {
-        Purpose::Observer => Ok(()),
+        Purpose::Observer => Ok(None),
         Purpose::Member if record.node != identity.node => {
             Err(Refusal::NotYou { certificate: identity.node, greeting: record.node })
         }
@@ -280,7 +290,7 @@ fn admit(network: &Network, identity: &PeerIdentity, hello: &Hello) -> Result<()
         Purpose::Member if !identity.role.may(Right::Belong) => {
             Err(Refusal::NoMember { role: identity.role })
         }
-        Purpose::Member => network.peer_or_new(record.node).admit(hello, network.node()),
+        Purpose::Member => network.peer_or_new(record.node).admit(hello, network.node()).map(Some),
     }
 }
 

@@ -70,12 +70,14 @@ pub(super) fn explain(error: &quinn::ConnectionError) -> String {
     }
 }
 
-/// Connects with the node at an address and starts a session.
+/// Connects with the node at an address and starts a session. Who knows which node is there has
+/// [begun to dial](Peer::begin_dial) it.
 pub(crate) async fn dial(
     network: &Arc<Network>,
     addr: SocketAddr,
     expected: Option<NodeId>,
 ) -> Result<Arc<Session>, DialError> {
+    let begun = Instant::now();
     let failed = |why: String| DialError::Failed(format!("{}: {why}", named(expected, addr)));
     let known = expected.and_then(|node| network.peer(node));
     let live = known.as_ref().and_then(|peer| peer.session());
@@ -92,14 +94,6 @@ pub(crate) async fn dial(
         connection.close(0u32.into(), b"myself");
         return Err(DialError::Yourself);
     }
-    if expected.is_none()
-        && let Some(session) = network.peer(identity.node).and_then(|peer| peer.session())
-        && !session.is_silent()
-    {
-        // It is known by another address: the connection that there is stays.
-        connection.close(0u32.into(), b"another connection is used");
-        return Ok(session);
-    }
     if !identity.role.may(Right::Belong) {
         connection.close(0u32.into(), b"no member");
         let role = identity.role;
@@ -107,13 +101,30 @@ pub(crate) async fn dial(
             "what answers there has a certificate of role `{role}`, which no member has"
         )));
     }
+    // From here on whoever is there is known by name: only one connection with it is made at once.
+    let peer = network.peer_or_new(identity.node);
+    let mut turn = None;
+    while expected.is_none() && turn.is_none() {
+        turn = peer.begin_dial();
+        if let Some(session) = peer.session().filter(|session| !session.is_silent()) {
+            connection.close(0u32.into(), b"another connection is used");
+            return Ok(session);
+        }
+        if turn.is_none() {
+            if begun.elapsed() > CONNECT_TIMEOUT {
+                connection.close(0u32.into(), b"another connection is made");
+                return Err(DialError::Duplicate);
+            }
+            peer.wait_change(AFTER_YOU).await;
+        }
+    }
     let hello = Hello {
         record: network.greeting(),
         purpose: network.purpose,
         session: network.number(),
         knows: match expected {
             Some(_) => knew,
-            None => network.peer(identity.node).and_then(|peer| peer.latest_session()),
+            None => peer.latest_session(),
         },
     };
     let greeting = tokio::time::timeout(CONNECT_TIMEOUT, greet(&connection, network, &hello));
@@ -123,6 +134,11 @@ pub(crate) async fn dial(
         Err(_) => return Err(failed(format!("no greeting within {CONNECT_TIMEOUT:?}"))),
     };
     match answer {
+        Answer::Refused(Refusal::Duplicate) if expected.is_none() => {
+            drop(turn);
+            let other = peer.wait_session(Instant::now() + CONNECT_TIMEOUT).await;
+            other.map_err(|_| DialError::Duplicate)
+        }
         Answer::Refused(Refusal::Duplicate) => Err(DialError::Duplicate),
         Answer::Refused(refusal) => Err(failed(HandshakeError::Refused(refusal).to_string())),
         Answer::Welcome(record) if record.node != identity.node => {
@@ -180,7 +196,7 @@ pub(crate) async fn maintain(network: Arc<Network>, peer: Arc<Peer>) {
     }
 }
 
-async fn keep(network: &Arc<Network>, peer: &Peer) {
+async fn keep(network: &Arc<Network>, peer: &Arc<Peer>) {
     let leaving = || network.leaving.load(Ordering::Acquire);
     let mut retry = FIRST_RETRY;
     let mut without = Instant::now();
@@ -205,12 +221,12 @@ async fn keep(network: &Arc<Network>, peer: &Peer) {
             continue;
         }
         let Some(addr) = peer.addr() else { break };
-        if !peer.begin_dial() {
+        let Some(turn) = peer.begin_dial() else {
             peer.wait_change(LAST_RETRY).await;
             continue;
-        }
+        };
         let dialed = dial(network, addr, Some(peer.id)).await;
-        peer.end_dial();
+        drop(turn);
         match dialed {
             Ok(_) => {}
             Err(DialError::Duplicate) => peer.wait_change(LAST_RETRY).await,

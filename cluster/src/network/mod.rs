@@ -297,14 +297,14 @@ impl Network {
             None if self.leaving.load(Ordering::Acquire) => {}
             None => {
                 peer.seen_at(to.addr);
-                let dials = peer.begin_dial();
+                let turn = peer.begin_dial();
                 let patience = if must_arrive { PACKET_PATIENCE } else { PROBE_PATIENCE };
                 if let Some(network) = self.me.upgrade() {
                     self.control_thread.spawn(async move {
                         let mut session = None;
-                        if dials {
+                        if let Some(turn) = turn {
                             session = dial::dial(&network, to.addr, Some(to.node)).await.ok();
-                            peer.end_dial();
+                            drop(turn);
                         }
                         // The other node's connection may be the one that stands.
                         let session = match session {

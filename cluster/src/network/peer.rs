@@ -40,6 +40,8 @@ struct State {
     /// The latest session there was, for the dialer's greeting.
     latest_session: Option<u64>,
     dialing: bool,
+    /// Connections of the peer's whose greeting is being answered.
+    answering: u32,
     maintained: bool,
     /// No connection can be held, though membership counts the node in.
     unreachable: bool,
@@ -86,6 +88,29 @@ impl State {
     }
 }
 
+/// The right to dial a peer, until dropped.
+pub(crate) struct Dialing(Arc<Peer>);
+
+impl Drop for Dialing {
+    fn drop(&mut self) {
+        self.0.state().dialing = false;
+        self.0.changed.send_replace(());
+    }
+}
+
+/// A peer's connection is being answered, until dropped. Meanwhile this node does not dial: of two
+/// connections that are made at once, each end might end the one that the other keeps.
+pub(crate) struct Answering(Arc<Peer>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.answering = state.answering.saturating_sub(1);
+        drop(state);
+        self.0.changed.send_replace(());
+    }
+}
+
 impl Peer {
     pub(super) fn new(id: NodeId, lives: Lives) -> Self {
         let state = State { lives, ..State::default() };
@@ -103,7 +128,7 @@ impl Peer {
         let ended = state.session.take_if(|session| !session.is_live());
         state.watches.retain(|_, (_, sender)| !sender.is_closed());
         let idle = state.session.is_none()
-            && !(state.dialing || state.maintained)
+            && !(state.dialing || state.answering > 0 || state.maintained)
             && state.watches.is_empty()
             && state.ends.is_empty();
         drop(state);
@@ -212,15 +237,15 @@ impl Peer {
         news
     }
 
-    /// Whether this caller is to dial now.
-    pub(crate) fn begin_dial(&self) -> bool {
+    /// The right to dial now; none while somebody else dials, or a connection that the peer dialed
+    /// is about to stand.
+    pub(crate) fn begin_dial(self: &Arc<Self>) -> Option<Dialing> {
         let mut state = self.state();
-        !std::mem::replace(&mut state.dialing, true)
-    }
-
-    pub(crate) fn end_dial(&self) {
-        self.state().dialing = false;
-        self.changed.send_replace(());
+        if state.dialing || state.answering > 0 {
+            return None;
+        }
+        state.dialing = true;
+        Some(Dialing(self.clone()))
     }
 
     /// Whether this caller is to keep the connection from now on.
@@ -232,26 +257,31 @@ impl Peer {
         self.state().maintained = false;
     }
 
-    /// Whether a connection that the peer dialed is to be taken.
-    pub(crate) fn admit(&self, hello: &Hello, me: NodeId) -> Result<(), Refusal> {
-        let state = self.state();
+    /// Whether a connection that the peer dialed is to be taken; what this gives is kept until it
+    /// is installed.
+    pub(crate) fn admit(self: &Arc<Self>, hello: &Hello, me: NodeId) -> Result<Answering, Refusal> {
+        let mut state = self.state();
         if hello.record.incarnation < state.lives.latest {
             return Err(Refusal::PastLife {
                 yours: hello.record.incarnation.0,
                 latest: state.lives.latest.0,
             });
         }
-        match state.connected() {
+        let stands = match state.connected() {
             // A new life, or the peer knows the present session and dials all the same: it is dead
             // on its side.
-            Some(session) if session.peer.incarnation < hello.record.incarnation => Ok(()),
-            Some(session) if !session.dialed || hello.knows == Some(session.id) => Ok(()),
+            Some(session) if session.peer.incarnation < hello.record.incarnation => false,
+            Some(session) if !session.dialed || hello.knows == Some(session.id) => false,
             // Both dialed at once, and this node's connection is the one that stands.
-            Some(_) => Err(Refusal::Duplicate),
+            Some(_) => true,
             // Both are dialing: that of the smaller node stands.
-            None if state.dialing && me < self.id => Err(Refusal::Duplicate),
-            None => Ok(()),
+            None => state.dialing && me < self.id,
+        };
+        if stands {
+            return Err(Refusal::Duplicate);
         }
+        state.answering += 1;
+        Ok(Answering(self.clone()))
     }
 
     /// A session has shaken hands: it replaces the one before, and the watches move to it.

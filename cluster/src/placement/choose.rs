@@ -90,7 +90,7 @@ impl<'a> Request<'a> {
         // What is not registered can still be started where its type is known.
         let hosted = *site == Site::Here || member.actors.iter().any(|name| name == self.actor);
         elsewhere
-            .or_else(|| (!member.is_up()).then_some(Unfit::NotUp(member.state)))
+            .or_else(|| (!may_be_up(member)).then_some(Unfit::NotUp(member.state)))
             .or_else(|| self.unreachable.contains(&member.id).then_some(Unfit::Unreachable))
             .or_else(|| (!hosted).then_some(Unfit::NotHosted))
             .or_else(|| {
@@ -118,8 +118,13 @@ impl<'a> Request<'a> {
     }
 }
 
-/// The nodes to try, in order. Nodes that, as far as they have told, have enough left come before
-/// those that don't; then it is as the placement prefers; then the smallest id.
+/// Whether a node is up as far as is known: most suspects turn out to be.
+pub(crate) fn may_be_up(member: &Member) -> bool {
+    matches!(member.state, MemberState::Up | MemberState::Suspect)
+}
+
+/// The nodes to try, in order. Suspects come last. Nodes that, as far as they have told, have enough
+/// left come before those that don't; then it is as the placement prefers; then the smallest id.
 pub(crate) fn candidates(members: &[Member], request: &Request<'_>) -> Candidates {
     let mut found = Candidates::default();
     let mut fit = Vec::new();
@@ -162,7 +167,7 @@ pub(crate) fn candidates(members: &[Member], request: &Request<'_>) -> Candidate
                 (u64::from(u32::MAX - count(id)), parts, member.free.cpus.into())
             }
         };
-        (!request.needs.fit(&member.free), preference, id)
+        (!member.is_up(), !request.needs.fit(&member.free), preference, id)
     });
     found.fit = fit.into_iter().map(|member| member.id).collect();
     found

@@ -106,6 +106,14 @@ fn each_node_that_does_not_fit_has_a_reason() {
 }
 
 #[test]
+fn a_suspect_is_taken_if_there_is_no_other() {
+    let mut members = five();
+    members[0] = in_state(members[0].clone(), MemberState::Suspect);
+    assert_eq!(choose(&members, &Placement::anywhere()), [2, 3, 4, 1]);
+    assert_eq!(choose(&members, &Placement::node(NodeId(1))), [1]);
+}
+
+#[test]
 fn what_never_fits_is_left_out_and_what_is_taken_now_comes_last() {
     let mut members = five();
     members[1].resources = Resources::cpus(2);

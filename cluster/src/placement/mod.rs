@@ -11,7 +11,7 @@ use std::fmt;
 use footlight_runtime::{Actor, ActorAddr, ActorRef, NodeId};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use choose::{Candidates, Request, candidates};
+pub(crate) use choose::{Candidates, Request, candidates, may_be_up};
 
 use crate::{Node, network::view::Member};
 
@@ -25,7 +25,7 @@ use crate::{Node, network::view::Member};
 /// # assert_eq!(zones.to_string(), "a node labelled disk=ssd, spread over zone");
 /// ```
 ///
-/// Only nodes that are up and can host the type are taken. Where nothing is preferred, it is the
+/// Only nodes that are up and can host the type are taken, a suspect if there is no other. Where nothing is preferred, it is the
 /// node with the smallest id, so that the same question has the same answer everywhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     ClusterError, Node, NodeActor, Placement,
     network::view::Member,
-    placement::{Candidates, Request, candidates},
+    placement::{Candidates, Request, candidates, may_be_up},
     resources::Needs,
 };
 
@@ -281,7 +281,7 @@ fn nobody(
     found: &Candidates,
     refused: &BTreeMap<NodeId, String>,
 ) -> ClusterError {
-    let up = || members.iter().filter(|member| member.is_up());
+    let up = || members.iter().filter(|member| may_be_up(member));
     let hosted = |member: &Member| member.actors.iter().any(|name| name == actor);
     let asked = match order.needs.is_nothing() {
         true => order.placement.to_string(),

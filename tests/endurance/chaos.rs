@@ -257,8 +257,13 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
 
     stop.cancel();
     caller.await.context("the caller has panicked")?.context("the caller")?;
-    let heeded = witness.call(Heeded).await?;
-    for (name, generations) in &heeded {
+    // Where one hears the other and is not heard, this node may have been declared down, and the
+    // witness with it: then the traces alone tell.
+    let heeded = witness.call(Heeded).await;
+    if let Err(error) = &heeded {
+        eprintln!("the singletons' witness did not live through it: {error}");
+    }
+    for (name, generations) in heeded.as_ref().into_iter().flatten() {
         if !generations.is_sorted_by(|one, next| one < next) {
             let breach = format!("{name}: an older generation was heeded: {generations:?}");
             seen.breaches.push(breach);
@@ -359,7 +364,12 @@ async fn faults(
         *seen.faults.entry(fault.kind.to_string()).or_default() += 1;
         run.befall(&fault).await;
         match whole.wait(here).await {
-            Ok(took) => seen.recoveries.push(took),
+            Ok(took) => {
+                let line =
+                    || eprintln!("{:>5.0?}: {fault}; whole after {took:.1?}", begun.elapsed());
+                bar.suspend(line);
+                seen.recoveries.push(took);
+            }
             Err(what) => {
                 let at = begun.elapsed().as_secs();
                 seen.breaches.push(format!("after {at} s, {fault}: not whole in time: {what}"));

@@ -58,7 +58,8 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
         let name = format!("standing-{number}");
         let mut spec = ProcessSpec::this_binary(&name)
             .args(["node", "--role", "server", "--listen", "127.0.0.1:0"])
-            .args(["--state".into(), cluster.state().as_os_str().to_owned()]);
+            .args(["--state".into(), cluster.state().as_os_str().to_owned()])
+            .forward_output();
         for seed in seeds {
             spec = spec.args(["--seed", &seed]);
         }

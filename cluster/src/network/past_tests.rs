@@ -73,7 +73,7 @@ async fn of_a_node_that_has_gone_only_its_lives_are_kept_and_these_are_refused()
             ..greeting
         };
         let hello = Hello { record, purpose: Purpose::Member, session: 1, knows: None };
-        let refused = network.peer_or_new(actor.node).admit(&hello, network.node());
+        let refused = network.peer_or_new(actor.node).admit(&hello, network.node()).map(drop);
         assert!(matches!(refused, Err(Refusal::PastLife { .. })), "{refused:?}");
     }
     soon(stays.leave()).await.unwrap();

@@ -159,3 +159,51 @@ async fn the_children_of_a_node_that_drains_are_started_elsewhere() {
     assert_eq!(soon(probe.call(Where {})).await.unwrap().0, other.id);
     soon(supervisor.stop()).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_that_is_done_is_started_elsewhere_while_its_neighbour_is_busy() {
+    let cluster = Cluster::new();
+    let seed = cluster.here(Options::default()).await;
+    let worker = || Options { role: "worker", ..Options::join(seed.addr()) };
+    let drains = cluster.process("drains", worker()).await;
+    sees_up(&seed, 2).await;
+    let supervisor = seed
+        .supervise(OneForOne::new())
+        .child::<Probe>("idle", (), Placement::role("worker"))
+        .child::<Probe>("busy", (), Placement::role("worker"));
+    let supervisor = soon(supervisor.start()).await.unwrap();
+    let mut children = soon(supervisor.events()).await.unwrap();
+    let other = cluster.process("other", worker()).await;
+    sees_up(&seed, 3).await;
+    let busy = soon(supervisor.child::<Probe>("busy")).await.unwrap();
+    let idle = soon(supervisor.child::<Probe>("idle")).await.unwrap();
+    let held = tokio::spawn({
+        let busy = busy.clone();
+        async move { busy.call_within(Hold {}, 2 * LONG).await }
+    });
+    until("the call is held", async || soon(busy.call(Held {})).await.unwrap() == 1).await;
+    let watch = seed.watch(&idle);
+    soon(seed.drain_node(drains.id, Some(2 * LONG))).await.unwrap();
+    assert_eq!(soon(watch).await, Down::NodeLeft(drains.id));
+    let moved = soon(async {
+        loop {
+            match children.next().await.unwrap().unwrap() {
+                ChildEvent::Started { actor, .. } if actor.node == other.id => return actor,
+                _ => {}
+            }
+        }
+    })
+    .await;
+    assert_eq!(soon(supervisor.place("idle")).await.unwrap(), Some(moved));
+    // To those who still have the old reference the reason is the same as for its neighbours.
+    assert_eq!(soon(idle.call(Where {})).await.unwrap_err().failure, leaving(&drains));
+    // Its node is still there, with the call that it has in hand.
+    assert_eq!(soon(seed.status_of(drains.id)).await.unwrap().in_hand, 1);
+    assert!(!held.is_finished());
+    soon(seed.drain_node(drains.id, Some(Duration::ZERO))).await.unwrap();
+    assert_eq!(
+        soon(held).await.unwrap().unwrap_err().failure,
+        Failure::may_have_run(Cause::Stopped)
+    );
+    soon(supervisor.stop()).await.unwrap();
+}

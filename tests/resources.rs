@@ -7,7 +7,7 @@ use std::time::Duration;
 use footlight::{
     cluster::{Gpu, Needs, Resources},
     prelude::*,
-    runtime::remote::End as How,
+    runtime::{NodeId, remote::End as How},
 };
 use support::*;
 
@@ -161,4 +161,48 @@ async fn of_many_that_ask_at_once_as_many_are_started_as_fit() {
     got.sort();
     assert_eq!(got, [(false, 0), (false, 1), (false, 2), (true, 0), (true, 1)]);
     assert!(started.iter().all(|tool| [one.id, two.id].contains(&tool.addr().node)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_singleton_has_what_it_needs_as_long_as_it_runs_and_runs_where_that_is_left() {
+    let cluster = Cluster::new();
+    let flags = "--cpus 4 --gpus 0 --resource licence=1";
+    let seed = cluster.here(Options { role: "server", flags, ..Options::default() }).await;
+    let options = Options { flags, ..Options::join(seed.addr()) };
+    let other = cluster.process("other", options).await;
+    sees_up(&seed, 2).await;
+    let licence = || Needs::none().with("licence", 1);
+    let free = async |node: NodeId, count: u64| {
+        let told = |members: &[Member]| {
+            let is = |member: &Member| member.free.custom.get("licence") == Some(&count);
+            members.iter().any(|member| member.id == node && is(member))
+        };
+        seed.wait_for_members(LONG, told).await.unwrap();
+    };
+    // This node has none left: the other one has its turn.
+    let here = soon(seed.spawn::<Tool>(Begin::Ready).needs(licence())).await.unwrap();
+    let only = seed.singleton::<Tool>("only", Begin::Ready).needs(licence());
+    let only = soon(only.start()).await.unwrap();
+    let first = soon(only.actor(LONG)).await.unwrap();
+    assert_eq!(first.addr().node, other.id);
+    free(other.id, 0).await;
+    let error = start(&seed, licence()).await.unwrap_err().to_string();
+    assert!(error.contains("does not fit: asked"), "{error}");
+
+    // A second one waits until a node has what it needs.
+    let waits = seed.clone();
+    let waits = tokio::spawn(async move {
+        waits.singleton::<Tool>("waits", Begin::Ready).needs(licence()).start().await.unwrap()
+    });
+    until("it is wanted", async || seed.singletons().await.unwrap().len() == 2).await;
+    here.stop();
+    let waits = soon(waits).await.unwrap();
+    assert_eq!(soon(waits.actor(LONG)).await.unwrap().addr().node, seed.id());
+    free(seed.id(), 0).await;
+
+    // What it had is free when it has ended.
+    soon(seed.end_singleton("only")).await.unwrap();
+    free(other.id, 1).await;
+    soon(seed.end_singleton("waits")).await.unwrap();
+    free(seed.id(), 1).await;
 }

@@ -4,7 +4,7 @@
 //! SIGTERM, `drain`, another node's `Drain`
 //!   └► its record says `leaving`: nothing is placed there, its actors refuse what others send
 //!       └► its singletons go to other nodes; every message is handled, every call answered, or the
-//!          time is over
+//!          time is over; actors that are done stop, those that may be needed here wait for the rest
 //!           └► voters hand over, actors stop (watchers: `Down::NodeLeft`), goodbye (members: `Left`)
 //! ```
 
@@ -196,10 +196,11 @@ impl Node {
     }
 
     async fn depart(self, within: Duration) {
+        // Before it is told: whoever knows of it finds it so.
+        self.system().drain();
         if let Err(error) = self.network().tell(|record| record.leaving = true) {
             tracing::error!(%error, "the others could not be told that this node leaves");
         }
-        self.system().drain();
         // First: nobody can call them here any more, and another node may start them at once.
         if let Some(singletons) = self.singleton_manager() {
             singletons.leave().await;
@@ -231,9 +232,16 @@ impl Node {
             }
             std::future::pending::<()>().await;
         };
+        let done = async {
+            // Who has no time left does not begin.
+            if !within.is_zero() {
+                system.dismiss_done().await;
+            }
+            system.idle().await;
+        };
         tokio::select! {
             biased;
-            () = system.idle() => {}
+            () = done => {}
             () = self.departure().hurry.cancelled() => {}
             () = tokio::time::sleep(within) => {
                 if !within.is_zero() {

@@ -10,6 +10,7 @@ use crate::{
     claim::Claim,
     id::{ActorAddr, ActorId},
     mailbox::{Envelope, Mailbox},
+    work::Work,
 };
 
 /// An actor's view of itself and its node, handed to each handler.
@@ -60,7 +61,9 @@ impl<A: Actor> Context<A> {
         use futures::FutureExt;
         let cancelled = self.tasks.clone();
         let mailbox = self.mailbox.clone();
+        let runs = mailbox.work.as_ref().map(Work::task);
         self.system().env().spawner.spawn(async move {
+            let _runs = runs;
             let task = std::panic::AssertUnwindSafe(task).catch_unwind();
             let why = tokio::select! {
                 biased;

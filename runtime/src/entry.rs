@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
 };
 
 use tokio::sync::oneshot;
@@ -33,6 +33,8 @@ pub(crate) struct Entry {
     pub(crate) tasks: CancellationToken,
     /// Counts what it has in hand; none for the node's own actors.
     pub(crate) work: Option<Arc<Work>>,
+    /// It was stopped because its node leaves.
+    pub(crate) dismissed: AtomicBool,
     claim: Option<Arc<dyn Claim>>,
 }
 
@@ -51,6 +53,7 @@ impl Entry {
                 queue.put(Envelope::Wire(Queued::new(incoming, in_hand.clone()), in_hand));
             }),
             work: mailbox.work.clone(),
+            dismissed: AtomicBool::new(false),
             link_down: Arc::new(move |who, down| linked.put(Envelope::LinkDown(who, down))),
             mailbox,
             watchers: Mutex::default(),

@@ -51,6 +51,9 @@ impl<A: Actor> Mailbox<A> {
 
     /// Puts an envelope into the queue. That of an ended actor drops it, which answers its caller.
     pub(crate) fn put(&self, envelope: Envelope<A>) {
+        if let (Envelope::Local { .. }, Some(work)) = (&envelope, &self.work) {
+            work.note_need();
+        }
         let _ = self.queue.send_message(envelope);
     }
 }

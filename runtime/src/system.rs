@@ -37,6 +37,9 @@ use crate::{
 /// Numbers below this one are for a node's own actors, whose number other nodes know beforehand.
 const FIRST_FREE_ACTOR: u64 = 16;
 
+/// While a node drains, it looks this often which actors are done.
+const DISMISS: Duration = Duration::from_millis(50);
+
 /// The actors of one node: spawns them, finds them, learns their end. Cheap to clone.
 ///
 /// Nothing here is process-wide: a test runs several systems in one process.
@@ -306,6 +309,9 @@ impl System {
                 Cause::Leaving(self.0.node)
             }
             Some(entry) => return (entry.deliver)(incoming),
+            None if self.ends().of(incoming.to) == Some(Down::NodeLeft(self.0.node)) => {
+                Cause::Leaving(self.0.node)
+            }
             None => Cause::NoSuchActor,
         };
         if let Some(reply) = incoming.reply {
@@ -372,6 +378,29 @@ impl System {
     /// them.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Release);
+    }
+
+    /// Stops each actor as soon as it is done, until nothing is in hand: one that has nothing in hand,
+    /// runs no task, and that nobody on this node has ever sent anything. The others may be needed by what is in
+    /// hand. The node's own actors stay. For a node that [drains](Self::drain): who supervises such
+    /// an actor from elsewhere need not wait for its neighbours.
+    pub async fn dismiss_done(&self) {
+        let idle = self.idle();
+        tokio::pin!(idle);
+        loop {
+            for entry in &self.0.actors {
+                if entry.work.as_ref().is_some_and(|work| work.is_done())
+                    && !entry.dismissed.swap(true, Ordering::AcqRel)
+                {
+                    entry.cell.stop(None);
+                }
+            }
+            tokio::select! {
+                biased;
+                () = &mut idle => return,
+                () = tokio::time::sleep(DISMISS) => {}
+            }
+        }
     }
 
     /// Whether the node [drains](Self::drain).
@@ -516,12 +545,13 @@ impl System {
     }
 
     pub(crate) fn leave(&self, id: ActorId, down: Down) {
-        let down = match down {
-            Down::Stopped if self.0.leaving.load(Ordering::Acquire) => Down::NodeLeft(self.0.node),
-            down => down,
-        };
+        let leaving = self.0.leaving.load(Ordering::Acquire);
+        let mut down = down;
         // Remembered in the same moment in which it is no more, for those who ask just then.
-        let gone = self.0.actors.remove_if(&id, |_, _| {
+        let gone = self.0.actors.remove_if(&id, |_, entry| {
+            if down == Down::Stopped && (leaving || entry.dismissed.load(Ordering::Acquire)) {
+                down = Down::NodeLeft(self.0.node);
+            }
             self.ends().note(id, down.clone());
             true
         });

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use tokio::sync::Notify;
@@ -15,12 +15,35 @@ pub(crate) struct Work {
     none: Notify,
     /// What counts here counts there too.
     within: Option<Arc<Work>>,
+    /// Somebody on the actor's own node has sent it something.
+    needed_here: AtomicBool,
+    /// Tasks that the actor runs beside its messages.
+    tasks: AtomicUsize,
 }
 
 impl Work {
     /// A part of a whole.
     pub(crate) fn within(whole: Arc<Work>) -> Self {
         Work { within: Some(whole), ..Work::default() }
+    }
+
+    /// Somebody on the actor's own node sends it something.
+    pub(crate) fn note_need(&self) {
+        self.needed_here.store(true, Ordering::Release);
+    }
+
+    /// The actor runs a task until the result is dropped.
+    pub(crate) fn task(self: &Arc<Self>) -> RunsTask {
+        self.tasks.fetch_add(1, Ordering::AcqRel);
+        RunsTask(self.clone())
+    }
+
+    /// Whether nothing is in hand and no task runs, and nobody on this node has ever sent anything:
+    /// then what others have in hand does not need it.
+    pub(crate) fn is_done(&self) -> bool {
+        self.count() == 0
+            && self.tasks.load(Ordering::Acquire) == 0
+            && !self.needed_here.load(Ordering::Acquire)
     }
 
     /// One piece more, until the result is dropped.
@@ -58,6 +81,15 @@ impl Work {
             }
             none.await;
         }
+    }
+}
+
+/// A task of an actor.
+pub(crate) struct RunsTask(Arc<Work>);
+
+impl Drop for RunsTask {
+    fn drop(&mut self) {
+        self.0.tasks.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -7,7 +7,7 @@
 //!                 └─ takes it out when it ends          Group: members, changes, one, all
 //! ```
 //!
-//! Who is in a group stands in the [record](crate::record) of the member's own node and nowhere
+//! Who is in a group stands in the record of the member's own node and nowhere
 //! else, so nothing has to be agreed on and no ledger is asked:
 //!
 //! - **GR-1** An actor is in a group from the moment in which `join` has returned, as its own node

@@ -46,7 +46,7 @@ use spec::{At, Spec};
 pub use spec::{SingletonInfo, SingletonPolicy, SingletonState};
 
 use crate::{
-    Node, Placement,
+    Needs, Node, Placement,
     ledger::{Expect, LedgerError},
 };
 
@@ -60,6 +60,7 @@ pub struct SingletonBuilder<'a, A: Actor> {
     name: String,
     args: A::Args,
     placement: Placement,
+    needs: Needs,
     policy: SingletonPolicy,
     actor: PhantomData<fn() -> A>,
 }
@@ -79,6 +80,7 @@ impl Node {
             name: name.into(),
             args,
             placement: Placement::anywhere(),
+            needs: Needs::none(),
             policy: SingletonPolicy::default(),
             actor: PhantomData,
         }
@@ -156,6 +158,14 @@ impl<A: Actor> SingletonBuilder<'_, A> {
         self
     }
 
+    /// What is reserved for it on the node where it runs, until it ends; a node that has not so much
+    /// left does not start it. [`Granted::of`](crate::Granted::of) tells the actor what it got.
+    /// Default: nothing.
+    pub fn needs(mut self, needs: Needs) -> Self {
+        self.needs = needs;
+        self
+    }
+
     /// What happens when the actor ends by itself. Default: [`SingletonPolicy::Always`].
     pub fn policy(mut self, policy: SingletonPolicy) -> Self {
         self.policy = policy;
@@ -171,7 +181,11 @@ impl<A: Actor> SingletonBuilder<'_, A> {
     /// streams, or what the actor's start said. If it does not run in time, it is still wanted: it
     /// starts as soon as a node fits.
     pub async fn start(self) -> Result<SingletonRef<A>> {
-        let SingletonBuilder { node, name, args, placement, policy, .. } = self;
+        let SingletonBuilder { node, name, args, placement, needs, policy, .. } = self;
+        let asked = match needs.is_nothing() {
+            true => placement.to_string(),
+            false => format!("{placement} with {needs}"),
+        };
         let system = node.system();
         system.may_spawn(A::NAME)?;
         let encoded = codec::encode(&args)?;
@@ -186,6 +200,7 @@ impl<A: Actor> SingletonBuilder<'_, A> {
             args_shape: fingerprint_of::<A::Args>(system),
             args: encoded.body.to_vec(),
             placement: placement.settled(node),
+            needs,
             policy,
             submission: node.unique_number(),
         };
@@ -223,7 +238,7 @@ impl<A: Actor> SingletonBuilder<'_, A> {
             if tokio::time::timeout_at(deadline, changes.next()).await.is_err() {
                 return Err(Error::other(format!(
                     "singleton `{name}` does not run after {START_TIMEOUT:?}: no node that fits has \
-                     started it; it stays wanted until it is ended by name"
+                     started it (asked for {asked}); it stays wanted until it is ended by name"
                 )));
             }
         }

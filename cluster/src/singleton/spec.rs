@@ -3,7 +3,7 @@
 use footlight_runtime::{ActorAddr, message::Fingerprint};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{ClusterError, Placement};
+use crate::{ClusterError, Needs, Placement};
 
 /// Keys of what is to run.
 pub(super) const KEYS: &str = "singleton/";
@@ -74,6 +74,8 @@ pub(super) struct Spec {
     /// The arguments as the codec writes them.
     pub(super) args: Vec<u8>,
     pub(super) placement: Placement,
+    /// What is reserved for it where it runs.
+    pub(super) needs: Needs,
     pub(super) policy: SingletonPolicy,
     /// Tells two of one name apart that come after each other.
     pub(super) submission: u64,

@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::spec::{self, At, SingletonPolicy, Spec};
 use crate::{
-    Node,
+    Needs, Node,
     ledger::{Expect, HeldLease, Holder, Ledger, LedgerError, Life},
+    spawn::Refusal,
 };
 
 /// An actor that was told to stop has so long before it is killed.
@@ -58,6 +59,16 @@ enum Outcome {
     Free,
     /// The actor can't be started here: another node has its turn.
     Unable,
+    /// What it needs was taken by another actor meanwhile: this node tries again when it has that.
+    NoRoom,
+}
+
+/// Why the actor was not started.
+#[derive(Debug)]
+enum NotStarted {
+    /// This node has not enough left, or leaves.
+    Refused(Refusal),
+    Failed(Error),
 }
 
 impl Tenure {
@@ -79,6 +90,7 @@ impl Tenure {
                         Outcome::Over => return,
                         Outcome::Free => {}
                         Outcome::Unable => self.pause(LAST_BACKOFF).await,
+                        Outcome::NoRoom => self.pause(ASK_AGAIN).await,
                     }
                 }
                 Err(error) => {
@@ -130,13 +142,15 @@ impl Tenure {
         }
     }
 
-    /// This node's place among those that fit; `None` if it does not.
+    /// This node's place among those that fit and have enough left, as far as they have told; `None`
+    /// if it has not.
     fn rank(&self) -> Option<u32> {
         let node = Node::of(&self.system)?;
         let members = node.members();
         let mut fit: Vec<(u64, _)> = members
             .iter()
             .filter(|member| self.spec.placement.admits(member, &self.spec.actor))
+            .filter(|member| self.spec.needs.fit(&member.free))
             // Another order for each singleton, the same on all nodes: they spread.
             .map(|member| (name_hash(&format!("{} {}", self.name, member.id)), member.id))
             .collect();
@@ -157,7 +171,7 @@ impl Tenure {
 }
 
 enum Event {
-    Started(Result<ActorAddr>),
+    Started(Result<ActorAddr, NotStarted>),
     StartNow,
     Announced(std::result::Result<(), LedgerError>),
     Down(Down),
@@ -182,7 +196,7 @@ struct Holding<'a> {
     incarnation: Incarnation,
     actor: Option<ActorAddr>,
     /// An actor that is starting comes through here.
-    starting: Option<oneshot::Receiver<Result<ActorAddr>>>,
+    starting: Option<oneshot::Receiver<Result<ActorAddr, NotStarted>>>,
     events: FuturesUnordered<BoxFuture<'a, Event>>,
     failed_starts: u32,
     backoff: Duration,
@@ -233,12 +247,12 @@ impl<'a> Holding<'a> {
     }
 
     async fn started(
-        starting: &mut Option<oneshot::Receiver<Result<ActorAddr>>>,
-    ) -> Result<ActorAddr> {
+        starting: &mut Option<oneshot::Receiver<Result<ActorAddr, NotStarted>>>,
+    ) -> Result<ActorAddr, NotStarted> {
         let Some(receiver) = starting else { return std::future::pending().await };
         let started = receiver.await;
         *starting = None;
-        started.unwrap_or_else(|_| Err(Error::other("the node ended")))
+        started.unwrap_or_else(|_| Err(NotStarted::Failed(Error::other("the node ended"))))
     }
 
     async fn event(&mut self, event: Event) -> Option<Outcome> {
@@ -257,7 +271,17 @@ impl<'a> Holding<'a> {
                     Some(ending) => self.end_actor(actor, ending),
                 }
             }
-            Event::Started(Err(error)) => return self.start_failed(error.to_string()).await,
+            Event::Started(Err(NotStarted::Failed(error))) => {
+                return self.start_failed(error.to_string()).await;
+            }
+            Event::Started(Err(NotStarted::Refused(why))) => {
+                tracing::debug!(name, %why, "the singleton is not started here now");
+                if let Some(outcome) = self.ended().await {
+                    return Some(outcome);
+                }
+                self.leave().await;
+                return Some(Outcome::NoRoom);
+            }
             Event::Announced(Ok(())) => {}
             Event::Announced(Err(error)) => {
                 tracing::warn!(name, %error, "the singleton runs elsewhere: it is killed here");
@@ -284,12 +308,12 @@ impl<'a> Holding<'a> {
         let (sender, started) = oneshot::channel();
         self.starting = Some(started);
         let system = self.tenure.system.clone();
-        let Spec { actor, args, .. } = self.tenure.spec.clone();
+        let Spec { actor, args, needs, .. } = self.tenure.spec.clone();
         let generation = self.lease.generation();
         let fence = Fence { lease: name_hash(&spec::lease(&self.tenure.name)), generation };
         let args = Opaque::from(Encoded { body: args.into(), ..Encoded::default() });
         self.tenure.system.env().spawner.spawn(async move {
-            let started = fence::under(Some(fence), system.spawn_by_name(&actor, args)).await;
+            let started = fence::under(Some(fence), start(&system, &actor, args, &needs)).await;
             // Nobody waits any more: the lease was lost meanwhile.
             if let Err(Ok(actor)) = sender.send(started) {
                 system.end(actor, End::Kill);
@@ -404,6 +428,24 @@ impl<'a> Holding<'a> {
         let _ = ledger.delete(&spec::at_key(name), Expect::Any).await;
         Outcome::Over
     }
+}
+
+/// Reserves what an actor needs on this node, and starts it with that.
+async fn start(
+    system: &System,
+    actor: &str,
+    args: Opaque,
+    needs: &Needs,
+) -> Result<ActorAddr, NotStarted> {
+    let granted = match Node::of(system) {
+        Some(node) => node.host().admit(needs).map_err(NotStarted::Refused)?,
+        None => return Err(NotStarted::Refused(Refusal::Leaving)),
+    };
+    let started = system.spawn_by_name_with_claim(actor, args, Some(granted)).await;
+    started.map_err(|error| match error {
+        Error::Leaving(_) => NotStarted::Refused(Refusal::Leaving),
+        error => NotStarted::Failed(error),
+    })
 }
 
 /// Writes where a singleton runs, unless a later generation has.

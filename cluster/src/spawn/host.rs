@@ -65,7 +65,7 @@ impl Host {
     }
 
     /// Reserves what an actor needs, if this node takes any.
-    pub(super) fn admit(&self, needs: &Needs) -> Result<Arc<Granted>, Refusal> {
+    pub(crate) fn admit(&self, needs: &Needs) -> Result<Arc<Granted>, Refusal> {
         let network = self.network.upgrade().ok_or(Refusal::Leaving)?;
         if network.leaving.load(Ordering::Acquire) || network.own().leaving {
             return Err(Refusal::Leaving);
@@ -118,6 +118,7 @@ impl Host {
         let started = started.map_err(|error| match error {
             // Who asked names the type too.
             Error::Start { why, .. } => Refusal::Failed(why),
+            Error::Leaving(_) => Refusal::Leaving,
             error => Refusal::Failed(error.to_string()),
         })?;
         if let Some(belonging) = belonging {

@@ -54,3 +54,48 @@ async fn a_node_that_drains_starts_nothing_for_others_and_goes_on_within() {
     assert_eq!(soon(probe.call(Echo { text: "here".into() })).await.unwrap(), "here");
     system.spawn::<Probe>(()).await.unwrap();
 }
+
+/// Does what it does in a task.
+struct Works;
+
+impl Actor for Works {
+    type Args = ();
+    const NAME: &'static str = "test.works";
+
+    async fn start(_: (), context: &Context<Self>) -> Result<Self> {
+        context.run(std::future::pending());
+        Ok(Works)
+    }
+}
+
+#[tokio::test]
+async fn an_actor_that_is_done_stops_at_once_and_one_that_may_be_needed_here_does_not() {
+    let system = system().await;
+    let (gate, mut began, let_go) = gate(&system).await;
+    let unneeded = system.spawn::<Probe>(()).await.unwrap();
+    let needed = system.spawn::<Probe>(()).await.unwrap();
+    soon(needed.call(Notes {})).await.unwrap();
+    let working = system.spawn::<Works>(()).await.unwrap();
+    let busy = tokio::spawn({
+        let gate = gate.clone();
+        async move { gate.call(Pass { number: 0 }).await }
+    });
+    assert_eq!(soon(began.recv()).await, Some(0));
+    system.drain();
+    let mut dismissing = Box::pin(system.dismiss_done());
+    let left = Down::NodeLeft(NodeId(7));
+    tokio::select! {
+        () = &mut dismissing => panic!("something is in hand still"),
+        down = soon(unneeded.watch()) => assert_eq!(down, left),
+    }
+    // What is in hand may need it.
+    assert_eq!(soon(needed.call(Echo { text: "here".into() })).await.unwrap(), "here");
+    assert_eq!(system.kind_of(working.addr().actor), Some(Works::NAME));
+    let_go.send(()).unwrap();
+    soon(dismissing).await;
+    assert_eq!(soon(busy).await.unwrap().unwrap(), 0);
+    // An actor that stops by itself meanwhile has not been stopped by its node.
+    let watch = needed.watch();
+    soon(needed.call(StopSelf {})).await.unwrap();
+    assert_eq!(soon(watch).await, Down::Stopped);
+}

@@ -241,10 +241,16 @@ impl NodeBuilder {
             // A loopback socket reaches nobody else; this one takes no connections that matter.
             self.args.listen = Some("0.0.0.0:0".to_owned());
         }
+        let (sockets, version) = (self.sockets.clone(), self.version);
         let node = self.bring_up(Some(target.to_owned()), &BTreeSet::new()).await?;
         let reached = seeds.reach(node.network().clone(), timeout, deadline);
         match node.control().spawn(reached).await {
-            Ok(Ok(session)) => Ok((node, Observed(session.peer.clone()))),
+            Ok(Ok(session)) => {
+                let (tls, control) = (node.network().keyring.tls().clone(), node.control().clone());
+                let asker = Asker { sockets, tls, version, control };
+                enroll::upkeep::renew_if_due(node.network(), &asker, session.peer.addr).await;
+                Ok((node, Observed(session.peer.clone())))
+            }
             Ok(Err(error)) => {
                 node.halt().await;
                 Err(error.into())
@@ -451,7 +457,7 @@ fn advertised(local: SocketAddr) -> SocketAddr {
 async fn join(node: &Node, seeds: Seeds, timeout: Duration) -> Result<(), ClusterError> {
     let deadline = deadline_after(timeout);
     let network = node.network();
-    let (progress, watched) = watch::channel(Progress::default());
+    let (progress, mut watched) = watch::channel(Progress::default());
     if !seeds.is_empty() {
         node.control().spawn(seeds::keep(Arc::downgrade(network), seeds, progress));
     }
@@ -460,8 +466,18 @@ async fn join(node: &Node, seeds: Seeds, timeout: Duration) -> Result<(), Cluste
     }
     let mut changes = network.view.changes();
     while !network.view.others().iter().any(|member| member.is_up()) {
-        if !matches!(tokio::time::timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
-            let Progress { troubles, through } = watched.borrow().clone();
+        let changed = async {
+            tokio::select! {
+                changed = changes.changed() => changed,
+                changed = watched.changed() => changed,
+            }
+        };
+        let changed = tokio::time::timeout_at(deadline, changed).await;
+        let Progress { troubles, through, thrown_out } = watched.borrow().clone();
+        if let Some(why) = thrown_out {
+            return Err(ClusterError::ThrownOut(why));
+        }
+        if !matches!(changed, Ok(Ok(()))) {
             let seeds = match through {
                 Some(node) => format!("node {node} took the connection but not this node"),
                 None => troubles,

@@ -42,6 +42,9 @@ pub enum ClusterError {
         /// Why, and what to do.
         why: String,
     },
+    /// The cluster takes this node's certificate no more.
+    #[error("{0}")]
+    ThrownOut(String),
     /// The node that was to be observed did not answer in time.
     #[error("no node answered within {waited:?}: {node}. Check that one runs there, and the port")]
     NoAnswer {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Node,
     census::AskActors,
-    enroll::{CreateToken, ListTokens, RevokeNode, RevokeToken},
+    enroll::{Certificate, CreateToken, ListTokens, RevokeNode, RevokeToken},
     ledger::LedgerStatus,
     network::links::Link,
     network::view::Member,
@@ -88,6 +88,11 @@ pub struct Status {
     pub tasks: u64,
     /// Its counters.
     pub counts: Counts,
+    /// What it shows to others; `None` while it ends.
+    pub certificate: Option<Certificate>,
+    /// How many connections with members it has made or taken: one with each, and one more whenever
+    /// one broke.
+    pub connections: u64,
 }
 
 impl NodeActor {
@@ -205,6 +210,8 @@ impl Handler<AskStatus> for NodeActor {
                 .collect(),
             tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks() as u64
                 + cluster.as_ref().map_or(0, |cluster| cluster.network().tasks()),
+            certificate: cluster.as_ref().map(|node| node.network().keyring.certificate()),
+            connections: cluster.as_ref().map_or(0, |node| node.network().connections()),
             counts: cluster.map_or_else(Default::default, |cluster| cluster.counts()),
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     network::seeds::Seeds,
     transport::{handshake::Purpose, socket::Sockets},
     trust::{
-        Credentials, Kept, NodeIdentity, NodeKey, Role, StateDir, Token, TrustError,
+        Credentials, Kept, NodeIdentity, NodeKey, Right, Role, StateDir, Token, TrustError,
         identity::Place, tls,
     },
 };
@@ -113,9 +113,13 @@ impl Entry {
         micros: u64,
         rng: &mut impl rand::Rng,
     ) -> Result<Found, ClusterError> {
+        let member = self.purpose == Purpose::Member;
+        if let Some(token) = self.token.as_ref().filter(|_| member) {
+            // Before the token is used up.
+            belongs(token.role())?;
+        }
         let state = StateDir::open(self.state.as_deref(), self.token.as_ref(), &*tls.clock)?;
         let now = UnixTime::since_unix_epoch(Duration::from_micros(micros));
-        let member = self.purpose == Purpose::Member;
         if member {
             state.allows_bind(&self.listen)?;
         }
@@ -169,14 +173,21 @@ impl Entry {
         micros: u64,
         rng: &mut impl rand::Rng,
     ) -> Result<Found, ClusterError> {
-        let shown = state.strongest(now)?;
-        match shown {
-            Some(shown) if self.will_do(&shown, now) => {
+        match state.strongest(now)? {
+            Some((shown, own)) if self.will_do(&shown, now) => {
                 let identity = NodeIdentity::passing(micros, rng);
-                Ok(Found::Ready(Box::new(self.entered(identity, shown, None, tls.clone())?)))
+                Ok(Found::Ready(Box::new(self.entered(identity, shown, own, tls.clone())?)))
             }
             _ if self.token.is_none() => {
-                Err(TrustError::NothingToShow { dir: state.path().to_owned() }.into())
+                let kept = state.asker()?;
+                let ended = match state.anchor() {
+                    Some(anchor) => kept.credentials(anchor)?,
+                    None => None,
+                };
+                Err(match ended {
+                    Some(ended) => expired(&kept, &ended, now).into(),
+                    None => TrustError::NothingToShow { dir: state.path().to_owned() }.into(),
+                })
             }
             _ => {
                 let kept = state.asker()?;
@@ -201,12 +212,23 @@ impl Entry {
         tls: tls::TlsSettings,
     ) -> Result<Entered, ClusterError> {
         let role = shown.identity().role;
+        if self.purpose == Purpose::Member {
+            belongs(role)?;
+        }
         if let Some(word) = self.words.iter().find(|word| !role.may_claim(word)) {
             return Err(TrustError::Claim { word: word.clone(), role }.into());
         }
         let ledger_dir = kept.as_ref().map(|kept| kept.dir().join("ledger"));
         let keyring = Keyring::new(tls, shown, None, kept, self.life);
         Ok(Entered { identity, keyring, ledger_dir })
+    }
+}
+
+/// Whether a node with a certificate of this role can be a member.
+fn belongs(role: Role) -> Result<(), TrustError> {
+    match role.may(Right::Belong) {
+        true => Ok(()),
+        false => Err(TrustError::NoMember { role }),
     }
 }
 

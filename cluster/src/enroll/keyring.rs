@@ -3,22 +3,34 @@
 use std::{
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use rustls::pki_types::UnixTime;
+use serde::{Deserialize, Serialize};
 
 use crate::trust::{Anchor, Authority, Credentials, Kept, Revoked, Role, TrustError, tls};
+
+/// The certificate that a node shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// What it allows.
+    pub role: Role,
+    /// When it ends, in seconds since 1970.
+    pub expires: i64,
+    /// How often it was renewed since the node started.
+    pub renewals: u64,
+}
 
 /// A node's credentials, and the authority's key where the node has it.
 pub(crate) struct Keyring {
     tls: tls::TlsSettings,
     shown: RwLock<Arc<Credentials>>,
     authority: RwLock<Option<Arc<Authority>>>,
-    /// Another certificate than the first is shown.
-    renewed: AtomicBool,
+    /// How often another certificate came in place of the one before.
+    renewals: AtomicU64,
     /// The authority's key is in the state directory: this node issues itself what it shows.
     holds_key: bool,
     /// Where a node that joined by a token keeps its certificate.
@@ -38,7 +50,7 @@ impl Keyring {
         Keyring {
             tls,
             shown: RwLock::new(Arc::new(shown)),
-            renewed: AtomicBool::new(false),
+            renewals: AtomicU64::new(0),
             holds_key: authority.is_some(),
             authority: RwLock::new(authority.map(Arc::new)),
             kept,
@@ -60,13 +72,20 @@ impl Keyring {
     }
 
     pub(crate) fn show(&self, credentials: Arc<Credentials>) {
-        self.renewed.store(true, Ordering::Release);
+        self.renewals.fetch_add(1, Ordering::AcqRel);
         *self.shown.write().unwrap_or_else(PoisonError::into_inner) = credentials;
     }
 
     /// Whether the node showed another certificate when it started.
     pub(crate) fn was_renewed(&self) -> bool {
-        self.renewed.load(Ordering::Acquire)
+        self.renewals.load(Ordering::Acquire) > 0
+    }
+
+    /// What the node shows now, for people.
+    pub(crate) fn certificate(&self) -> Certificate {
+        let identity = self.shown().identity();
+        let renewals = self.renewals.load(Ordering::Acquire);
+        Certificate { role: identity.role, expires: identity.expires, renewals }
     }
 
     pub(crate) fn role(&self) -> Role {

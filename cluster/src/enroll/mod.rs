@@ -41,5 +41,6 @@ pub(crate) mod upkeep;
 pub(crate) mod wire;
 
 pub(crate) use issuer::Issuer;
+pub use keyring::Certificate;
 pub(crate) use keyring::Keyring;
 pub use orders::{CreateToken, ListTokens, RevokeNode, RevokeToken, TokenInfo};

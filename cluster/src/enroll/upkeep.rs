@@ -66,7 +66,7 @@ pub(crate) async fn renew(network: Weak<Network>, issuer: Arc<Issuer>, mut rng: 
                 continue;
             }
             let Some(here) = network.upgrade() else { return };
-            match attempt(&here, &issuer).await {
+            match attempt(&here, issuer.asker(), to_ask(&here)).await {
                 Ok(()) => break,
                 Err(why) => {
                     let Some((now, _)) = times(&here) else { return };
@@ -91,6 +91,23 @@ pub(crate) async fn renew(network: Weak<Network>, issuer: Arc<Issuer>, mut rng: 
     }
 }
 
+/// Renews what a program that only asks keeps for itself, once half of its life is over: such a program
+/// does not run for long, so it is done while it is used. It asks at the node that it is asking anyway.
+pub(crate) async fn renew_if_due(network: &Arc<Network>, asker: &Asker, at: SocketAddr) {
+    let keyring = &network.keyring;
+    let due = keyring.now().is_ok_and(|now| keyring.shown().is_past_half(now));
+    if keyring.kept().is_some()
+        && due
+        && let Err(why) = attempt(network, asker, vec![at]).await
+    {
+        tracing::warn!(
+            why,
+            "the certificate that this program shows could not be renewed: when it has ended, a new \
+             token is needed (`footlight token create`)"
+        );
+    }
+}
+
 /// Ends sessions that outlive their peers' certificates.
 async fn close_expired(network: Weak<Network>) {
     loop {
@@ -108,7 +125,11 @@ fn times(network: &Network) -> Option<(Duration, Duration)> {
     (!network.is_leaving()).then_some((Duration::from_micros(now), expires))
 }
 
-async fn attempt(network: &Arc<Network>, issuer: &Issuer) -> Result<(), String> {
+async fn attempt(
+    network: &Arc<Network>,
+    asker: &Asker,
+    to_ask: Vec<SocketAddr>,
+) -> Result<(), String> {
     fn told(error: impl std::fmt::Display) -> String {
         error.to_string()
     }
@@ -130,7 +151,7 @@ async fn attempt(network: &Arc<Network>, issuer: &Issuer) -> Result<(), String> 
                     let request = SigningRequest::read(&request).map_err(told)?;
                     authority.sign(&request, identity.role, keyring.life(), now).map_err(told)?
                 }
-                None => issuer.asker().renew(&shown, request, to_ask(network)).await?,
+                None => asker.renew(&shown, request, to_ask).await?,
             };
             let fresh = Credentials::new(&key, certificate, keyring.anchor()).map_err(told)?;
             let got = fresh.identity();

@@ -132,7 +132,10 @@ impl Door {
             task.abort();
         }
         let held = Place(self.0.clone(), place);
-        let connecting = match endpoint.begin(incoming) {
+        let began = Instant::now();
+        let connecting = endpoint.begin(incoming);
+        lock(&self.0.admission).took(began.elapsed());
+        let connecting = match connecting {
             Ok(connecting) => connecting,
             Err(error) => return self.0.say(now, &format!("{from}: {}", explain(&error))),
         };
@@ -312,7 +315,7 @@ async fn answer_bulk(
     network: &Network,
     connecting: quinn::Connecting,
 ) -> Result<(Arc<Session>, quinn::Connection), String> {
-    let connection = established(connecting, None).await?;
+    let connection = established(connecting, None).await.map_err(|error| error.to_string())?;
     let identity = peer_identity(&connection).map_err(|error| error.to_string())?;
     let introduced = timeout(CONNECT_TIMEOUT, async {
         let (mut send, mut recv) =

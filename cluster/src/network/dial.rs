@@ -40,22 +40,46 @@ pub(crate) enum DialError {
     Duplicate,
     #[error("this node itself answers there")]
     Yourself,
+    /// The other node says that this one was thrown out of the cluster.
+    #[error("{0}")]
+    ThrownOut(String),
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub(crate) struct NoConnection {
+    why: String,
+    /// The other end takes this node's certificate no more, for good.
+    thrown_out: bool,
+}
+
+impl From<String> for NoConnection {
+    fn from(why: String) -> Self {
+        NoConnection { why, thrown_out: false }
+    }
+}
+
+impl From<quinn::ConnectionError> for NoConnection {
+    fn from(error: quinn::ConnectionError) -> Self {
+        let thrown_out = tls::refusal(&error) == Some(tls::Refusal::ThrownOut);
+        NoConnection { why: explain(&error), thrown_out }
+    }
 }
 
 /// Waits for a connection's TLS handshake and checks who is there.
 pub(crate) async fn established(
     connecting: quinn::Connecting,
     expected: Option<NodeId>,
-) -> Result<quinn::Connection, String> {
+) -> Result<quinn::Connection, NoConnection> {
     let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
         .await
-        .map_err(|_| format!("nobody answers (waited {CONNECT_TIMEOUT:?})"))?
-        .map_err(|error| explain(&error))?;
+        .map_err(|_| format!("nobody answers (waited {CONNECT_TIMEOUT:?})"))??;
     let identity = peer_identity(&connection).map_err(|error| error.to_string())?;
     match expected {
         Some(expected) if expected != identity.node => {
             connection.close(0u32.into(), b"another node was expected");
-            Err(format!("node {} answers there, not node {expected}", identity.node))
+            Err(format!("node {} answers there, not node {expected}", identity.node).into())
         }
         _ => Ok(connection),
     }
@@ -79,6 +103,10 @@ pub(crate) async fn dial(
 ) -> Result<Arc<Session>, DialError> {
     let begun = Instant::now();
     let failed = |why: String| DialError::Failed(format!("{}: {why}", named(expected, addr)));
+    let refused = |no: NoConnection| match no.thrown_out {
+        true => DialError::ThrownOut(format!("{}: {no}", named(expected, addr))),
+        false => failed(no.why),
+    };
     let known = expected.and_then(|node| network.peer(node));
     let live = known.as_ref().and_then(|peer| peer.session());
     if let Some(session) = live.filter(|session| !session.is_silent()) {
@@ -88,7 +116,7 @@ pub(crate) async fn dial(
     let knew = known.and_then(|peer| peer.latest_session());
     let connecting =
         network.endpoint.dial(addr, Carries::Control).map_err(|error| failed(error.to_string()))?;
-    let connection = established(connecting, expected).await.map_err(failed)?;
+    let connection = established(connecting, expected).await.map_err(refused)?;
     let identity = peer_identity(&connection).map_err(|error| failed(error.to_string()))?;
     if identity.node == network.node() {
         connection.close(0u32.into(), b"myself");
@@ -130,7 +158,17 @@ pub(crate) async fn dial(
     let greeting = tokio::time::timeout(CONNECT_TIMEOUT, greet(&connection, network, &hello));
     let (answer, streams) = match greeting.await {
         Ok(Ok(greeted)) => greeted,
-        Ok(Err(error)) => return Err(failed(error.to_string())),
+        // The handshake of the one who dials is done first: the other's refusal comes afterwards.
+        Ok(Err(error)) => {
+            let Some(reason) = connection.close_reason() else {
+                return Err(failed(error.to_string()));
+            };
+            let error = NoConnection::from(reason);
+            if error.thrown_out {
+                network.heed_revocation(identity);
+            }
+            return Err(refused(error));
+        }
         Err(_) => return Err(failed(format!("no greeting within {CONNECT_TIMEOUT:?}"))),
     };
     match answer {
@@ -140,6 +178,10 @@ pub(crate) async fn dial(
             other.map_err(|_| DialError::Duplicate)
         }
         Answer::Refused(Refusal::Duplicate) => Err(DialError::Duplicate),
+        Answer::Refused(Refusal::Revoked) => {
+            let (why, thrown_out) = (tls::Refusal::ThrownOut.to_string(), true);
+            Err(refused(NoConnection { why, thrown_out }))
+        }
         Answer::Refused(refusal) => Err(failed(HandshakeError::Refused(refusal).to_string())),
         Answer::Welcome(record) if record.node != identity.node => {
             let refusal = Refusal::NotYou { certificate: identity.node, greeting: record.node };

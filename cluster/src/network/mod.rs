@@ -65,7 +65,10 @@ use crate::{
         handshake::{NodeRecord, Purpose},
         session::{Host, Session},
     },
-    trust::{NodeIdentity, Right, rights::Needs},
+    trust::{
+        NodeIdentity, Right,
+        rights::{Needs, Standing},
+    },
 };
 use links::Links;
 use membership_task::Input;
@@ -109,6 +112,8 @@ pub(crate) struct Network {
     /// Watches of other nodes on actors of this one, by node, session and number.
     watched: DashMap<(NodeId, u64, u64), AbortHandle>,
     numbers: AtomicU64,
+    /// Sessions with members so far.
+    connections: AtomicU64,
     /// Held as long as the node lives: no other process can take the same identity.
     identity: Mutex<NodeIdentity>,
     /// What this node shows and whom it believes.
@@ -153,6 +158,7 @@ impl Network {
             links: Links::default(),
             records: Arc::new(Records::new(own, &mut system.env().seeds.stream("gossip"))),
             numbers: AtomicU64::new(system.env().seeds.stream("session ids").next_u64()),
+            connections: AtomicU64::new(0),
             system,
             greeting: RwLock::new(greeting),
             version,
@@ -207,6 +213,11 @@ impl Network {
         counts
     }
 
+    /// How many connections with members were made or taken so far.
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
     /// Tasks that live on the node's own threads.
     pub(crate) fn tasks(&self) -> u64 {
         let threads = [&self.control_thread, &self.bulk_thread];
@@ -245,6 +256,7 @@ impl Network {
             });
             return;
         }
+        self.connections.fetch_add(1, Ordering::Relaxed);
         let peer = self.peer_or_new(session.peer.node);
         peer.install(session);
         self.tell_own(session);
@@ -529,7 +541,8 @@ impl Host for Network {
         let (version, id, peer) = (self.version, session.id, session.peer.node);
         Box::pin(async move {
             let connecting = dialed.map_err(|error| error.to_string())?;
-            let connection = dial::established(connecting, Some(peer)).await?;
+            let connection = dial::established(connecting, Some(peer)).await;
+            let connection = connection.map_err(|error| error.to_string())?;
             tokio::time::timeout(dial::CONNECT_TIMEOUT, bulk::introduce(&connection, version, id))
                 .await
                 .map_err(|_| "the other node does not answer the greeting".to_owned())?
@@ -540,6 +553,14 @@ impl Host for Network {
 
     fn needed(&self, to: ActorId, key: u64) -> Right {
         self.needs.of(to, key)
+    }
+
+    fn standing(&self) -> Standing {
+        Standing { role: self.keyring.role(), purpose: self.purpose }
+    }
+
+    fn is_thrown_out(&self, by: &Session) {
+        self.heed_revocation(by.identity());
     }
 
     fn datagram(&self, session: &Arc<Session>, data: Bytes) {

@@ -45,6 +45,8 @@ pub(crate) struct Progress {
     pub(crate) troubles: String,
     /// The first node that answered.
     pub(crate) through: Option<NodeId>,
+    /// A seed has said, so, that this node was thrown out of the cluster.
+    pub(crate) thrown_out: Option<String>,
 }
 
 /// The seeds of one node, and the calls under way.
@@ -55,6 +57,7 @@ pub(crate) struct Seeds {
     under_way: BTreeSet<SocketAddr>,
     /// Who answered at an address: it may tell others another one.
     who: BTreeMap<SocketAddr, NodeId>,
+    thrown_out: Option<String>,
 }
 
 struct Seed {
@@ -84,6 +87,7 @@ impl Seeds {
             calls: JoinSet::new(),
             under_way: BTreeSet::new(),
             who: BTreeMap::new(),
+            thrown_out: None,
         })
     }
 
@@ -155,7 +159,12 @@ impl Seeds {
                     self.who.insert(addr, network.node());
                     continue;
                 }
-                Err(error) => error.to_string(),
+                Err(error) => {
+                    if let DialError::ThrownOut(why) = &error {
+                        self.thrown_out = Some(why.clone());
+                    }
+                    error.to_string()
+                }
             };
             for seed in self.seeds.iter_mut().filter(|seed| seed.addrs.contains(&addr)) {
                 seed.trouble = Some(why.clone());
@@ -174,7 +183,7 @@ impl Seeds {
     /// Calls until somebody answers: for a node that only asks.
     ///
     /// # Errors
-    /// [`ClusterError::NoAnswer`] at the deadline.
+    /// [`ClusterError::NoAnswer`] at the deadline, [`ClusterError::ThrownOut`].
     pub(crate) async fn reach(
         mut self,
         network: Arc<Network>,
@@ -183,6 +192,9 @@ impl Seeds {
     ) -> Result<Arc<Session>, ClusterError> {
         let mut round = FIRST_ROUND;
         loop {
+            if let Some(why) = self.thrown_out.take() {
+                return Err(ClusterError::ThrownOut(why));
+            }
             self.look_up().await;
             self.call(&network, &Known::default());
             tokio::select! {
@@ -267,7 +279,10 @@ pub(crate) async fn keep(
         seeds.call(&network, &known);
         let pause = if alone {
             words.say(&seeds.troubles());
-            progress.send_modify(|progress| progress.troubles = seeds.troubles());
+            progress.send_modify(|progress| {
+                progress.troubles = seeds.troubles();
+                progress.thrown_out.clone_from(&seeds.thrown_out);
+            });
             round
         } else {
             words = Words::begin();

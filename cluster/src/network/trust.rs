@@ -6,8 +6,13 @@ use footlight_runtime::{Down, NodeId};
 
 use super::Network;
 use crate::{
-    transport::{endpoint::EndpointError, frame::Header, session::Session},
-    trust::{Credentials, Right, rights::needed_by, tls::Shown},
+    Node,
+    transport::{endpoint::EndpointError, frame::Header, handshake::Purpose, session::Session},
+    trust::{
+        Credentials, PeerIdentity, Right,
+        rights::needed_by,
+        tls::{self, Shown},
+    },
 };
 
 /// A connection outlives its peer's certificate by so much, in seconds: clocks differ.
@@ -97,7 +102,18 @@ impl Network {
     pub(crate) fn close_revoked(&self, node: NodeId) {
         let of_it = self.sessions().into_iter();
         for session in of_it.filter(|session| session.identity().node == node) {
-            session.close(format!("node {node} was revoked"));
+            session.throw_out();
+        }
+    }
+
+    /// A peer says that this node was revoked. Whoever may hold the authority's key is believed: it
+    /// could shut this node out anyway. The word of others ends nothing.
+    pub(super) fn heed_revocation(&self, by: PeerIdentity) {
+        match Node::of(&self.system) {
+            Some(node) if by.role.may(Right::Vote) && self.purpose == Purpose::Member => {
+                node.fail(format!("{}, says node {}", tls::Refusal::ThrownOut, by.node));
+            }
+            _ => tracing::warn!(by = %by.node, "a node says that this one was revoked"),
         }
     }
 }

@@ -8,13 +8,16 @@
 //!   memory nor a signature): a flood with made-up addresses ends there. When they are all taken, the
 //!   oldest handshake of the source with the most gives way: an honest one is done in a few round
 //!   trips.
-//! * Each source may begin so many handshakes a second; all that are no members together, too.
+//! * Each source may begin so many handshakes a second; all that are no members together, too. On a
+//!   slow or busy machine it is fewer: handshakes run on the thread that membership needs, and
+//!   strangers get a part of its time, not so many of it.
 //!
 //! A source is an IPv4 address or an IPv6 network of 64 bits. A state machine without I/O.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -27,6 +30,15 @@ const PROVE_FROM: usize = 64;
 const OF_ONE: Rate = Rate { burst: 256.0, per_second: 128.0 };
 /// All that are no members may, together.
 const OF_STRANGERS: Rate = Rate { burst: 512.0, per_second: 256.0 };
+/// Beginning a handshake may take so long, in seconds, before there have to be fewer: it is some half
+/// of the work, so all strangers together get a fifth of the thread.
+const COST: f64 = 0.2 / 256.0 / 2.0;
+/// However slow the machine is, this part of the rates is left to members' addresses, and this to others':
+/// an honest node must get in.
+const LEAST_OF_KNOWN: f64 = 1.0 / 4.0;
+const LEAST: f64 = 1.0 / 16.0;
+/// What the latest handshake weighs in the mean of what they cost.
+const WEIGHT: f64 = 0.1;
 /// Most sources that are told apart; further ones share one budget.
 const MAX_SOURCES: usize = 4096;
 
@@ -51,6 +63,12 @@ impl Source {
 struct Rate {
     burst: f64,
     per_second: f64,
+}
+
+impl Rate {
+    fn times(self, factor: f64) -> Self {
+        Rate { burst: self.burst * factor, per_second: self.per_second * factor }
+    }
 }
 
 /// A token bucket.
@@ -103,6 +121,8 @@ pub(crate) struct Admission {
     /// Of the sources that are too many to be told apart.
     others: Budget,
     strangers: Budget,
+    /// What it costs to begin a handshake, on the mean, in seconds.
+    cost: f64,
 }
 
 impl Admission {
@@ -114,7 +134,20 @@ impl Admission {
             budgets: BTreeMap::new(),
             others: Budget::full(OF_ONE, now),
             strangers: Budget::full(OF_STRANGERS, now),
+            cost: 0.0,
         }
+    }
+
+    /// A handshake that was let begin took so long to do so.
+    pub(crate) fn took(&mut self, time: Duration) {
+        self.cost += WEIGHT * (time.as_secs_f64() - self.cost);
+    }
+
+    /// The rates of one source and of all strangers, as the machine bears them now.
+    fn rates(&self, known: bool) -> (Rate, Rate) {
+        let bearable = COST / self.cost.max(f64::MIN_POSITIVE);
+        let least = if known { LEAST_OF_KNOWN } else { LEAST };
+        (OF_ONE.times(bearable.clamp(least, 1.0)), OF_STRANGERS.times(bearable.clamp(LEAST, 1.0)))
     }
 
     /// Somebody wants a connection. `proved`: the address was shown to be the sender's. `known`: a
@@ -128,12 +161,13 @@ impl Admission {
     ) -> Verdict {
         let source = Source::of(from);
         // A made-up address must not use up the budget of its owner when there is little left.
-        let scarce = self.places.len() >= PROVE_FROM || self.runs_short(source, now);
+        let scarce = self.places.len() >= PROVE_FROM || self.runs_short(source, known, now);
         if scarce && !proved {
             return Verdict::Prove;
         }
-        if !self.budget(source, now).take(OF_ONE, now)
-            || !(known || self.strangers.take(OF_STRANGERS, now))
+        let (of_one, of_strangers) = self.rates(known);
+        if !self.budget(source, of_one, now).take(of_one, now)
+            || !(known || self.strangers.take(of_strangers, now))
         {
             return Verdict::Refuse;
         }
@@ -159,26 +193,27 @@ impl Admission {
         }
     }
 
-    fn runs_short(&mut self, source: Source, now: Instant) -> bool {
-        self.strangers.refill(OF_STRANGERS, now);
+    fn runs_short(&mut self, source: Source, known: bool, now: Instant) -> bool {
+        let (of_one, of_strangers) = self.rates(known);
+        self.strangers.refill(of_strangers, now);
         let half = |budget: &Budget, rate: Rate| budget.left < rate.burst / 2.0;
-        half(&self.strangers, OF_STRANGERS)
+        half(&self.strangers, of_strangers)
             || self.budgets.get_mut(&source).is_some_and(|budget| {
-                budget.refill(OF_ONE, now);
-                half(budget, OF_ONE)
+                budget.refill(of_one, now);
+                half(budget, of_one)
             })
     }
 
-    fn budget(&mut self, source: Source, now: Instant) -> &mut Budget {
+    fn budget(&mut self, source: Source, of_one: Rate, now: Instant) -> &mut Budget {
         if !self.budgets.contains_key(&source) && self.budgets.len() >= MAX_SOURCES {
             // Those that have all they could have are as good as unknown.
             self.budgets.retain(|_, budget| {
-                budget.refill(OF_ONE, now);
-                budget.left < OF_ONE.burst
+                budget.refill(of_one, now);
+                budget.left < of_one.burst
             });
         }
         match self.budgets.len() < MAX_SOURCES || self.budgets.contains_key(&source) {
-            true => self.budgets.entry(source).or_insert_with(|| Budget::full(OF_ONE, now)),
+            true => self.budgets.entry(source).or_insert_with(|| Budget::full(of_one, now)),
             false => &mut self.others,
         }
     }
@@ -192,8 +227,6 @@ impl Admission {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn at(a: u8, b: u8) -> SocketAddr {
@@ -278,6 +311,29 @@ mod tests {
         assert_eq!(count(&mut admission, now), 128);
         now += Duration::from_secs(60);
         assert_eq!(count(&mut admission, now), 256);
+    }
+
+    #[test]
+    fn on_a_slow_machine_there_are_fewer_and_never_none() {
+        let now = Instant::now();
+        let begun = |cost: Duration, known: bool| {
+            let mut admission = Admission::new(now);
+            (0..200).for_each(|_| admission.took(cost));
+            let begun = (0..1_000).filter(|_| {
+                match admission.arrives(at(0, 1), true, known, now) {
+                    Verdict::Begin { place, .. } => admission.done(place),
+                    _ => return false,
+                }
+                true
+            });
+            begun.count()
+        };
+        for known in [true, false] {
+            assert_eq!(begun(Duration::from_micros(100), known), 256);
+            assert_eq!(begun(Duration::from_secs_f64(COST * 2.0), known), 128);
+        }
+        assert_eq!(begun(Duration::from_secs(1), true), 64);
+        assert_eq!(begun(Duration::from_secs(1), false), 16);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use footlight_runtime::{Incarnation, NodeId, registry::Catalog};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::trust::Role;
+use crate::trust::{Right, Role};
 
 /// The version of everything behind the preamble. Nodes of different versions refuse each other.
 pub(crate) const PROTOCOL_VERSION: u16 = 1;
@@ -79,7 +79,10 @@ pub(crate) enum Refusal {
     Leaving,
     #[error("a node can't connect to itself")]
     Yourself,
-    #[error("the role `{role}` of its certificate has no right to be a member")]
+    #[error(
+        "the role `{role}` of its certificate has no right to {}: that takes a token of role {}",
+        Right::Belong, Right::Belong.of_roles()
+    )]
     NoMember { role: Role },
     #[error("its certificate was revoked")]
     Revoked,

@@ -19,7 +19,7 @@ use super::{
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 /// Clocks of machines differ: a certificate is valid from a little before it was made.
-const BACKDATE: i64 = HOUR;
+pub(super) const BACKDATE: i64 = HOUR;
 const CA_LIFE: i64 = 20 * 365 * DAY;
 
 const MINTED: &str = "the cluster's authority";

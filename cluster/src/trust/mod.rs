@@ -16,6 +16,14 @@
 //!   comes of it.
 //! - **TR-3** A key that others can read is refused, not used.
 //! - **TR-4** An incarnation is on the disk before it is used, and never goes back.
+//! - **TR-5** What a role does not allow is refused where it arrives, before it is decoded; the answer
+//!   names the role and those that may.
+//! - **TR-6** Nobody speaks for a node, in a greeting or in membership, but the holder of the key of
+//!   its certificate.
+//! - **TR-7** A renewed certificate counts on the connections that are open. Where none is shown, the
+//!   session ends when its peer's certificate has, some seconds of grace later.
+//! - **TR-8** A member that has heard of a revocation has no session with that node, and begins none.
+//! - **TR-9** Strangers take a bounded part of a node's memory and of its control thread's time.
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
@@ -145,8 +153,8 @@ pub enum TrustError {
     /// The certificate that the node kept has ended, so it can't be renewed any more.
     #[error(
         "the certificate in {dir} ended {ago_s} s ago, and a certificate is renewed only while it \
-         is valid: give the node a new token (--token TOKEN or FOOTLIGHT_TOKEN; `footlight token \
-         create` on a node of the cluster makes one)", dir = dir.display()
+         is valid: give a new token (--token TOKEN or FOOTLIGHT_TOKEN; `footlight token create` on \
+         a node of the cluster makes one)", dir = dir.display()
     )]
     Expired {
         /// The node's directory.
@@ -168,6 +176,16 @@ pub enum TrustError {
         /// What it says.
         word: String,
         /// The role of its certificate.
+        role: Role,
+    },
+
+    /// The role of the token or of the certificate is not a member's.
+    #[error(
+        "the role `{role}` has no right to be a member: give this node a token of role {}; an \
+         observer's lets commands in (`footlight status --token TOKEN`)", Right::Belong.of_roles()
+    )]
+    NoMember {
+        /// The role.
         role: Role,
     },
 

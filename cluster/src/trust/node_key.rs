@@ -8,6 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use super::{
     Anchor, TrustError,
+    authority::BACKDATE,
     peer::{PeerIdentity, id_of_key, identity_in, public_key_in},
 };
 
@@ -143,6 +144,14 @@ impl Credentials {
         &self.certificate
     }
 
+    /// Whether more than half of the certificate's life is over.
+    pub(crate) fn is_past_half(&self, now: UnixTime) -> bool {
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let began = x509_parser::parse_x509_certificate(&self.certificate)
+            .map_or(now, |(_, parsed)| parsed.validity().not_before.timestamp() + BACKDATE);
+        now.saturating_sub(began) > self.identity.expires.saturating_sub(now)
+    }
+
     /// Whether the certificate has ended.
     pub fn has_expired(&self, now: UnixTime) -> bool {
         self.identity.expires < i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
@@ -192,6 +201,10 @@ mod tests {
             assert_eq!((identity.node, identity.role), (key.node(), Role::Worker));
             assert_eq!(identity.expires, 1_800_000_060);
             assert!(!shown.has_expired(now()));
+            let at = |second: u64| {
+                UnixTime::since_unix_epoch(Duration::from_secs(1_800_000_000 + second))
+            };
+            assert!(!shown.is_past_half(at(30)) && shown.is_past_half(at(31)));
         }
     }
 

@@ -20,6 +20,7 @@ use crate::{
     enroll::{CreateToken, ListTokens, RevokeNode, RevokeToken},
     groups::Join,
     ledger::{OF_CLIENTS, OF_VOTERS},
+    names::Name,
     network::links::Link,
     node_actor::{AskStatus, Drain, FindActors},
     spawn::{Abandon, EndFor, EndOwned, Spawn},
@@ -67,6 +68,20 @@ impl Right {
     }
 }
 
+impl Right {
+    /// The roles that a token can give and that have it: `server or admin`.
+    pub(crate) fn of_roles(self) -> String {
+        let all = [Role::Observer, Role::Worker, Role::Server, Role::Admin];
+        let mut names: Vec<&str> =
+            all.into_iter().filter(|role| role.may(self)).map(Role::name).collect();
+        let last = names.pop().unwrap_or_default();
+        match names.is_empty() {
+            true => last.to_owned(),
+            false => format!("{} or {last}", names.join(", ")),
+        }
+    }
+}
+
 impl fmt::Display for Right {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -111,7 +126,7 @@ impl Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     /// The role lacks it.
-    #[error("the role `{role}` has no right to {right}")]
+    #[error("the role `{role}` has no right to {right}: that takes a certificate of role {}", .right.of_roles())]
     Role {
         /// The role of the certificate.
         role: Role,
@@ -119,7 +134,7 @@ pub enum Denied {
         right: Right,
     },
     /// The role may have it, but the connection was made only to ask.
-    #[error("a node that only observes has no right to {right}")]
+    #[error("a node that only observes has no right to {right}: that takes a member of role {}", .right.of_roles())]
     Asker {
         /// What that does not allow.
         right: Right,
@@ -191,6 +206,7 @@ impl Needs {
             (Link::NAME, Right::End),
             // Whoever may send to actors may say where they are found.
             (Join::NAME, Right::Send),
+            (Name::NAME, Right::Lease),
             (Drain::NAME, Right::Drain),
             (CreateToken::NAME, Right::Tokens),
             (ListTokens::NAME, Right::Tokens),
@@ -250,7 +266,17 @@ mod tests {
             assert_eq!(asker(Role::Node).check(right), Err(Denied::Asker { right }));
         }
         let denied = asker(Role::Worker).check(Right::Tokens).unwrap_err();
-        assert_eq!(denied.to_string(), "the role `worker` has no right to make and revoke tokens");
+        assert_eq!(
+            denied.to_string(),
+            "the role `worker` has no right to make and revoke tokens: that takes a certificate of \
+             role admin"
+        );
+        let denied = asker(Role::Admin).check(Right::Send).unwrap_err();
+        assert_eq!(
+            denied.to_string(),
+            "a node that only observes has no right to send messages to actors: that takes a \
+             member of role worker, server or admin"
+        );
     }
 
     #[test]

@@ -206,11 +206,15 @@ impl StateDir {
     }
 
     /// The strongest certificate that some node of this directory can show and that is valid now:
-    /// for a program that asks, with no node of its own.
+    /// for a program that asks, with no node of its own. With it comes where it is kept, if that is
+    /// what such programs keep for themselves: then they see to it that it is renewed.
     ///
     /// # Errors
     /// If the directory can't be read. What is wrong with one node's files is that node's business.
-    pub(crate) fn strongest(&self, now: UnixTime) -> Result<Option<Credentials>, TrustError> {
+    pub(crate) fn strongest(
+        &self,
+        now: UnixTime,
+    ) -> Result<Option<(Credentials, Option<Kept>)>, TrustError> {
         let Some(anchor) = self.anchor() else { return Ok(None) };
         let nodes = self.path.join(NODES);
         let entries = match fs::read_dir(&nodes) {
@@ -220,15 +224,21 @@ impl StateDir {
         };
         let mut dirs: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
         dirs.sort();
-        let found =
-            dirs.into_iter().filter_map(|dir| match Kept::in_dir(dir).credentials(anchor) {
-                Ok(credentials) => credentials.filter(|found| !found.has_expired(now)),
+        let found = dirs.into_iter().filter_map(|dir| {
+            let kept = Kept::in_dir(dir);
+            match kept.credentials(anchor) {
+                Ok(credentials) => {
+                    let own = kept.dir().ends_with(ASKER).then_some(kept);
+                    credentials.filter(|found| !found.has_expired(now)).map(|found| (found, own))
+                }
                 Err(error) => {
                     tracing::debug!(%error, "passed over");
                     None
                 }
-            });
-        Ok(found.max_by_key(|found| (found.identity().role.strength(), found.identity().expires)))
+            }
+        });
+        Ok(found
+            .max_by_key(|(found, _)| (found.identity().role.strength(), found.identity().expires)))
     }
 }
 

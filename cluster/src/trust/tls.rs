@@ -380,8 +380,10 @@ pub enum Refusal {
     Certificate,
     /// An end's certificate has ended, or has not begun.
     Expired,
-    /// The certificate is of a node that was thrown out.
+    /// The certificate of the other end is of a node that was thrown out.
     Revoked,
+    /// This node was thrown out, says the other end.
+    ThrownOut,
     /// The other end takes no more connections for the moment.
     Busy,
 }
@@ -395,6 +397,11 @@ impl fmt::Display for Refusal {
                  (`footlight token create`)"
             }
             Self::Revoked => "the node's certificate was revoked",
+            Self::ThrownOut => {
+                "this node was revoked, so its certificate counts no more: to let it in again, delete \
+                 node.key and node.pem in its state directory and start it with a new token \
+                 (`footlight token create`)"
+            }
             Self::Busy => "it has too many connections to answer; try again",
             Self::ProtocolVersion => {
                 "it speaks another version of the protocol: run the same release on every node"
@@ -411,7 +418,8 @@ impl fmt::Display for Refusal {
 
 /// Tells a refusal from a connection that was lost for another reason (`None`).
 ///
-/// The end that refuses and the end that is refused both get the same answer.
+/// The end that refuses and the end that is refused both get the same answer, but for one thing: who
+/// was revoked is told that it is this node itself.
 pub fn refusal(error: &ConnectionError) -> Option<Refusal> {
     let code = match error {
         ConnectionError::TransportError(error) => error.code,
@@ -425,6 +433,7 @@ pub fn refusal(error: &ConnectionError) -> Option<Refusal> {
     let alert = u64::from(code).checked_sub(0x100).filter(|alert| *alert <= 0xff)?;
     match alert {
         120 => Some(Refusal::ProtocolVersion),
+        44 if matches!(error, ConnectionError::ConnectionClosed(_)) => Some(Refusal::ThrownOut),
         44 => Some(Refusal::Revoked),
         45 => Some(Refusal::Expired),
         // RFC 8446, 6: bad, unsupported or unknown certificate; unknown CA;

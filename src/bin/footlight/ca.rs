@@ -8,6 +8,12 @@ use super::print::print;
 
 /// The options of `footlight ca`.
 #[derive(clap::Args)]
+#[command(after_help = "\
+On one machine nothing of this is needed: the first node makes an authority by itself, and other nodes
+of the same user find it.
+
+Example:
+  footlight ca create --state DIR")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,

@@ -17,9 +17,12 @@ use footlight::{
 Examples:
   footlight node --listen 127.0.0.1:7400
   footlight node --listen 127.0.0.1:0 --seed 127.0.0.1:7400 --role worker
+  footlight node --listen 10.0.0.2:7400 --seed 10.0.0.1:7400 --state DIR --token @worker.token
 
-Nodes of one machine and user find each other's keys by themselves. To listen where other machines
-reach it, name a state directory that holds the cluster's ca.pem and ca.key.")]
+Nodes of one machine and user find each other's keys by themselves. A node of another machine joins by
+a token that `footlight token create` has made there; from then on DIR holds what it needs, and the
+token is used up. The first node of a cluster that other machines reach has a state directory in which
+`footlight ca create` has made the authority.")]
 pub(crate) struct Args {
     #[command(flatten)]
     node: NodeArgs,

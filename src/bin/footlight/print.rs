@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 /// Prints a text. That nobody reads to its end, as in `status | head`, is no error.
@@ -39,5 +39,14 @@ pub(crate) fn short(age: Duration) -> String {
         age @ 60..3_600 => format!("{} min", age / 60),
         age @ 3_600..172_800 => format!("{} h", age / 3_600),
         age => format!("{} d", age / 86_400),
+    }
+}
+
+/// A moment in seconds since 1970, as seen from now, roughly.
+pub(crate) fn moment(unix_s: u64) -> String {
+    let moment = SystemTime::UNIX_EPOCH + Duration::from_secs(unix_s);
+    match moment.duration_since(SystemTime::now()) {
+        Ok(left) => format!("in {}", short(left)),
+        Err(ago) => format!("{} ago", short(ago.duration())),
     }
 }

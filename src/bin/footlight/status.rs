@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     ask::Target,
-    print::{aligned, print, short},
+    print::{aligned, moment, print, short},
 };
 
 /// The options of `footlight status`.
@@ -72,6 +72,12 @@ fn json(status: &Status) -> Value {
         "members": members,
         "actors": status.actors.iter().cloned().collect::<BTreeMap<_, _>>(),
         "counts": status.counts,
+        "certificate": status.certificate.map(|certificate| json!({
+            "role": certificate.role.name(),
+            "expires_unix_s": certificate.expires,
+            "renewals": certificate.renewals,
+        })),
+        "connections": status.connections,
         "ledger": ledger(status).map(|ledger| json!({
             "voters": ids(&ledger.voters),
             "leader": ledger.leader.map(|leader| leader.to_string()),
@@ -210,6 +216,15 @@ fn table(status: &Status) -> String {
         counts.wire_bytes_sent,
         counts.wire_bytes_received,
     ));
+    if let Some(certificate) = status.certificate {
+        text.push_str(&format!(
+            "\ncertificate: role {}, ends {}, renewed {} times; {} connections with members so far",
+            certificate.role,
+            moment(u64::try_from(certificate.expires).unwrap_or(0)),
+            certificate.renewals,
+            status.connections,
+        ));
+    }
     text
 }
 

@@ -1,6 +1,6 @@
 //! `footlight token`: join tokens, by which nodes of other machines are let in.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use footlight::cluster::{
     enroll::{CreateToken, ListTokens, RevokeToken, TokenInfo},
@@ -10,11 +10,16 @@ use serde_json::json;
 
 use super::{
     ask::Target,
-    print::{aligned, print, short},
+    print::{aligned, moment, print},
 };
 
 /// The options of `footlight token`.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  footlight token create --node 127.0.0.1:7400 --role worker --ttl 30m
+  footlight token list --node 127.0.0.1:7400
+  footlight token revoke 3f2a9c0d --node 127.0.0.1:7400")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -35,8 +40,19 @@ start and end actors on other nodes and hold the ledger; an admin may also make 
 and drain nodes.")]
     Create(Create),
     /// List the tokens: those that can be used, were used, or have ended in the last day
+    #[command(after_help = "\
+The tokens themselves are kept nowhere: an id lets nobody in.
+
+Examples:
+  footlight token list --node 127.0.0.1:7400
+  footlight token list --node 127.0.0.1:7400 --json | jq '.tokens[] | select(.used_by == null).id'")]
     List(List),
     /// Make a token invalid; nodes that it has let in stay
+    #[command(after_help = "\
+Example:
+  footlight token revoke 3f2a9c0d --node 127.0.0.1:7400
+
+To throw out the node that it has let in, use `footlight revoke NODE`.")]
     Revoke(Revoke),
 }
 
@@ -110,16 +126,11 @@ fn as_json(tokens: &[TokenInfo]) -> String {
 fn table(tokens: &[TokenInfo]) -> String {
     let mut rows = vec![["ID", "ROLE", "ENDS", "USED BY"].map(str::to_owned).to_vec()];
     for token in tokens {
-        let ends = SystemTime::UNIX_EPOCH + Duration::from_secs(token.expires);
-        let ends = match ends.duration_since(SystemTime::now()) {
-            Ok(left) => format!("in {}", short(left)),
-            Err(ended) => format!("{} ago", short(ended.duration())),
-        };
         rows.push(vec![
             // Enough to tell them apart, and to revoke one.
             token.id.as_str().chars().take(16).collect(),
             token.role.name().to_owned(),
-            ends,
+            moment(token.expires),
             token.used_by.map_or_else(|| "-".to_owned(), |node| node.to_string()),
         ]);
     }

@@ -44,6 +44,11 @@ use crate::{
 /// Ordered lanes of each session: messages to one receiver keep to one lane.
 pub(crate) const LANES: usize = 4;
 
+/// The connection is closed with this code by a node that ends a session.
+const ENDED: u32 = 1;
+/// The connection is closed with this code by a node that has learned that its peer was revoked.
+const THROWN_OUT: u32 = 2;
+
 /// Most bytes of answers and orders that wait for a peer to read.
 const MAX_BACKLOG: usize = 256 << 20;
 
@@ -60,6 +65,10 @@ pub(crate) trait Host: Send + Sync {
     ) -> futures::future::BoxFuture<'static, Result<quinn::Connection, String>>;
     /// What a message of this name's hash to an actor needs.
     fn needed(&self, to: ActorId, key: u64) -> Right;
+    /// What this node itself may do.
+    fn standing(&self) -> Standing;
+    /// The peer says that this node was thrown out of the cluster.
+    fn is_thrown_out(&self, by: &Session);
     /// A membership datagram.
     fn datagram(&self, session: &Arc<Session>, data: Bytes);
 }
@@ -201,6 +210,12 @@ impl Session {
     async fn until_closed(self: Arc<Self>) {
         let reason = self.connection.closed().await;
         self.finish(reason.to_string());
+        if let quinn::ConnectionError::ApplicationClosed(close) = &reason
+            && close.error_code == THROWN_OUT.into()
+            && let Some(host) = self.host.upgrade()
+        {
+            host.is_thrown_out(&self);
+        }
     }
 
     async fn read(self: Arc<Self>, stream: quinn::RecvStream) {
@@ -224,8 +239,17 @@ impl Session {
 
     /// Ends the session, telling the peer why.
     pub(crate) fn close(&self, reason: String) {
+        self.close_with(ENDED, reason);
+    }
+
+    /// Ends the session with a node that was revoked, and lets it know.
+    pub(crate) fn throw_out(&self) {
+        self.close_with(THROWN_OUT, format!("node {} was revoked", self.identity().node));
+    }
+
+    fn close_with(&self, code: u32, reason: String) {
         let text = &reason.as_bytes()[..reason.len().min(200)];
-        self.connection.close(1u32.into(), text);
+        self.connection.close(code.into(), text);
         self.finish(reason);
     }
 

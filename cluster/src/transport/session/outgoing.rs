@@ -12,10 +12,13 @@ use footlight_runtime::{
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{LANES, MAX_BACKLOG, Session, lane_of};
-use crate::transport::{
-    bulk, flow,
-    frame::{self, Header, Payload},
-    window::Window,
+use crate::{
+    transport::{
+        bulk, flow,
+        frame::{self, Header, Payload},
+        window::Window,
+    },
+    trust::rights::Standing,
 };
 
 impl Session {
@@ -241,6 +244,17 @@ impl Session {
         let refused = |why: String| Err(Failure::not_sent(Cause::Refused(why)));
         if message.to.incarnation != self.peer.incarnation || self.is_fenced() {
             return Err(self.lost());
+        }
+        // The receiver looks as well. But a cast has no answer that could say so.
+        if let Some(host) = self.host.upgrade() {
+            let mine = host.standing();
+            let may = match mine == Standing::EVERYTHING {
+                true => Ok(()),
+                false => mine.check(host.needed(message.to.actor, message.key)),
+            };
+            if let Err(denied) = may {
+                return refused(denied.to_string());
+            }
         }
         match self.peer.catalog.messages.get(&message.key) {
             Some(known) if *known == message.fingerprint => Ok(()),

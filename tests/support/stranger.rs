@@ -1,0 +1,478 @@
+//! Strangers: clients that are no Footlight nodes, and show and say whatever they like. They speak
+//! the protocol by themselves, so that no check of a node's own stands in their way.
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use footlight::{
+    cluster::trust::Role,
+    runtime::{
+        ActorAddr, ActorId, Down, Failure, Incarnation, NodeId, registry::Catalog, remote::End,
+    },
+};
+use quinn::{
+    ConnectionError, TransportErrorCode,
+    crypto::rustls::QuicClientConfig,
+    rustls::{
+        self, DigitallySignedStruct, SignatureScheme,
+        client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
+    },
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ED25519, date_time_ymd,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::sync::mpsc;
+
+use crate::support::{LONG, soon};
+
+/// What members speak, and what those speak who want to join.
+pub(crate) const MEMBERS: &str = "footlight";
+pub(crate) const JOINERS: &str = "footlight-join";
+
+/// A certificate authority, ours or another one.
+pub(crate) struct Forge(Issuer<'static, KeyPair>);
+
+/// A certificate and its key.
+pub(crate) struct Shown(CertificateDer<'static>, Vec<u8>);
+
+impl Forge {
+    /// The cluster's own, by the key in its state directory.
+    pub(crate) fn of_cluster(state: &Path) -> Self {
+        let key = KeyPair::from_pem(&fs::read_to_string(state.join("ca.key")).unwrap()).unwrap();
+        let certificate = fs::read_to_string(state.join("ca.pem")).unwrap();
+        Forge(Issuer::from_ca_cert_pem(&certificate, key).unwrap())
+    }
+
+    /// Another one that calls itself the same.
+    pub(crate) fn another() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.distinguished_name.push(rcgen::DnType::CommonName, "Footlight cluster CA");
+        Forge(Issuer::new(params, KeyPair::generate_for(&PKCS_ED25519).unwrap()))
+    }
+
+    /// A certificate with these names, valid from 2020 until 2090.
+    pub(crate) fn certificate(&self, names: &[String]) -> Shown {
+        self.until(names, 2090)
+    }
+
+    /// The same, until another year's beginning.
+    pub(crate) fn until(&self, names: &[String], year: i32) -> Shown {
+        let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        let mut params = CertificateParams::new(names).unwrap();
+        (params.not_before, params.not_after) =
+            (date_time_ymd(2020, 1, 1), date_time_ymd(year, 1, 1));
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        Shown(certificate.der().clone(), key.serialize_der())
+    }
+}
+
+/// The names of a node's certificate.
+pub(crate) fn names(node: NodeId, role: Role) -> Vec<String> {
+    vec![format!("{node}.node.footlight"), format!("{role}.role.footlight")]
+}
+
+/// Somebody at an address, who believes everybody.
+#[derive(Clone)]
+pub(crate) struct Stranger {
+    endpoint: quinn::Endpoint,
+    client: quinn::ClientConfig,
+}
+
+impl Stranger {
+    pub(crate) fn new(from: impl Into<IpAddr>, shown: Option<&Shown>, alpn: &str) -> Self {
+        let socket = UdpSocket::bind((from.into(), 0)).unwrap();
+        let mut settings = quinn::EndpointConfig::default();
+        settings.max_udp_payload_size(9000).unwrap();
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let endpoint = quinn::Endpoint::new(settings, None, socket, runtime).unwrap();
+        Stranger { endpoint, client: client(shown, alpn) }
+    }
+
+    /// The same one, who shows something else.
+    pub(crate) fn showing(&self, shown: Option<&Shown>, alpn: &str) -> Self {
+        Stranger { endpoint: self.endpoint.clone(), client: client(shown, alpn) }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.endpoint.local_addr().unwrap()
+    }
+
+    /// Shakes hands. In TLS 1.3 the one who dials is done first: a refusal may come afterwards.
+    pub(crate) async fn connect(
+        &self,
+        to: SocketAddr,
+    ) -> Result<quinn::Connection, ConnectionError> {
+        self.endpoint.connect_with(self.client.clone(), to, "any.node.footlight").unwrap().await
+    }
+
+    /// Shakes hands and waits until that comes to nothing; says how.
+    pub(crate) async fn is_refused(&self, to: SocketAddr) -> Refused {
+        let attempt = async {
+            match self.connect(to).await {
+                Ok(connection) => connection.closed().await,
+                Err(error) => error,
+            }
+        };
+        Refused::of(&soon(attempt).await)
+    }
+
+    /// Shakes hands, greets, and reads the answer.
+    pub(crate) async fn greet(&self, to: SocketAddr, hello: &Hello) -> (Held, Answer) {
+        let connection = soon(self.connect(to)).await.unwrap();
+        let (mut send, mut recv) = soon(connection.open_bi()).await.unwrap();
+        write(&mut send, hello).await;
+        let answer = soon(read(&mut recv)).await;
+        (Held::new(connection, send, recv), answer)
+    }
+}
+
+/// A connection behind its greeting: says what it likes, and hears what comes back.
+pub(crate) struct Held {
+    pub(crate) connection: quinn::Connection,
+    send: quinn::SendStream,
+    heard: mpsc::UnboundedReceiver<Header>,
+}
+
+impl Held {
+    fn new(
+        connection: quinn::Connection,
+        send: quinn::SendStream,
+        recv: quinn::RecvStream,
+    ) -> Self {
+        let (tell, heard) = mpsc::unbounded_channel();
+        tokio::spawn(listen(recv, tell.clone()));
+        let lanes = connection.clone();
+        tokio::spawn(async move {
+            while let Ok(lane) = lanes.accept_uni().await {
+                tokio::spawn(listen(lane, tell.clone()));
+            }
+        });
+        Held { connection, send, heard }
+    }
+
+    /// Sends a frame on the control lane.
+    pub(crate) async fn say(&mut self, header: &Header, body: &[u8]) {
+        let header = bincode::serde::encode_to_vec(header, bincode::config::standard()).unwrap();
+        let length = 2 + header.len() + body.len();
+        let mut frame = (length as u32).to_le_bytes().to_vec();
+        frame.extend((header.len() as u16).to_le_bytes());
+        frame.extend(header);
+        frame.extend(body);
+        soon(self.send.write_all(&frame)).await.unwrap();
+    }
+
+    /// The next frame of which `wanted` makes something.
+    pub(crate) async fn hear<T>(&mut self, mut wanted: impl FnMut(Header) -> Option<T>) -> T {
+        soon(async {
+            loop {
+                let header = self.heard.recv().await.expect("the connection ended");
+                if let Some(found) = wanted(header) {
+                    return found;
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// Reads frames; of those that are not in [`Header`] nothing comes.
+async fn listen(mut recv: quinn::RecvStream, tell: mpsc::UnboundedSender<Header>) {
+    let mut length = [0; 4];
+    while recv.read_exact(&mut length).await.is_ok() {
+        let mut frame = vec![0; u32::from_le_bytes(length) as usize];
+        if recv.read_exact(&mut frame).await.is_err() {
+            return;
+        }
+        let header = &frame[2..];
+        if let Ok((header, _)) =
+            bincode::serde::decode_from_slice(header, bincode::config::standard())
+        {
+            let _ = tell.send(header);
+        }
+    }
+}
+
+/// The first frames, in the order in which they are numbered on the wire.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Header {
+    Message {
+        to: ActorId,
+        incarnation: Incarnation,
+        key: u64,
+        fence: Option<u64>,
+        call: Option<u64>,
+        payload: Payload,
+    },
+    Reply {
+        call: u64,
+    },
+    Failed {
+        call: u64,
+        failure: Failure,
+    },
+    StreamItem,
+    StreamEnd,
+    StreamCredit,
+    StreamCancel,
+    Credit,
+    Watch {
+        id: u64,
+        actor: ActorAddr,
+    },
+    Unwatch {
+        id: u64,
+    },
+    Down {
+        id: u64,
+        down: Down,
+    },
+    End {
+        actor: ActorAddr,
+        how: End,
+    },
+}
+
+/// How a value lies in the frame.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Payload {
+    pub(crate) body: u32,
+    pub(crate) segments: Vec<u64>,
+    pub(crate) streams: Vec<u64>,
+}
+
+/// How a handshake came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Refused {
+    /// By this alert of TLS.
+    Alert(u8),
+    /// Without a look: the node has too many to answer.
+    Busy,
+    /// By the node, after the handshake.
+    Closed,
+    /// Nobody answered.
+    Silence,
+    /// By the node, which had forgotten the connection already.
+    Forgotten,
+    Otherwise,
+}
+
+impl Refused {
+    fn of(error: &ConnectionError) -> Self {
+        match error {
+            ConnectionError::ConnectionClosed(close) => match u64::from(close.error_code) {
+                code @ 0x100..0x200 => Refused::Alert((code - 0x100) as u8),
+                _ if close.error_code == TransportErrorCode::CONNECTION_REFUSED => Refused::Busy,
+                _ => Refused::Otherwise,
+            },
+            ConnectionError::ApplicationClosed(_) => Refused::Closed,
+            ConnectionError::TimedOut => Refused::Silence,
+            ConnectionError::Reset => Refused::Forgotten,
+            _ => Refused::Otherwise,
+        }
+    }
+}
+
+fn client(shown: Option<&Shown>, alpn: &str) -> quinn::ClientConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody));
+    let mut config = match shown {
+        Some(Shown(certificate, key)) => config
+            .with_client_auth_cert(
+                vec![certificate.clone()],
+                PrivateKeyDer::Pkcs8(key.clone().into()),
+            )
+            .unwrap(),
+        None => config.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    config.enable_sni = false;
+    let mut client =
+        quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()));
+    let mut transport = quinn::TransportConfig::default();
+    // Long enough for every answer that there may be.
+    transport.max_idle_timeout(Some(LONG.try_into().unwrap()));
+    transport.keep_alive_interval(Some(Duration::from_millis(500)));
+    client.transport_config(Arc::new(transport));
+    client
+}
+
+/// Believes every server: it wants to hear what the server says.
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
+
+/// What stands in a greeting, as it is on the wire.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) record: Record,
+    pub(crate) purpose: Purpose,
+    pub(crate) session: u64,
+    pub(crate) knows: Option<u64>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) node: NodeId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) addr: SocketAddr,
+    pub(crate) bulk_addr: SocketAddr,
+    pub(crate) catalog: Catalog,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Purpose {
+    Member,
+    Observer,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "there is one of it")]
+pub(crate) enum Answer {
+    Welcome(Record),
+    Refused(Refusal),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Refusal {
+    Duplicate,
+    NotYou { certificate: NodeId, greeting: NodeId },
+    PastLife { yours: u64, latest: u64 },
+    Leaving,
+    Yourself,
+    NoMember { role: Role },
+    Revoked,
+}
+
+impl Hello {
+    /// Greets as a node.
+    pub(crate) fn of(node: NodeId, from: SocketAddr, purpose: Purpose) -> Self {
+        let (addr, bulk_addr) = (from, from);
+        let record = Record {
+            node,
+            incarnation: Incarnation(1),
+            addr,
+            bulk_addr,
+            catalog: Catalog::default(),
+        };
+        Hello { record, purpose, session: 1, knows: None }
+    }
+}
+
+async fn write<T: Serialize>(stream: &mut quinn::SendStream, value: &T) {
+    let body = bincode::serde::encode_to_vec(value, bincode::config::standard()).unwrap();
+    let mut bytes = b"FTLT\x01\x00".to_vec();
+    bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&body);
+    stream.write_all(&bytes).await.unwrap();
+}
+
+async fn read<T: DeserializeOwned>(stream: &mut quinn::RecvStream) -> T {
+    let mut head = [0; 10];
+    stream.read_exact(&mut head).await.unwrap();
+    assert_eq!(head[..6], *b"FTLT\x01\x00");
+    let mut body = vec![0; u32::from_le_bytes([head[6], head[7], head[8], head[9]]) as usize];
+    stream.read_exact(&mut body).await.unwrap();
+    bincode::serde::decode_from_slice(&body, bincode::config::standard()).unwrap().0
+}
+
+/// The first packets of so many handshakes that nobody will go on with.
+pub(crate) async fn first_packets(count: usize) -> Vec<Vec<u8>> {
+    // They are caught at an address where nobody answers.
+    let trap = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let stranger = Stranger::new([127, 0, 0, 1], None, MEMBERS);
+    let mut caught = Vec::with_capacity(count);
+    let mut buffer = vec![0; 9000];
+    while caught.len() < count {
+        let to = trap.local_addr().unwrap();
+        let connecting =
+            stranger.endpoint.connect_with(stranger.client.clone(), to, "any.node.footlight");
+        let connecting = connecting.unwrap();
+        let (length, _) = soon(trap.recv_from(&mut buffer)).await.unwrap();
+        caught.push(buffer[..length].to_vec());
+        drop(connecting);
+        // What it says at its end is of no interest.
+        while trap.try_recv_from(&mut buffer).is_ok() {}
+    }
+    caught
+}
+
+/// What the system keeps for a process: resident memory in KiB, and open files.
+pub(crate) fn kept_for(pid: u32) -> (u64, usize) {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let rss = rss.trim().trim_end_matches(" kB").parse().unwrap();
+    (rss, fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count())
+}
+
+/// The UDP ports that a process has.
+pub(crate) fn udp_ports(pid: u32) -> Vec<u16> {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let sockets: Vec<String> = files
+        .filter_map(|file| fs::read_link(file.path()).ok())
+        .filter_map(|link| {
+            let link = link.to_string_lossy().into_owned();
+            Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
+        })
+        .collect();
+    let table = fs::read_to_string(format!("/proc/{pid}/net/udp")).unwrap();
+    let ports = table.lines().skip(1).filter_map(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let (_, port) = columns.get(1)?.rsplit_once(':')?;
+        let is_its = sockets.iter().any(|inode| columns.get(9) == Some(&inode.as_str()));
+        is_its.then(|| u16::from_str_radix(port, 16).ok()).flatten()
+    });
+    let mut ports: Vec<u16> = ports.collect();
+    ports.sort();
+    ports
+}

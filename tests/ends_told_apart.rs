@@ -22,12 +22,15 @@ async fn every_way_to_end_is_told_apart_to_all_who_watch_from_elsewhere() {
         cluster.process("leaves", Options::join(seed.addr())).await,
     ];
     one_view(&seed, 4, LONG).await;
-    let on = async |id| soon(seed.spawn::<Probe>(()).on(Placement::node(id))).await.unwrap();
+    // A busy machine makes a node a suspect, and nothing is placed there for a moment.
+    let on =
+        async |id| soon(seed.spawn::<Probe>(()).on(Placement::node(id)).wait(LONG)).await.unwrap();
     let watcher = on(watcher.id).await;
     let [stopped, killed, panicked] = [on(node.id).await, on(node.id).await, on(node.id).await];
     let (left, lost) = (on(leaves.id).await, on(node.id).await);
-    let failed = soon(seed.spawn::<Tool>(Begin::Ready).on(Placement::node(node.id))).await.unwrap();
-    let linked = soon(seed.spawn::<Tool>(Begin::Ready).on(Placement::node(node.id))).await.unwrap();
+    let tool = || seed.spawn::<Tool>(Begin::Ready).on(Placement::node(node.id)).wait(LONG);
+    let failed = soon(tool()).await.unwrap();
+    let linked = soon(tool()).await.unwrap();
     soon(failed.call(LinkTo { other: linked.clone(), linked: true })).await.unwrap();
 
     let mut seen = Vec::new();

@@ -209,8 +209,15 @@ async fn when_the_node_of_a_supervisor_is_lost_it_moves_and_each_child_runs_once
         if freeze {
             nodes.others[0].process.thaw();
             sees_up(seed, 5).await;
-            until("what stood still is gone", async || nodes.alive(Supervisor::NAME).await == 2)
-                .await;
+            let mut seen = 0;
+            until("what stood still is gone", async || {
+                let count = nodes.alive(Supervisor::NAME).await;
+                if std::mem::replace(&mut seen, count) != count {
+                    println!("{count} supervisors; of the topmost: {:?}", top.children().await);
+                }
+                count == 2
+            })
+            .await;
         }
         assert_eq!(nodes.alive(Diary::NAME).await, 2);
     }

@@ -20,12 +20,13 @@ async fn three_nodes(cluster: &Cluster) -> (Node, NodeProcess, NodeProcess) {
 }
 
 async fn probe_on(node: &Node, at: &NodeProcess) -> ActorRef<Probe> {
-    soon(node.spawn::<Probe>(()).on(Placement::node(at.id))).await.unwrap()
+    soon(node.spawn::<Probe>(()).on(Placement::node(at.id)).wait(LONG)).await.unwrap()
 }
 
 async fn owned(node: &Node, at: &NodeProcess, owner: &ActorRef<Probe>) -> ActorRef<Probe> {
+    // A busy machine makes a node a suspect, and nothing is placed there for a moment.
     let spawn = node.spawn::<Probe>(()).on(Placement::node(at.id)).owned_by(owner);
-    soon(spawn).await.unwrap()
+    soon(spawn.wait(LONG)).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -178,6 +178,30 @@ async fn supervise(here: &Node, ids: &[NodeId], book: PathBuf) -> Result<Supervi
     Ok(supervisor.start().await?)
 }
 
+/// Starts the supervisor again when it was lost, until told to stop it: where one hears the other and
+/// is not heard, this node may be declared down, and the supervisor with it.
+async fn keep(
+    mut supervisor: SupervisorRef,
+    start: impl AsyncFn() -> Result<SupervisorRef>,
+    stop: CancellationToken,
+) -> Result<()> {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(supervisor.stop().await?),
+            ended = supervisor.ended() => eprintln!("the supervisor has ended: {ended:?}"),
+        }
+        supervisor = loop {
+            match start().await {
+                Ok(again) => break again,
+                Err(error) if stop.is_cancelled() => return Err(error),
+                Err(error) => eprintln!("the supervisor could not be started again: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+    }
+}
+
 fn child(number: usize) -> String {
     format!("tally-{number}")
 }
@@ -231,6 +255,12 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
 
     let (book, trace, account) = (state.join("book"), state.join("trace"), state.join("calls"));
     let supervisor = supervise(&here, &ids, book.clone()).await?;
+    let stop_supervisor = CancellationToken::new();
+    let keeper = tokio::spawn({
+        let (here, ids, book, stop) =
+            (here.clone(), ids.clone(), book.clone(), stop_supervisor.clone());
+        keep(supervisor, async move || supervise(&here, &ids, book.clone()).await, stop)
+    });
     let witness = here.spawn::<Witness>(()).await?;
     for number in 0..SINGLETONS {
         let name = singleton(number);
@@ -269,7 +299,8 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
             seen.breaches.push(breach);
         }
     }
-    supervisor.stop().await?;
+    stop_supervisor.cancel();
+    keeper.await.context("the supervisor's keeper has panicked")??;
     for number in 0..SINGLETONS {
         here.end_singleton(&singleton(number)).await?;
     }

@@ -75,12 +75,16 @@ pub(crate) async fn start(node: &Node, what: &mut dyn What, order: &Order) -> Re
     node.system().may_spawn(what.name())?;
     let deadline = deadline_after(order.wait);
     let mut changes = node.network().view.changes();
+    let mut told = order.wait.is_zero();
     loop {
         changes.mark_unchanged();
         let nobody = match try_all(node, what, order).await? {
             Ok(actor) => return Ok(actor),
             Err(nobody) => nobody,
         };
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(%nobody, "waiting for a node that fits");
+        }
         let (at_most, at_least) = LOOK_AGAIN;
         let look = async {
             tokio::time::sleep(at_most).await;

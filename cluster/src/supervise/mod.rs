@@ -10,6 +10,25 @@
 //! its own supervisor, and all who watch it
 //! ```
 //!
+//! ```no_run
+//! # use std::time::Duration;
+//! # use footlight_cluster::{Node, Placement, supervise::{Child, Lost}};
+//! # use footlight_runtime::{Actor, Result, supervision::{OneForAll, OneForOne}};
+//! # async fn run<Probe: Actor<Args = u32>>(node: &Node) -> Result<()> {
+//! let probes = node.supervise(OneForAll::new())
+//!     .child::<Probe>("probe-0", 0, Placement::label("zone", "a"))
+//!     .with(Child::of::<Probe>(node, "probe-1", &1)?
+//!         .on(Placement::label("zone", "b"))
+//!         .lost_when(Lost::Unreachable));
+//! let top = node.supervise(OneForOne::new().at_most(5, Duration::from_secs(60)))
+//!     .supervisor("probes", probes, Placement::role("server"))
+//!     .start().await?;
+//! let probe = top.supervisor("probes").await?.child::<Probe>("probe-0").await?;
+//! # let _ = probe;
+//! top.ended().await // an error that says which child, and why
+//! # }
+//! ```
+//!
 //! What to do when a child ends is decided by the runtime's
 //! [`strategy`](footlight_runtime::supervision::strategy) (SV-1 to SV-10). Here stands what spans
 //! nodes:

@@ -438,6 +438,27 @@ async fn a_child_has_the_time_to_stop_that_it_was_given() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_group_stops_one_after_another_and_one_that_is_taken_away_waits_for_none() {
+    let system = system().await;
+    let (supervisor, mut events) = start(&system, RestForOne::new(), &["a", "b", "c", "d"]).await;
+    let late = ActorRef::<Child>::at(supervisor.place("d").unwrap(), &system);
+    late.cast(Rest(Duration::from_secs(3))).await.unwrap();
+    let asked = Instant::now();
+    make_panic(&system, &supervisor, "b").await;
+    assert_eq!(next(&mut events).await, "down b panicked: on purpose");
+    supervisor.remove("a").await.unwrap();
+    assert_eq!(next(&mut events).await, "down a stopped");
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    // The last one takes its time, and c is not told before it is down.
+    assert_eq!(
+        some(&mut events).await,
+        ["down d stopped", "down c stopped", "started b 1", "started c 1", "started d 1"]
+    );
+    assert!(asked.elapsed() >= Duration::from_secs(3), "{:?}", asked.elapsed());
+    supervisor.stop().await;
+}
+
 /// Takes so long.
 #[derive(Serialize, Deserialize)]
 struct Rest(Duration);

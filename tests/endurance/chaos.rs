@@ -215,6 +215,8 @@ fn singleton(number: usize) -> String {
 struct Seen {
     faults: BTreeMap<String, usize>,
     recoveries: Vec<Duration>,
+    /// How often something was whole and then, in the pause before the next fault, not.
+    relapses: usize,
     breaches: Vec<String>,
 }
 
@@ -340,6 +342,7 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
                 "count": seen.recoveries.len(),
                 "median_ms": median.as_millis() as u64,
                 "slowest_ms": slowest.as_millis() as u64,
+                "relapses": seen.relapses,
             },
             "calls": outcomes,
             "unfinished_calls_of_killed_callers": all.unfinished,
@@ -355,7 +358,10 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
         println!("seed              {seed}");
         let faults = seen.faults.iter().map(|(kind, count)| format!("{count} {kind}"));
         println!("faults            {}", faults.collect::<Vec<_>>().join(", "));
-        println!("recovery          median {median:.1?}, slowest {slowest:.1?}");
+        let relapses = seen.relapses;
+        println!(
+            "recovery          median {median:.1?}, slowest {slowest:.1?}, {relapses} relapses"
+        );
         for (outcome, count) in &outcomes {
             println!("calls             {count:>8} {outcome}");
         }
@@ -408,10 +414,15 @@ async fn faults(
             }
         }
         tokio::time::sleep(fault.pause).await;
+        // Late news of the fault may still move something; then it has to be whole again as soon.
         if let Err(what) = whole.look(here).await {
-            let at = begun.elapsed().as_secs();
-            seen.breaches.push(format!("after {at} s, {fault}: whole, and then not: {what}"));
-            break;
+            eprintln!("       whole, and then not: {what}");
+            seen.relapses += 1;
+            if let Err(what) = whole.wait(here).await {
+                let at = begun.elapsed().as_secs();
+                seen.breaches.push(format!("after {at} s, {fault}: whole, and then not: {what}"));
+                break;
+            }
         }
     }
     bar.finish_and_clear();

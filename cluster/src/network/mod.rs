@@ -11,6 +11,7 @@
 //! * `seeds`: finding the cluster, and finding it again.
 //! * `trust`: what the other ends may do, and what this one shows them.
 //! * `view`: the members as users see them.
+//! * `watches`: who waits for the end of which actor of a node.
 //!
 //! Only membership declares a node lost. A connection that broke is dialed again; until then sends
 //! wait, within their deadlines.
@@ -26,6 +27,7 @@ pub(crate) mod records;
 pub(crate) mod seeds;
 mod trust;
 pub(crate) mod view;
+mod watches;
 
 use std::{
     net::SocketAddr,

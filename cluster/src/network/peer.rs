@@ -16,7 +16,10 @@ use tokio::{
     time::Instant,
 };
 
-use super::past::Lives;
+use super::{
+    past::Lives,
+    watches::{Watcher, Watches},
+};
 use crate::{
     membership::MemberId,
     transport::{
@@ -47,7 +50,7 @@ struct State {
     unreachable: bool,
     /// Why there is no session, as far as known.
     trouble: Option<String>,
-    watches: HashMap<u64, (ActorAddr, oneshot::Sender<Down>)>,
+    watches: Watches,
     /// Actors that are to end, until they have: a request may meet no connection.
     ends: HashMap<ActorAddr, End>,
     /// Nothing needed it when it was last looked at.
@@ -70,21 +73,22 @@ impl State {
         self.connected().filter(|session| session.peer.incarnation >= self.lives.latest)
     }
 
+    /// Tells the node of watches that nobody needs any more.
+    fn unwatch(&self, unneeded: Vec<u64>) {
+        if let Some(session) = self.live() {
+            unneeded.into_iter().for_each(|id| session.control(Header::Unwatch { id }));
+        }
+    }
+
     /// All that belongs to lives up to `over` ends.
-    fn end_lives(&mut self, over: Incarnation) -> Vec<oneshot::Sender<Down>> {
+    fn end_lives(&mut self, over: Incarnation) -> Vec<Watcher> {
         if let Some(session) = self.session.as_ref()
             && session.peer.incarnation <= over
         {
             session.lose();
         }
         self.ends.retain(|actor, _| actor.incarnation > over);
-        let gone: Vec<u64> = self
-            .watches
-            .iter()
-            .filter(|(_, (actor, _))| actor.incarnation <= over)
-            .map(|(id, _)| *id)
-            .collect();
-        gone.iter().filter_map(|id| self.watches.remove(id)).map(|(_, sender)| sender).collect()
+        self.watches.take_lives(over)
     }
 }
 
@@ -126,7 +130,8 @@ impl Peer {
     pub(super) fn is_idle(&self) -> bool {
         let mut state = self.state();
         let ended = state.session.take_if(|session| !session.is_live());
-        state.watches.retain(|_, (_, sender)| !sender.is_closed());
+        let unneeded = state.watches.sweep();
+        state.unwatch(unneeded);
         let idle = state.session.is_none()
             && !(state.dialing || state.answering > 0 || state.maintained)
             && state.watches.is_empty()
@@ -146,7 +151,7 @@ impl Peer {
         self.state.lock().unwrap_or_else(|poison| poison.into_inner())
     }
 
-    fn tell_all(&self, gone: Vec<oneshot::Sender<Down>>) {
+    fn tell_all(&self, gone: Vec<Watcher>) {
         for watcher in gone {
             let _ = watcher.send(Down::NodeLost(self.id));
         }
@@ -304,8 +309,8 @@ impl Peer {
         for (actor, how) in &state.ends {
             session.control(Header::End { actor: *actor, how: *how });
         }
-        for (id, (actor, _)) in &state.watches {
-            session.control(Header::Watch { id: *id, actor: *actor });
+        for (id, actor) in state.watches.iter() {
+            session.control(Header::Watch { id, actor });
         }
         drop(state);
         if let Some(old) = replaced.filter(|old| old.id != session.id && old.is_live()) {
@@ -359,7 +364,7 @@ impl Peer {
         let _ = tokio::time::timeout(at_most, changed.changed()).await;
     }
 
-    /// Watches an actor of this node.
+    /// Watches an actor of this node. `id` is a number that no other watch has.
     pub(crate) fn watch(&self, id: u64, actor: ActorAddr, sender: oneshot::Sender<Down>) {
         let mut state = self.state();
         if actor.incarnation < state.lives.latest || state.lives.is_over(actor.incarnation) {
@@ -367,30 +372,18 @@ impl Peer {
             let _ = sender.send(Down::NodeLost(self.id));
             return;
         }
-        // Watchers that have gone leave their place when others come.
-        let stale: Vec<u64> = state
-            .watches
-            .iter()
-            .filter(|(_, (_, sender))| sender.is_closed())
-            .map(|(id, _)| *id)
-            .collect();
-        for id in stale {
-            state.watches.remove(&id);
-            if let Some(session) = state.live() {
-                session.control(Header::Unwatch { id });
-            }
-        }
-        state.watches.insert(id, (actor, sender));
-        if let Some(session) = state.live() {
+        let unneeded = state.watches.sweep_if_many();
+        state.unwatch(unneeded);
+        if state.watches.add(id, actor, sender)
+            && let Some(session) = state.live()
+        {
             session.control(Header::Watch { id, actor });
         }
     }
 
     /// Stops waiting for an actor of a node that nobody knows.
     pub(crate) fn give_up(&self, id: u64) {
-        if let Some((_, sender)) = self.state().watches.remove(&id) {
-            let _ = sender.send(Down::NodeLost(self.id));
-        }
+        self.down(id, Down::NodeLost(self.id));
     }
 
     /// Ends an actor of this node, now or as soon as there is a connection. True if this is the
@@ -417,9 +410,9 @@ impl Peer {
 
     /// A watched actor of this node has ended.
     pub(crate) fn down(&self, id: u64, down: Down) {
-        let watcher = self.state().watches.remove(&id);
-        if let Some((_, sender)) = watcher {
-            let _ = sender.send(down);
+        let watchers = self.state().watches.take(id);
+        for watcher in watchers {
+            let _ = watcher.send(down.clone());
         }
     }
 }

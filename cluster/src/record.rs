@@ -79,11 +79,9 @@ impl Record {
     /// Refuses what would not fit into a frame.
     pub(crate) fn check(&self) -> Result<(), RecordTooLarge> {
         let header = Header::Record(Box::new(self.clone()));
-        match frame::bare(&header) {
-            Ok(pieces) => {
-                let bytes = pieces.iter().map(bytes::Bytes::len).sum();
-                if bytes > MAX_RECORD { Err(RecordTooLarge { bytes }) } else { Ok(()) }
-            }
+        match frame::bare_len(&header) {
+            Ok(bytes) if bytes <= MAX_RECORD => Ok(()),
+            Ok(bytes) => Err(RecordTooLarge { bytes }),
             Err(_) => Err(RecordTooLarge { bytes: usize::MAX }),
         }
     }

@@ -104,6 +104,7 @@ impl<A: Handler<M>, M: Message> Receives<M, Now> for A {
 
 impl<A: DeferredHandler<M>, M: Message> Receives<M, Later> for A {
     async fn receive(&mut self, message: M, reply: ReplyTo<M::Reply>, context: &Context<Self>) {
+        let _handling = context.handling();
         self.handle(message, reply, context).await;
     }
 }

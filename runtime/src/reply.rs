@@ -17,8 +17,14 @@ use crate::{
 pub struct ReplyTo<R> {
     port: Option<Port<R>>,
     begun: bool,
-    /// Counted as work until it is answered; one from another node is counted by its port.
+    /// Counted as work until it is answered.
     _in_hand: Option<InHand>,
+}
+
+/// The way back to a caller on another node.
+pub(crate) struct WirePort {
+    pub(crate) port: Box<dyn ReplyPort>,
+    pub(crate) in_hand: Option<InHand>,
 }
 
 enum Port<R> {
@@ -34,8 +40,10 @@ impl<R: Serialize + DeserializeOwned + Send + 'static> ReplyTo<R> {
         ReplyTo { port: Some(Port::Local(sender)), begun: false, _in_hand: in_hand }
     }
 
-    pub(crate) fn wire(port: Box<dyn ReplyPort>) -> Self {
-        ReplyTo { port: Some(Port::Wire(port, codec::encode::<R>)), begun: false, _in_hand: None }
+    pub(crate) fn wire(port: WirePort) -> Self {
+        let WirePort { port, in_hand } = port;
+        let port = Some(Port::Wire(port, codec::encode::<R>));
+        ReplyTo { port, begun: false, _in_hand: in_hand }
     }
 
     /// For a cast: nobody waits.

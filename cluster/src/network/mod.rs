@@ -44,7 +44,7 @@ use footlight_runtime::{
     ActorAddr, ActorId, Down, Incarnation, NodeId, System, Watch,
     env::deadline_after,
     error::{Cause, Failure},
-    remote::{Answer, End, Outgoing, Remote},
+    remote::{Answer, End, Outgoing, Remote, Unsent},
     telemetry::Counts,
 };
 use futures::future::BoxFuture;
@@ -421,16 +421,19 @@ impl Remote for Network {
         })
     }
 
-    fn try_send(&self, message: Outgoing) -> Result<(), Failure> {
-        let peer = self.peer(message.to.node);
-        let session = peer.and_then(|peer| peer.session()).ok_or_else(|| {
-            if self.is_past(message.to) {
-                return Failure::not_sent(Cause::NodeLost(message.to.node));
+    fn try_send(&self, message: Outgoing, answer: Option<Answer>) -> Result<(), Unsent> {
+        let to = message.to;
+        match self.peer(to.node).and_then(|peer| peer.session()) {
+            Some(session) => session.try_send(message, answer),
+            None if self.is_past(to) => {
+                Err(Unsent::Failed(Failure::not_sent(Cause::NodeLost(to.node))))
             }
-            let why = format!("no connection with node {} yet", message.to.node);
-            Failure::not_sent(Cause::Unreachable(why))
-        })?;
-        session.try_send(message)
+            None => {
+                let why = format!("no connection with node {} yet", to.node);
+                let why = Failure::not_sent(Cause::Unreachable(why));
+                Err(Unsent::NotNow(Box::new((message, answer)), why))
+            }
+        }
     }
 
     fn watch(&self, actor: ActorAddr) -> Watch {

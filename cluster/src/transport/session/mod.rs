@@ -31,7 +31,7 @@ use crate::{
         frame::{self, Header},
         handshake::{NodeRecord, Purpose},
         inbox::Inbox,
-        lane::{self, Queue, Reader},
+        lane::{self, Lane, Lanes, Reader},
         window::{Ledger, Window},
     },
     trust::{
@@ -48,6 +48,9 @@ pub(crate) const LANES: usize = 4;
 const ENDED: u32 = 1;
 /// The connection is closed with this code by a node that has learned that its peer was revoked.
 const THROWN_OUT: u32 = 2;
+
+/// Most frames that are handed on together.
+const BATCH: usize = 256;
 
 /// Most bytes of answers and orders that wait for a peer to read.
 const MAX_BACKLOG: usize = 256 << 20;
@@ -87,8 +90,9 @@ pub(crate) struct Session {
     host: Weak<dyn Host>,
     /// The control thread's runtime: readers and writers run there.
     control_thread: Handle,
-    control: Queue,
-    lanes: [Queue; LANES],
+    /// The control lane.
+    control: Lanes<1>,
+    lanes: Lanes<LANES>,
     bulk: OnceLock<mpsc::UnboundedSender<(u64, Bytes)>>,
     /// The connections of large tensors, out and in, for the count of bytes.
     bulk_connections: Mutex<Vec<quinn::Connection>>,
@@ -131,13 +135,6 @@ impl Session {
         host: Weak<dyn Host>,
         control_thread: &Handle,
     ) -> Arc<Self> {
-        let (control, control_queue) = mpsc::unbounded_channel();
-        let mut queues = Vec::with_capacity(LANES);
-        let lanes = std::array::from_fn(|_| {
-            let (lane, queue) = mpsc::unbounded_channel();
-            queues.push(queue);
-            lane
-        });
         let session = Arc::new(Session {
             id,
             peer,
@@ -148,8 +145,8 @@ impl Session {
             system,
             host,
             control_thread: control_thread.clone(),
-            control,
-            lanes,
+            control: Lanes::default(),
+            lanes: Lanes::default(),
             bulk: OnceLock::new(),
             bulk_connections: Mutex::default(),
             next: AtomicU64::new(1),
@@ -169,18 +166,24 @@ impl Session {
             end: watch::Sender::new(None),
         });
         let _ = send.set_priority(2);
-        // Writers hold the connection and not the session: the session holds their queues open.
-        let (connection, backlog) = (session.connection.clone(), session.backlog.clone());
-        control_thread.spawn(lane::write(control_queue, connection, send, backlog));
-        for queue in queues {
-            let (connection, backlog) = (session.connection.clone(), session.backlog.clone());
+        // Writers hold the connection and not the session: the session holds their lanes open.
+        let writes = |lane: &Arc<Lane>, stream: Option<quinn::SendStream>| {
+            let (lane, connection) = (lane.clone(), session.connection.clone());
+            let backlog = session.backlog.clone();
             control_thread.spawn(async move {
-                if let Ok(stream) = connection.open_uni().await {
-                    let _ = stream.set_priority(1);
-                    lane::write(queue, connection, stream, backlog).await;
-                }
+                let stream = match stream {
+                    Some(stream) => stream,
+                    None => {
+                        let Ok(stream) = connection.open_uni().await else { return };
+                        let _ = stream.set_priority(1);
+                        stream
+                    }
+                };
+                lane.write(&connection, stream, &backlog).await;
             });
-        }
+        };
+        writes(session.control.get(0), Some(send));
+        (0..LANES).for_each(|lane| writes(session.lanes.get(lane), None));
         control_thread.spawn(session.clone().read(recv));
         control_thread.spawn(session.clone().accept_lanes());
         control_thread.spawn(session.clone().datagrams());
@@ -220,14 +223,27 @@ impl Session {
 
     async fn read(self: Arc<Self>, stream: quinn::RecvStream) {
         let mut reader = Reader::new(stream);
+        let mut frames = Vec::new();
         loop {
-            let frame = match reader.next().await {
-                Ok(Some(bytes)) => frame::open(bytes).map_err(lane::LaneError::Frame),
+            let first = match reader.next().await {
+                Ok(Some(bytes)) => Ok(bytes),
                 Ok(None) => return,
                 Err(error) => Err(error),
             };
-            match frame {
-                Ok(frame) => self.arrived(frame),
+            // What has come with it is handed on with it: a batch wakes a receiver once.
+            let taken = first.and_then(|first| {
+                frames.push(frame::open(first)?);
+                while frames.len() < BATCH
+                    && let Some(next) = reader.ready()?
+                {
+                    frames.push(frame::open(next)?);
+                }
+                Ok(())
+            });
+            // Those before a broken one count.
+            self.arrived(&mut frames);
+            match taken {
+                Ok(()) => {}
                 // quinn hands out what it had received before the end.
                 _ if !self.is_live() => return,
                 // The connection's own end is told by `until_closed`.

@@ -14,7 +14,10 @@ use footlight_runtime::{
     registry::{Registration, Types},
 };
 use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
 
 use crate::{
     ClusterError, Node, NodeArgs,
@@ -296,8 +299,8 @@ impl NodeBuilder {
         let (credentials, keyring) = (keyring.shown(), Arc::new(keyring));
 
         let bulk_thread = ControlThread::start("footlight-bulk")?;
-        let bind = |listen: SocketAddr, purpose: Carries, thread: &ControlThread, name: &str| {
-            let runtime = Arc::new(NodeRuntime::new(thread.handle().clone()));
+        let bind = |listen: SocketAddr, purpose: Carries, driver: &Handle, name: &str| {
+            let runtime = Arc::new(NodeRuntime::new(driver.clone()));
             let settings = EndpointSettings {
                 listen,
                 purpose,
@@ -308,9 +311,11 @@ impl NodeBuilder {
             Endpoint::bind(settings, &*self.sockets, runtime)
                 .map_err(|error| ClusterError::Socket(error.to_string()))
         };
-        let endpoint = bind(listen, Carries::Control, &control, "control endpoint")?;
-        let bulk = SocketAddr::new(listen.ip(), 0);
-        let bulk = bind(bulk, Carries::Bulk, &bulk_thread, "bulk endpoint")?;
+        let endpoint = bind(listen, Carries::Control, control.handle(), "control endpoint")?;
+        let beside = SocketAddr::new(listen.ip(), 0);
+        let actors = env.spawner.handle();
+        let messages = bind(beside, Carries::Messages, actors, "message endpoint")?;
+        let bulk = bind(beside, Carries::Bulk, bulk_thread.handle(), "bulk endpoint")?;
 
         let (id, incarnation) = (identity.id, identity.incarnation);
         let system = System::start(id, incarnation, self.types, env.clone()).await?;
@@ -323,6 +328,7 @@ impl NodeBuilder {
             incarnation,
             version: 1,
             addr,
+            message_addr: advertised(messages.local_addr()),
             bulk_addr: advertised(bulk.local_addr()),
             http: self.http,
             roles: self.args.roles.clone(),
@@ -344,6 +350,7 @@ impl NodeBuilder {
             self.version,
             self.purpose,
             endpoint,
+            messages,
             bulk,
             identity,
             keyring,
@@ -366,6 +373,7 @@ impl NodeBuilder {
         } else {
             control.handle().spawn(accept::refuse_all(network.clone()));
         }
+        control.handle().spawn(accept::accept_messages(network.clone()));
         bulk_thread.handle().spawn(accept::accept_bulk(network.clone()));
         control.handle().spawn(past::run(Arc::downgrade(&network)));
         let ledger = Client::new(&network);

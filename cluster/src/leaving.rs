@@ -281,6 +281,7 @@ impl Node {
         network.leaving.store(true, Ordering::Release);
         network.close_sessions("the node has ended");
         network.endpoint.quinn().close(0u32.into(), b"the node has ended");
+        network.messages.quinn().close(0u32.into(), b"the node has ended");
         network.bulk.quinn().close(0u32.into(), b"the node has ended");
         let idle = network.endpoint.quinn().wait_idle();
         let _ = tokio::time::timeout(GOODBYE, idle).await;

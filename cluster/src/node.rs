@@ -289,6 +289,7 @@ impl Drop for Inner {
         self.network.leaving.store(true, Ordering::Release);
         self.network.close_sessions("the node was dropped");
         self.network.endpoint.quinn().close(0u32.into(), b"the node was dropped");
+        self.network.messages.quinn().close(0u32.into(), b"the node was dropped");
         self.network.bulk.quinn().close(0u32.into(), b"the node was dropped");
         // The threads end when what tells them to goes with this.
     }

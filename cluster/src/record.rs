@@ -26,6 +26,8 @@ pub(crate) struct Record {
     pub(crate) version: u64,
     /// Where it takes connections.
     pub(crate) addr: SocketAddr,
+    /// Where it takes the connections that carry messages.
+    pub(crate) message_addr: SocketAddr,
     /// Where it takes the connections that carry large tensors.
     pub(crate) bulk_addr: SocketAddr,
     /// Where it answers over HTTP, if it does.

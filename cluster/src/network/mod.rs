@@ -61,10 +61,9 @@ use crate::{
     membership::MemberId,
     record::Record,
     transport::{
-        bulk,
         endpoint::{Endpoint, Purpose as Carries},
         frame::Header,
-        handshake::{NodeRecord, Purpose},
+        handshake::{self, NodeRecord, Purpose},
         session::{Host, Session},
     },
     trust::{
@@ -103,6 +102,8 @@ pub(crate) struct Network {
     pub(crate) version: u16,
     pub(crate) purpose: Purpose,
     pub(crate) endpoint: Endpoint,
+    /// Driven by the threads that run the actors.
+    pub(crate) messages: Endpoint,
     pub(crate) bulk: Endpoint,
     pub(crate) control_thread: Handle,
     bulk_thread: Handle,
@@ -128,7 +129,7 @@ pub(crate) struct Network {
     pub(crate) membership: mpsc::UnboundedSender<Input>,
     /// Membership packets that wait.
     pub(crate) packets: AtomicUsize,
-    /// Told whenever a node becomes known.
+    /// Told whenever a node becomes known, or a session stands.
     known: watch::Sender<()>,
     me: Weak<Network>,
 }
@@ -141,6 +142,7 @@ impl Network {
         version: u16,
         purpose: Purpose,
         endpoint: Endpoint,
+        messages: Endpoint,
         bulk: Endpoint,
         identity: NodeIdentity,
         keyring: Arc<Keyring>,
@@ -152,6 +154,7 @@ impl Network {
             node: own.node,
             incarnation: own.incarnation,
             addr: own.addr,
+            message_addr: own.message_addr,
             bulk_addr: own.bulk_addr,
             catalog: system.catalog().clone(),
         };
@@ -166,6 +169,7 @@ impl Network {
             version,
             purpose,
             endpoint,
+            messages,
             bulk,
             control_thread,
             bulk_thread,
@@ -248,6 +252,7 @@ impl Network {
         self.show_newer(session);
         if session.purpose == Purpose::Observer {
             self.observers.insert(session.id, session.clone());
+            self.known.send_replace(());
             let (network, session) = (self.me.clone(), session.clone());
             self.control_thread.spawn(async move {
                 session.ended().await;
@@ -261,6 +266,8 @@ impl Network {
         self.connections.fetch_add(1, Ordering::Relaxed);
         let peer = self.peer_or_new(session.peer.node);
         peer.install(session);
+        // A connection for its messages may be waiting for it.
+        self.known.send_replace(());
         self.tell_own(session);
         let (network, ended) = (self.me.clone(), session.clone());
         self.control_thread.spawn(async move {
@@ -538,17 +545,22 @@ impl Host for Network {
         &self.bulk_thread
     }
 
-    fn bulk(
+    fn dial_beside(
         &self,
-        session: &Arc<Session>,
+        session: &Session,
+        carries: Carries,
     ) -> BoxFuture<'static, Result<quinn::Connection, String>> {
-        let dialed = self.bulk.dial(session.peer.bulk_addr, Carries::Bulk);
+        let dialed = match carries {
+            Carries::Bulk => self.bulk.dial(session.peer.bulk_addr, carries),
+            _ => self.messages.dial(session.peer.message_addr, carries),
+        };
         let (version, id, peer) = (self.version, session.id, session.peer.node);
         Box::pin(async move {
             let connecting = dialed.map_err(|error| error.to_string())?;
             let connection = dial::established(connecting, Some(peer)).await;
             let connection = connection.map_err(|error| error.to_string())?;
-            tokio::time::timeout(dial::CONNECT_TIMEOUT, bulk::introduce(&connection, version, id))
+            let introduced = handshake::introduce(&connection, version, id);
+            tokio::time::timeout(dial::CONNECT_TIMEOUT, introduced)
                 .await
                 .map_err(|_| "the other node does not answer the greeting".to_owned())?
                 .map_err(|error| error.to_string())?;

@@ -150,7 +150,8 @@ impl Session {
     fn pay(&self, actor: ActorId, messages: u32, bytes: u64) {
         let paid = lock(&self.ledger).taken(actor, messages, bytes);
         if let Some((messages, bytes)) = paid {
-            self.control(Header::Credit { actor, messages, bytes });
+            // On a lane: the control thread has nothing to do with messages.
+            self.on_lane(lane_of(actor), Header::Credit { actor, messages, bytes });
         }
     }
 

@@ -9,7 +9,7 @@ mod outgoing;
 
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, Weak,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
@@ -27,11 +27,12 @@ use tokio::{
 
 use crate::{
     transport::{
+        endpoint::Purpose as Carries,
         flow,
         frame::{self, Header},
         handshake::{NodeRecord, Purpose},
         inbox::Inbox,
-        lane::{self, Lane, Lanes, Reader},
+        lane::{self, Lanes, Reader},
         window::{Ledger, Window},
     },
     trust::{
@@ -61,10 +62,11 @@ pub(crate) trait Host: Send + Sync {
     fn control(&self, session: &Arc<Session>, header: Header);
     /// The runtime on which large tensors are sent and received.
     fn bulk_thread(&self) -> &Handle;
-    /// Dials the peer's bulk address and introduces the session.
-    fn bulk(
+    /// Dials the peer's address for messages or for tensors, and introduces the session.
+    fn dial_beside(
         &self,
-        session: &Arc<Session>,
+        session: &Session,
+        carries: Carries,
     ) -> futures::future::BoxFuture<'static, Result<quinn::Connection, String>>;
     /// What a message of this name's hash to an actor needs.
     fn needed(&self, to: ActorId, key: u64) -> Right;
@@ -94,8 +96,10 @@ pub(crate) struct Session {
     control: Lanes<1>,
     lanes: Lanes<LANES>,
     bulk: OnceLock<mpsc::UnboundedSender<(u64, Bytes)>>,
-    /// The connections of large tensors, out and in, for the count of bytes.
-    bulk_connections: Mutex<Vec<quinn::Connection>>,
+    /// The connections for messages and for tensors, out and in.
+    beside: Mutex<Vec<quinn::Connection>>,
+    /// The connection for messages is there.
+    carried: AtomicBool,
     next: AtomicU64,
     /// Calls made.
     asked: AtomicU64,
@@ -148,7 +152,8 @@ impl Session {
             control: Lanes::default(),
             lanes: Lanes::default(),
             bulk: OnceLock::new(),
-            bulk_connections: Mutex::default(),
+            beside: Mutex::default(),
+            carried: AtomicBool::new(false),
             next: AtomicU64::new(1),
             asked: AtomicU64::new(1),
             backlog: Arc::default(),
@@ -165,41 +170,61 @@ impl Session {
             received_at_fence: AtomicU64::new(0),
             end: watch::Sender::new(None),
         });
-        let _ = send.set_priority(2);
         // Writers hold the connection and not the session: the session holds their lanes open.
-        let writes = |lane: &Arc<Lane>, stream: Option<quinn::SendStream>| {
-            let (lane, connection) = (lane.clone(), session.connection.clone());
-            let backlog = session.backlog.clone();
-            control_thread.spawn(async move {
-                let stream = match stream {
-                    Some(stream) => stream,
-                    None => {
-                        let Ok(stream) = connection.open_uni().await else { return };
-                        let _ = stream.set_priority(1);
-                        stream
-                    }
-                };
-                lane.write(&connection, stream, &backlog).await;
-            });
-        };
-        writes(session.control.get(0), Some(send));
-        (0..LANES).for_each(|lane| writes(session.lanes.get(lane), None));
+        let (lane, backlog) = (session.control.get(0).clone(), session.backlog.clone());
+        let control = session.connection.clone();
+        control_thread.spawn(async move { lane.write(&control, send, &backlog).await });
         control_thread.spawn(session.clone().read(recv));
-        control_thread.spawn(session.clone().accept_lanes());
         control_thread.spawn(session.clone().datagrams());
         control_thread.spawn(session.clone().until_closed());
+        if dialed {
+            control_thread.spawn(session.clone().dial_messages());
+        }
         session
     }
 
-    async fn accept_lanes(self: Arc<Self>) {
-        for _ in 0..LANES {
-            let Ok(stream) = self.connection.accept_uni().await else { return };
-            self.control_thread.spawn(self.clone().read(stream));
+    /// Who has dialed the session dials its connection for messages as well. What is sent meanwhile
+    /// waits in the lanes.
+    async fn dial_messages(self: Arc<Self>) {
+        let Some(host) = self.host.upgrade() else { return };
+        let dialed = host.dial_beside(&self, Carries::Messages);
+        drop(host);
+        match dialed.await {
+            Ok(connection) => self.carry(connection),
+            Err(why) => self.close(format!("no connection for messages: {why}")),
         }
-        // A fifth lane is a breach.
-        if self.connection.accept_uni().await.is_ok() {
-            self.close("the peer opened more lanes than there are".into());
+    }
+
+    /// The connection for messages stands: the lanes go over it.
+    pub(crate) fn carry(self: &Arc<Self>, connection: quinn::Connection) {
+        if self.carried.swap(true, Ordering::AcqRel) {
+            return self.close("the peer made two connections for messages".into());
         }
+        self.adopt(connection.clone());
+        let spawner = &self.system.env().spawner;
+        for lane in 0..LANES {
+            let (lane, connection) = (self.lanes.get(lane).clone(), connection.clone());
+            let backlog = self.backlog.clone();
+            spawner.spawn(async move {
+                let Ok(stream) = connection.open_uni().await else { return };
+                lane.write(&connection, stream, &backlog).await;
+            });
+        }
+        let session = self.clone();
+        spawner.spawn(async move {
+            for _ in 0..LANES {
+                let Ok(stream) = connection.accept_uni().await else { break };
+                session.system.env().spawner.spawn(session.clone().read(stream));
+            }
+            // A fifth lane is a breach; else this waits for the end.
+            let why = match connection.accept_uni().await {
+                Ok(_) => "the peer opened more lanes than there are".to_owned(),
+                Err(error) => format!("the connection for messages ended: {error}"),
+            };
+            if session.is_live() {
+                session.close(why);
+            }
+        });
     }
 
     async fn datagrams(self: Arc<Self>) {
@@ -277,6 +302,9 @@ impl Session {
         });
         if !first {
             return;
+        }
+        for connection in lock(&self.beside).iter() {
+            connection.close(ENDED.into(), b"the session ended");
         }
         let telemetry = self.system.telemetry();
         let (sent, received) = self.wire_bytes();
@@ -370,16 +398,20 @@ impl Session {
 
     /// UDP bytes sent and received so far, those of large tensors included.
     pub(crate) fn wire_bytes(&self) -> (u64, u64) {
-        let bulk = lock(&self.bulk_connections);
-        std::iter::once(&self.connection).chain(bulk.iter()).fold((0, 0), |sum, connection| {
+        let beside = lock(&self.beside);
+        std::iter::once(&self.connection).chain(beside.iter()).fold((0, 0), |sum, connection| {
             let stats = connection.stats();
             (sum.0 + stats.udp_tx.bytes, sum.1 + stats.udp_rx.bytes)
         })
     }
 
-    /// A connection for large tensors belongs to this session now.
+    /// A connection for messages or tensors belongs to this session now, and ends with it.
     pub(crate) fn adopt(&self, connection: quinn::Connection) {
-        lock(&self.bulk_connections).push(connection);
+        lock(&self.beside).push(connection.clone());
+        // It may have ended just before.
+        if !self.is_live() {
+            connection.close(ENDED.into(), b"the session ended");
+        }
     }
 
     pub(crate) fn pool(&self) -> &BufferPool {

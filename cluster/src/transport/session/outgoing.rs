@@ -14,7 +14,9 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{LANES, MAX_BACKLOG, Session, lane_of};
 use crate::{
     transport::{
-        bulk, flow,
+        bulk,
+        endpoint::Purpose as Carries,
+        flow,
         frame::{self, Header, Payload, Pieces},
         lane::Lane,
         window::Window,
@@ -142,9 +144,9 @@ impl Session {
             let Some(host) = self.host.upgrade() else { return sender };
             let thread = host.bulk_thread().clone();
             thread.spawn(async move {
-                let dialed = host.bulk(&session).await;
+                let dialed = host.dial_beside(&session, Carries::Bulk);
                 drop(host);
-                let ended = match dialed {
+                let ended = match dialed.await {
                     Ok(connection) => bulk::send(session.clone(), connection, queue)
                         .await
                         .map_err(|error| error.to_string()),

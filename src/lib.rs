@@ -56,7 +56,7 @@ pub mod prelude {
     };
     pub use footlight_runtime::{
         Actor, ActorRef, CallError, Cause, Context, DeferredHandler, Down, Error, Fate, Handler,
-        HostTensor, Message, ReplyTo, Result, StreamSender, Streamed,
+        HostTensor, Message, ReplyTo, Result, StreamSender, Streamed, WireFormat, WireTensor,
         supervision::{ChildEvent, OneForAll, OneForOne, RestForOne, Restart},
     };
     pub use serde::{Deserialize, Serialize};

@@ -59,7 +59,7 @@ pub use message::Message;
 pub use reply::ReplyTo;
 pub use stream::{StreamSender, Streamed};
 pub use system::System;
-pub use tensor::HostTensor;
+pub use tensor::{HostTensor, WireFormat, WireTensor};
 pub use watch::{Down, Watch};
 
 #[cfg(test)]

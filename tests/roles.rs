@@ -94,7 +94,7 @@ async fn each_role_may_send_what_the_table_says_and_no_byte_of_the_rest_is_decod
             held.say(&message, &body).await;
             let denied = held
                 .hear(|header| match header {
-                    Header::Reply { call: answered } if answered == call => Some(None),
+                    Header::Reply { call: answered, .. } if answered == call => Some(None),
                     Header::Failed { call: answered, failure } if answered == call => {
                         let Cause::Refused(why) = failure.cause else { return Some(None) };
                         Some(why.contains("has no right to").then_some(why))
@@ -160,7 +160,7 @@ async fn only_members_watch_and_only_servers_and_admins_end_actors_elsewhere() {
         };
         held.say(&question, &[0]).await;
         held.hear(|header| match header {
-            Header::Reply { call: 7 } | Header::Failed { call: 7, .. } => Some(()),
+            Header::Reply { call: 7, .. } | Header::Failed { call: 7, .. } => Some(()),
             _ => None,
         })
         .await;

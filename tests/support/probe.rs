@@ -67,6 +67,12 @@ message!(
 message!(
     /// Tensors come back as they went.
     Mirror { tensor: HostTensor } -> HostTensor);
+message!(
+    /// A text so long.
+    Text { bytes: usize } -> String);
+message!(
+    /// A tensor so large, of memory of its own.
+    Ones { bytes: usize } -> HostTensor);
 message!(Shaped { field: u32 } -> ());
 message!(
     /// Watches another probe; the ends are asked for by `Ends`.
@@ -105,6 +111,8 @@ pub(crate) fn register(builder: NodeBuilder) -> NodeBuilder {
             .handles::<Produced>()
             .handles::<Silence>()
             .handles::<Mirror>()
+            .handles::<Text>()
+            .handles::<Ones>()
             .handles::<Shaped>()
             .handles::<WatchIt>()
             .handles::<Ends>()
@@ -286,6 +294,18 @@ impl Handler<Silence> for Probe {
 impl Handler<Mirror> for Probe {
     async fn handle(&mut self, mirror: Mirror, _: &Context<Self>) -> HostTensor {
         mirror.tensor
+    }
+}
+
+impl Handler<Text> for Probe {
+    async fn handle(&mut self, text: Text, _: &Context<Self>) -> String {
+        "x".repeat(text.bytes)
+    }
+}
+
+impl Handler<Ones> for Probe {
+    async fn handle(&mut self, ones: Ones, _: &Context<Self>) -> HostTensor {
+        HostTensor::from_vec(vec![1u8; ones.bytes], &[ones.bytes]).unwrap()
     }
 }
 

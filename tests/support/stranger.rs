@@ -18,7 +18,7 @@ use footlight::{
 };
 use quinn::{
     ConnectionError, TransportErrorCode,
-    crypto::rustls::QuicClientConfig,
+    crypto::rustls::{QuicClientConfig, QuicServerConfig},
     rustls::{
         self, DigitallySignedStruct, SignatureScheme,
         client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -73,7 +73,8 @@ impl Forge {
         (params.not_before, params.not_after) =
             (date_time_ymd(2020, 1, 1), date_time_ymd(year, 1, 1));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.signed_by(&key, &self.0).unwrap();
         Shown(certificate.der().clone(), key.serialize_der())
     }
@@ -131,19 +132,68 @@ impl Stranger {
 
     /// Shakes hands, greets, and reads the answer.
     pub(crate) async fn greet(&self, to: SocketAddr, hello: &Hello) -> (Held, Answer) {
+        let (connection, send, recv, answer) = self.introduce(to, hello).await;
+        (Held::new(connection, send, recv), answer)
+    }
+
+    /// The same, and never reads a word behind the answer.
+    pub(crate) async fn greet_deaf(&self, to: SocketAddr, hello: &Hello) -> (Held, Answer) {
+        let (connection, send, recv, answer) = self.introduce(to, hello).await;
+        (Held { connection, send, heard: mpsc::unbounded_channel().1, unread: Some(recv) }, answer)
+    }
+
+    /// Shakes hands and says something; the answer comes on the same stream.
+    async fn introduce<A: DeserializeOwned>(
+        &self,
+        to: SocketAddr,
+        word: &impl Serialize,
+    ) -> (quinn::Connection, quinn::SendStream, quinn::RecvStream, A) {
         let connection = soon(self.connect(to)).await.unwrap();
         let (mut send, mut recv) = soon(connection.open_bi()).await.unwrap();
-        write(&mut send, hello).await;
+        write(&mut send, word).await;
         let answer = soon(read(&mut recv)).await;
-        (Held::new(connection, send, recv), answer)
+        (connection, send, recv, answer)
+    }
+
+    /// A connection for the tensors of a session.
+    pub(crate) async fn bulk(&self, to: SocketAddr, session: u64) -> quinn::Connection {
+        let (connection, _, _, known) = self.introduce(to, &session).await;
+        assert!(matches!(known, true), "the session is not known");
+        connection
+    }
+
+    /// Takes connections too, as whoever it shows.
+    pub(crate) fn listen(&self, shown: &Shown, alpn: &str) {
+        let Shown(certificate, key) = shown;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], PrivateKeyDer::Pkcs8(key.clone().into()))
+            .unwrap();
+        config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+        let config = Arc::new(QuicServerConfig::try_from(config).unwrap());
+        self.endpoint.set_server_config(Some(quinn::ServerConfig::with_crypto(config)));
+    }
+
+    /// Takes one connection for the tensors of its session, agrees to it, and reads nothing more.
+    pub(crate) async fn take_bulk(&self) -> quinn::Connection {
+        let connection = soon(self.endpoint.accept()).await.unwrap().await.unwrap();
+        let (mut send, mut recv) = soon(connection.accept_bi()).await.unwrap();
+        let _session: u64 = soon(read(&mut recv)).await;
+        write(&mut send, &true).await;
+        connection
     }
 }
 
 /// A connection behind its greeting: says what it likes, and hears what comes back.
 pub(crate) struct Held {
     pub(crate) connection: quinn::Connection,
-    send: quinn::SendStream,
+    pub(crate) send: quinn::SendStream,
     heard: mpsc::UnboundedReceiver<Header>,
+    /// The control lane, if it is not read: dropped, it would be stopped.
+    unread: Option<quinn::RecvStream>,
 }
 
 impl Held {
@@ -160,18 +210,12 @@ impl Held {
                 tokio::spawn(listen(lane, tell.clone()));
             }
         });
-        Held { connection, send, heard }
+        Held { connection, send, heard, unread: None }
     }
 
     /// Sends a frame on the control lane.
     pub(crate) async fn say(&mut self, header: &Header, body: &[u8]) {
-        let header = bincode::serde::encode_to_vec(header, bincode::config::standard()).unwrap();
-        let length = 2 + header.len() + body.len();
-        let mut frame = (length as u32).to_le_bytes().to_vec();
-        frame.extend((header.len() as u16).to_le_bytes());
-        frame.extend(header);
-        frame.extend(body);
-        soon(self.send.write_all(&frame)).await.unwrap();
+        soon(self.send.write_all(&frame(header, body))).await.unwrap();
     }
 
     /// The next frame of which `wanted` makes something.
@@ -186,6 +230,26 @@ impl Held {
         })
         .await
     }
+}
+
+/// A value as the protocol encodes it.
+pub(crate) fn encoded(value: &impl Serialize) -> Vec<u8> {
+    bincode::serde::encode_to_vec(value, bincode::config::standard()).unwrap()
+}
+
+/// A frame as it should be; `rest` is what follows the header.
+pub(crate) fn frame(header: &Header, rest: &[u8]) -> Vec<u8> {
+    frame_of(&encoded(header), rest)
+}
+
+/// The same with whatever for a header.
+pub(crate) fn frame_of(header: &[u8], rest: &[u8]) -> Vec<u8> {
+    let length = 2 + header.len() + rest.len();
+    let mut frame = (length as u32).to_le_bytes().to_vec();
+    frame.extend((header.len() as u16).to_le_bytes());
+    frame.extend(header);
+    frame.extend(rest);
+    frame
 }
 
 /// Reads frames; of those that are not in [`Header`] nothing comes.
@@ -218,12 +282,16 @@ pub(crate) enum Header {
     },
     Reply {
         call: u64,
+        payload: Payload,
     },
     Failed {
         call: u64,
         failure: Failure,
     },
-    StreamItem,
+    StreamItem {
+        stream: u64,
+        payload: Payload,
+    },
     StreamEnd,
     StreamCredit,
     StreamCancel,
@@ -249,8 +317,15 @@ pub(crate) enum Header {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Payload {
     pub(crate) body: u32,
-    pub(crate) segments: Vec<u64>,
+    pub(crate) segments: Vec<Segment>,
     pub(crate) streams: Vec<u64>,
+}
+
+/// Where a tensor's bytes are.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Segment {
+    Inline { len: u32 },
+    Stream { id: u64, len: u64 },
 }
 
 /// How a handshake came to nothing.
@@ -410,7 +485,7 @@ impl Hello {
 }
 
 async fn write<T: Serialize>(stream: &mut quinn::SendStream, value: &T) {
-    let body = bincode::serde::encode_to_vec(value, bincode::config::standard()).unwrap();
+    let body = encoded(value);
     let mut bytes = b"FTLT\x01\x00".to_vec();
     bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
     bytes.extend_from_slice(&body);
@@ -449,10 +524,18 @@ pub(crate) async fn first_packets(count: usize) -> Vec<Vec<u8>> {
 
 /// What the system keeps for a process: resident memory in KiB, and open files.
 pub(crate) fn kept_for(pid: u32) -> (u64, usize) {
+    (memory(pid, "VmRSS:"), fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count())
+}
+
+/// The most resident memory that a process has had, in KiB.
+pub(crate) fn most_kept_for(pid: u32) -> u64 {
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: u32, which: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let rss = rss.trim().trim_end_matches(" kB").parse().unwrap();
-    (rss, fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count())
+    let kib = status.lines().find_map(|line| line.strip_prefix(which)).unwrap();
+    kib.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// The UDP ports that a process has.

@@ -1,6 +1,7 @@
 //! `cargo xtask ci`: what must hold before a change goes in.
 
 use crate::endurance::endurance;
+use crate::fuzz::fuzz;
 use crate::progress::Seconds;
 use crate::test::{PROFILE, tests};
 use crate::{command, dataset, demo, setup};
@@ -9,7 +10,8 @@ use clap::Args;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Run every check: format, Clippy, documentation, tests, half a minute of chaos, and the demo.
+/// Run every check: format, Clippy, documentation, tests, 20 seconds of fuzzing, half a minute of chaos, and the
+/// demo.
 ///
 /// Does the set-up first if something is missing, and stops at the first step that fails.
 #[derive(Args)]
@@ -17,10 +19,13 @@ pub(crate) struct Options {}
 
 type Step = (&'static str, fn() -> Result<()>);
 
-/// What is quick to fail comes first. All steps but the demo share one profile, and so their builds.
+/// What is quick to fail comes first. All steps but the demo and the fuzzer share one profile, and so their builds.
 const STEPS: &[Step] = &[
     ("set-up", || setup::prepare(None, dataset::Name::default(), None).map(drop)),
-    ("format", || cargo(&["fmt", "--all", "--check"])),
+    ("format", || {
+        cargo(&["fmt", "--all", "--check"])?;
+        cargo(&["fmt", "--manifest-path=fuzz/Cargo.toml", "--check"])
+    }),
     ("Clippy", || {
         cargo(&["clippy", "--workspace", "--all-targets", PROFILE, "--", "-D", "warnings"])
     }),
@@ -41,6 +46,7 @@ const STEPS: &[Step] = &[
         command::openly(doc.args(["doc", "--workspace", "--no-deps", PROFILE]))
     }),
     ("tests", || command::openly(&mut tests(&[]))),
+    ("20 s of fuzzing", || fuzz(20)),
     ("30 s of chaos", || {
         let options = ["--minutes", "0.5"].map(str::to_owned);
         command::openly(&mut endurance("chaos", &options))

@@ -1,7 +1,7 @@
 //! The developer's commands of this checkout, run as `cargo xtask …`.
 //!
 //! `setup` brings what a build needs into the user's cache directory; `demo`, `test`, `chaos`, `detect`, `soak` and `ci` do that
-//! first and then run cargo. Everything said here goes to standard error, so that the demo's `--json` has standard output to itself.
+//! first and then run cargo; `fuzz` needs nothing of it. Everything said here goes to standard error, so that the demo's `--json` has standard output to itself.
 
 mod checksum;
 mod ci;
@@ -9,6 +9,7 @@ mod command;
 mod dataset;
 mod demo;
 mod endurance;
+mod fuzz;
 mod libtorch;
 mod lock;
 mod paths;
@@ -36,6 +37,7 @@ enum Command {
     Chaos(endurance::Chaos),
     Detect(endurance::Detect),
     Soak(endurance::Soak),
+    Fuzz(fuzz::Options),
     Ci(ci::Options),
 }
 
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Chaos(options) => endurance::chaos(&options),
         Command::Detect(options) => endurance::detect(&options),
         Command::Soak(options) => endurance::soak(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Ci(options) => ci::run(&options),
     };
     match done {

@@ -4,13 +4,22 @@
 //! it encrypts. Receiving copies each decrypted slice once, to its place in a buffer of the node's
 //! pool, which then is the tensor's memory.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::{Buf, Bytes};
 use footlight_runtime::tensor::BufferPool;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
 
-use super::{frame::MAX_SEGMENT, session::Session};
+use super::{endpoint::IDLE_TIMEOUT, frame::MAX_SEGMENT, session::Session};
 
 /// A tensor up to this many bytes gets its memory when it is announced on its stream; a longer one
 /// only if its message has announced it too, else as it comes.
@@ -19,6 +28,10 @@ const UNANNOUNCED: u64 = 8 << 20;
 /// Most tensors under way at once on one connection, each way.
 const CONCURRENT: usize = 32;
 
+/// A peer that takes nothing of any tensor for so long does not read them: the reader of a connection
+/// never waits. What its calls have produced must not be kept for ever.
+const PATIENCE: Duration = IDLE_TIMEOUT;
+
 /// Why the bulk connection of a session is of no more use.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BulkError {
@@ -26,12 +39,22 @@ pub(crate) enum BulkError {
     TooLong(u64),
     #[error("tensor {id} ended after {got} of {length} bytes")]
     Short { id: u64, got: u64, length: u64 },
+    #[error("tensor {id} goes on after the {length} bytes that it has")]
+    Long { id: u64, length: u64 },
+    #[error("a tensor was cut off: {0}")]
+    CutOff(String),
+    #[error("the peer has read nothing of the tensors sent to it for {PATIENCE:?}")]
+    Unread,
     #[error("{0}")]
     Broken(String),
 }
 
 fn broken(error: impl std::fmt::Display) -> BulkError {
     BulkError::Broken(error.to_string())
+}
+
+fn cut_off(error: impl std::fmt::Display) -> BulkError {
+    BulkError::CutOff(error.to_string())
 }
 
 /// Sends what the queue brings until the session ends.
@@ -42,36 +65,63 @@ pub(crate) async fn send(
 ) -> Result<(), BulkError> {
     session.adopt(connection.clone());
     let places = Arc::new(Semaphore::new(CONCURRENT));
+    let taken = Arc::<AtomicU64>::default();
+    // What is under way would else wait for a peer that does not read, and with it the session.
+    let over = || {
+        connection.close(0u32.into(), b"the session ended");
+        Ok(())
+    };
     loop {
         let next = tokio::select! {
             biased;
-            () = session.ended() => return Ok(()),
+            () = session.ended() => return over(),
             next = queue.recv() => next,
         };
         let Some((id, bytes)) = next else { return Ok(()) };
         let place = tokio::select! {
             biased;
-            () = session.ended() => return Ok(()),
+            () = session.ended() => return over(),
             place = places.clone().acquire_owned() => place,
         };
         let Ok(place) = place else { return Ok(()) };
-        let mut stream = connection.open_uni().await.map_err(broken)?;
-        let session = session.clone();
+        let stream = timeout(PATIENCE, connection.open_uni()).await;
+        let stream = stream.map_err(|_| BulkError::Unread)?.map_err(broken)?;
+        let (session, taken) = (session.clone(), taken.clone());
         tokio::spawn(async move {
-            let mut head = [0u8; 16];
-            head[..8].copy_from_slice(&id.to_le_bytes());
-            head[8..].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
-            let sent = async {
-                stream.write_all(&head).await?;
-                stream.write_chunk(bytes).await?;
-                stream.finish().map_err(|_| quinn::WriteError::ClosedStream)
-            };
-            if let Err(error) = sent.await {
+            if let Err(error) = write(stream, id, bytes, &taken).await {
                 session.close(format!("a tensor could not be sent: {error}"));
             }
             drop(place);
         });
     }
+}
+
+/// Writes one tensor. `taken` grows whenever the peer takes something of any tensor of the
+/// connection.
+async fn write(
+    mut stream: quinn::SendStream,
+    id: u64,
+    bytes: Bytes,
+    taken: &AtomicU64,
+) -> Result<(), BulkError> {
+    let mut head = [0u8; 16];
+    head[..8].copy_from_slice(&id.to_le_bytes());
+    head[8..].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+    let mut pieces = [Bytes::copy_from_slice(&head), bytes];
+    let mut left = &mut pieces[..];
+    while !left.is_empty() {
+        let before = taken.load(Ordering::Relaxed);
+        match timeout(PATIENCE, stream.write_chunks(left)).await {
+            Ok(written) => {
+                left = &mut left[written.map_err(broken)?.chunks..];
+                taken.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(_) if taken.load(Ordering::Relaxed) == before => return Err(BulkError::Unread),
+            // Another one's turn took so long.
+            Err(_) => {}
+        }
+    }
+    stream.finish().map_err(broken)
 }
 
 /// Takes tensors until the connection ends.
@@ -108,7 +158,7 @@ async fn tensor(
     session: &Session,
 ) -> Result<(u64, Bytes), BulkError> {
     let mut head = [0u8; 16];
-    stream.read_exact(&mut head).await.map_err(broken)?;
+    stream.read_exact(&mut head).await.map_err(cut_off)?;
     let mut head = &head[..];
     let (id, length) = (head.get_u64_le(), head.get_u64_le());
     if length > MAX_SEGMENT {
@@ -119,11 +169,11 @@ async fn tensor(
     }
     let mut buffer = session.pool().take(length as usize);
     let mut filled = 0;
-    while let Some(chunk) = stream.read_chunk(usize::MAX, true).await.map_err(broken)? {
+    while let Some(chunk) = stream.read_chunk(usize::MAX, true).await.map_err(cut_off)? {
         let end = filled + chunk.bytes.len();
         match buffer.get_mut(filled..end) {
             Some(place) => place.copy_from_slice(&chunk.bytes),
-            None => return Err(BulkError::TooLong(end as u64)),
+            None => return Err(BulkError::Long { id, length }),
         }
         filled = end;
     }
@@ -143,10 +193,10 @@ async fn gather(
 ) -> Result<Bytes, BulkError> {
     let mut chunks = Vec::new();
     let mut got = 0u64;
-    while let Some(chunk) = stream.read_chunk(usize::MAX, true).await.map_err(broken)? {
+    while let Some(chunk) = stream.read_chunk(usize::MAX, true).await.map_err(cut_off)? {
         got += chunk.bytes.len() as u64;
         if got > length {
-            return Err(BulkError::TooLong(got));
+            return Err(BulkError::Long { id, length });
         }
         chunks.push(chunk.bytes);
     }

@@ -356,6 +356,14 @@ pub(crate) fn open(mut bytes: Bytes) -> Result<Frame, FrameError> {
     Ok(Frame { header, body, inline })
 }
 
+/// The bytes behind its length of a frame that was opened: what [`open`] was given, or another way
+/// to say the same.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn again(frame: &Frame) -> Result<Bytes, FrameError> {
+    let pieces = seal(&frame.header, frame.body.clone(), frame.inline.clone())?;
+    Ok(Bytes::from(pieces.concat()).slice(4..))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -109,7 +109,12 @@ impl Lane {
             let Some(uncredited) = uncredited else { break };
             let written = stream.write_all_chunks(&mut chunks).await;
             backlog.fetch_sub(uncredited, Ordering::AcqRel);
-            if written.is_err() {
+            if let Err(error) = written {
+                // A peer that stops a lane while the session lives would wait for ever for what it
+                // asked.
+                if let quinn::WriteError::Stopped(_) = error {
+                    connection.close(1u32.into(), b"the peer stopped reading a lane");
+                }
                 // The connection has ended, and the session with it.
                 return;
             }
@@ -157,7 +162,7 @@ pub(crate) enum LaneError {
     Frame(#[from] FrameError),
     #[error("a lane was cut off in the middle of a frame")]
     CutOff,
-    #[error("{0}")]
+    #[error("a lane was cut off: {0}")]
     Read(#[from] quinn::ReadError),
 }
 

@@ -24,6 +24,9 @@ pub(crate) mod bulk;
 pub mod endpoint;
 pub(crate) mod flow;
 pub(crate) mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub(crate) mod handshake;
 pub(crate) mod inbox;
 pub(crate) mod lane;

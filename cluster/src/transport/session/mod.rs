@@ -272,7 +272,7 @@ impl Session {
                 // quinn hands out what it had received before the end.
                 _ if !self.is_live() => return,
                 // The connection's own end is told by `until_closed`.
-                Err(lane::LaneError::Read(_)) => return,
+                Err(lane::LaneError::Read(quinn::ReadError::ConnectionLost(_))) => return,
                 Err(error) => return self.close(error.to_string()),
             }
         }

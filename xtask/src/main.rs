@@ -11,6 +11,7 @@ mod demo;
 mod endurance;
 mod libtorch;
 mod lock;
+mod options;
 mod paths;
 mod progress;
 mod setup;
@@ -40,7 +41,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let done = match options::parse::<Cli>().command {
         Command::Setup(options) => setup::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),

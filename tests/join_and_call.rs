@@ -38,12 +38,9 @@ async fn a_reference_handed_to_a_third_node_works_there() {
     let here = node.spawn::<Probe>(()).await.unwrap();
     let on = async |id| soon(node.spawn::<Probe>(()).on(Placement::node(id))).await.unwrap();
     let (on_seed, on_other) = (on(seed.id).await, on(other.id).await);
-    // To the third node, to this one, and to the one itself.
-    for (through, to) in [(&on_seed, &on_other), (&on_other, &here), (&on_other, &on_other.clone())]
-    {
-        if through == to {
-            continue;
-        }
+    let beside_other = on(other.id).await;
+    // To the third node, to this one, and home to the node on which its actor is.
+    for (through, to) in [(&on_seed, &on_other), (&on_other, &here), (&on_other, &beside_other)] {
         let answer = soon(through.call(Relay { to: to.clone() })).await.unwrap().unwrap();
         assert_eq!(answer.0, to.addr().node);
     }

@@ -19,6 +19,10 @@ pub struct NodeArgs {
     /// seed: others join it
     #[arg(long = "seed", value_name = "HOST:PORT")]
     pub seeds: Vec<String>,
+    /// How long to look for a seed before giving up [default: commands named `node` look for ever,
+    /// others 15]
+    #[arg(long, value_name = "SECONDS", value_parser = patience)]
+    pub join_timeout: Option<f64>,
     /// Directory with the cluster's keys [default: FOOTLIGHT_STATE, or the user's state directory]
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
@@ -86,6 +90,14 @@ fn seconds(text: &str) -> Result<f64, String> {
         Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(seconds),
         _ => Err("give seconds, from 0 to 86400".to_owned()),
     }
+}
+
+/// A time that is worth waiting.
+fn patience(text: &str) -> Result<f64, String> {
+    seconds(text)
+        .ok()
+        .filter(|seconds| *seconds > 0.0)
+        .ok_or_else(|| "give seconds, more than 0 and at most 86400".to_owned())
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

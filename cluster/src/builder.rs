@@ -54,6 +54,32 @@ use crate::{
 pub const OBSERVE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Makes a [`Node`]: what it hosts, where it listens, whom it joins.
+///
+/// ```
+/// use std::time::Duration;
+/// use footlight_cluster::{Node, NodeArgs};
+/// use footlight_runtime::{Actor, Context, Result};
+///
+/// struct Clerk;
+/// impl Actor for Clerk {
+///     type Args = ();
+///     const NAME: &'static str = "office.clerk";
+///     async fn start(_: (), _: &Context<Self>) -> Result<Self> { Ok(Clerk) }
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<()> {
+/// # let keys = tempfile::tempdir()?;
+/// # let (listen, state) = (Some("127.0.0.1:0".into()), Some(keys.path().into()));
+/// # let args = NodeArgs { listen, state, ..Default::default() };
+/// let node = Node::builder(args)                    // mostly a program's own options
+///     .register::<Clerk>(|clerk| clerk)             // takes no messages from other nodes
+///     .join_timeout(Duration::from_secs(15))
+///     .start().await?;
+/// assert!(node.is_seed() && node.members()[0].actors.contains(&"office.clerk".to_string()));
+/// # node.leave().await
+/// # }
+/// ```
 pub struct NodeBuilder {
     args: NodeArgs,
     types: Types,
@@ -167,9 +193,10 @@ impl NodeBuilder {
         self
     }
 
-    /// How long [`start`](Self::start) looks for a seed before it fails. Default: for ever, so that
-    /// nodes may be started in any order; a node that waits says so as a warning in the log, after
-    /// three seconds and then less and less often.
+    /// How long [`start`](Self::start) looks for a seed before it fails; the option `--join-timeout`
+    /// comes first. Default: for ever, so that nodes may be started in any order; a node that waits
+    /// says so as a warning in the log, after three seconds and then less and less often. A program
+    /// that has something to ask should not wait so long.
     #[must_use]
     pub fn join_timeout(mut self, timeout: Duration) -> Self {
         self.join_timeout = timeout;
@@ -213,8 +240,9 @@ impl NodeBuilder {
     /// # Errors
     /// What is wrong with the address, the port, the state directory or the seeds, each in one
     /// sentence that says what to do.
-    pub async fn start(self) -> footlight_runtime::Result<Node> {
-        let timeout = self.join_timeout;
+    pub async fn start(mut self) -> footlight_runtime::Result<Node> {
+        let timeout = self.patience();
+        self.join_timeout = timeout;
         let mut seeds = Seeds::new(&self.args.seeds, self.sockets.clone())?;
         seeds.look_up().await;
         let node = self.bring_up(None, &seeds.addrs()).await?;
@@ -234,8 +262,10 @@ impl NodeBuilder {
     pub async fn observe(mut self, target: &str) -> footlight_runtime::Result<(Node, Observed)> {
         self.purpose = Purpose::Observer;
         self.args.listen = Some("127.0.0.1:0".to_owned());
-        let timeout =
-            if self.join_timeout == Duration::MAX { OBSERVE_TIMEOUT } else { self.join_timeout };
+        let timeout = match self.patience() {
+            Duration::MAX => OBSERVE_TIMEOUT,
+            told => told,
+        };
         self.join_timeout = timeout;
         let deadline = deadline_after(timeout);
         let mut seeds = Seeds::new(&[target.to_owned()], self.sockets.clone())?;
@@ -260,6 +290,11 @@ impl NodeBuilder {
             }
             Err(_) => Err(footlight_runtime::Error::other("the node ended meanwhile")),
         }
+    }
+
+    /// How long a seed is looked for: what the options say, else what the program says.
+    fn patience(&self) -> Duration {
+        self.args.join_timeout.map_or(self.join_timeout, Duration::from_secs_f64)
     }
 
     /// Starts all that a node has; `target` is whom one that only asks is going to ask, `seeds` are

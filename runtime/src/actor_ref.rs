@@ -26,6 +26,36 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// Cheap to clone; it can travel inside messages. Messages sent through one reference by one task
 /// arrive in order, large ones included. Holding one keeps nothing alive.
+///
+/// ```
+/// # use footlight_runtime::{Actor, ActorRef, Context, Error, Fate, Handler, Message, NodeId, Result};
+/// # use footlight_runtime::{System, env::Env, id::Incarnation, registry::Types};
+/// # #[derive(serde::Serialize, serde::Deserialize)]
+/// # struct Add(i64);
+/// # impl Message for Add { type Reply = i64; const NAME: &'static str = "sum.add"; }
+/// # struct Sum(i64);
+/// # impl Actor for Sum {
+/// #     type Args = ();
+/// #     const NAME: &'static str = "sum.sum";
+/// #     async fn start(_: (), _: &Context<Self>) -> Result<Self> { Ok(Sum(0)) }
+/// # }
+/// # impl Handler<Add> for Sum {
+/// #     async fn handle(&mut self, add: Add, _: &Context<Self>) -> i64 { self.0 += add.0; self.0 }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<()> {
+/// # let env = Env::system().map_err(Error::other)?;
+/// # let system = System::start(NodeId(1), Incarnation(1), Types::default(), env).await?;
+/// let sum: ActorRef<Sum> = system.spawn(()).await?;
+/// sum.cast(Add(2)).await?;                        // accepted; nobody waits for the answer
+/// assert_eq!(sum.call(Add(3)).await?, 5);         // comes after it
+///
+/// sum.stop();
+/// sum.watch().await;
+/// let error = sum.call(Add(1)).await.unwrap_err();
+/// assert_eq!(error.fate(), Fate::NotSent);        // to send it elsewhere is safe
+/// # Ok(()) }
+/// ```
 pub struct ActorRef<A: Actor> {
     addr: ActorAddr,
     system: System,

@@ -47,7 +47,7 @@ struct JobOptions {
     /// Seed of everything random.
     #[arg(long, value_name = "N")]
     seed: Option<String>,
-    /// auto, cpu or cuda:N.
+    /// auto, cpu or cuda:N; of a list as in cpu,cuda:1 each worker has the next one.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
     /// Let every process live.

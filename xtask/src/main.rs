@@ -12,6 +12,7 @@ mod endurance;
 mod fuzz;
 mod libtorch;
 mod lock;
+mod options;
 mod paths;
 mod progress;
 mod setup;
@@ -42,7 +43,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let done = match options::parse::<Cli>().command {
         Command::Setup(options) => setup::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),

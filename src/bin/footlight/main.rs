@@ -13,6 +13,7 @@ mod token;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use footlight::cli;
 use tracing_subscriber::EnvFilter;
 
 const EXAMPLES: &str = "\
@@ -58,19 +59,13 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,openraft=off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match run(args.command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // One line, whatever the text came from.
-            let text = format!("{error:#}");
-            let line: Vec<&str> = text.split_whitespace().collect();
-            eprintln!("error: {}", line.join(" "));
-            ExitCode::FAILURE
-        }
+        Err(error) => cli::fail(&error),
     }
 }
 
@@ -95,4 +90,15 @@ fn run(command: Command) -> anyhow::Result<()> {
     // The node has ended by now; nothing that still blocks is worth waiting for.
     runtime.shutdown_background();
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_option_stands_in_another_s_way() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
 }

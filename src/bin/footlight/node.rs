@@ -3,7 +3,6 @@
 use std::{
     io::{self, Write},
     net::SocketAddr,
-    time::Duration,
 };
 
 use footlight::{
@@ -29,17 +28,11 @@ pub(crate) struct Args {
     /// Answer over HTTP at this loopback address: GET /v2/health/live and /v2/health/ready
     #[arg(long, value_name = "HOST:PORT")]
     http: Option<SocketAddr>,
-    /// How long to look for a seed before giving up [default: for ever]
-    #[arg(long, value_name = "SECONDS", value_parser = super::ask::seconds)]
-    join_timeout: Option<f64>,
 }
 
-/// Runs the node.
+/// Runs the node. A seed is looked for until one answers; the log says that it is waited for.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut builder = Node::builder(args.node).with(actors::stagehands);
-    if let Some(seconds) = args.join_timeout {
-        builder = builder.join_timeout(Duration::from_secs_f64(seconds));
-    }
     // Before the node: the others are told an address that answers.
     let gateway = match args.http {
         Some(addr) => Some(http(addr).await?),

@@ -418,7 +418,7 @@ impl NodeBuilder {
         if self.purpose == Purpose::Member {
             let first = self.args.seeds.is_empty();
             let place = Seat::new(&network, ledger.clone(), ledger_dir, self.ledger, first);
-            place.clone().begin(&system, control.handle()).await?;
+            place.clone().begin(&system).await?;
             seat = Some(place);
             Names::begin(&network, ledger.clone()).await?;
         }
@@ -511,6 +511,7 @@ async fn join(node: &Node, seeds: Seeds, timeout: Duration) -> Result<(), Cluste
     while !network.view.others().iter().any(|member| member.is_up()) {
         let changed = async {
             tokio::select! {
+                biased;
                 changed = changes.changed() => changed,
                 changed = watched.changed() => changed,
             }

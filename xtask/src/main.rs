@@ -17,6 +17,8 @@ mod paths;
 mod progress;
 mod setup;
 mod test;
+#[cfg(test)]
+mod testing;
 mod tools;
 
 use clap::{Parser, Subcommand};

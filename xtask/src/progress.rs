@@ -88,6 +88,19 @@ pub(crate) fn folder_size(folder: &Path) -> u64 {
         .sum()
 }
 
+/// Bytes in the largest file below a folder.
+pub(crate) fn largest_file(folder: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return 0;
+    };
+    let sizes = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(data) if data.is_dir() => largest_file(&entry.path()),
+        Ok(data) => data.len(),
+        Err(_) => 0,
+    });
+    sizes.max().unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +129,7 @@ mod tests {
         fs::create_dir(folder.path().join("in"))?;
         fs::write(folder.path().join("in/b"), [0; 7])?;
         assert_eq!(folder_size(folder.path()), 12);
+        assert_eq!(largest_file(folder.path()), 7);
         assert_eq!(folder_size(&folder.path().join("missing")), 0);
         Ok(())
     }

@@ -72,7 +72,7 @@ impl LedgerActor {
     {
         let Ok(permit) = self.0.gate.clone().try_acquire_owned() else { return reply.send(busy) };
         let answer = answer(self.0.clone());
-        tokio::spawn(async move {
+        self.0.control.spawn(async move {
             reply.send(answer.await);
             drop(permit);
         });

@@ -47,7 +47,8 @@ const CHANGE: Duration = Duration::from_secs(10);
 /// A voter that is so many entries behind has caught up: the rest comes in a moment.
 const NEAR: u64 = 64;
 
-/// A voter's time as the leader. Each duty is done by a task, one at a time.
+/// A voter's time as the leader. Each duty is done by a task, one at a time, on the control thread:
+/// a leader must not seem gone because actors keep every core busy.
 pub(super) struct Leader {
     pub(super) reign: Reign,
     first: JoinHandle<()>,
@@ -116,7 +117,7 @@ impl Leader {
             self.merged = now;
             tracing::info!("this ledger goes up in an older one that the cluster has");
             // It ends the voter, and so this leader: it must not be ended by that.
-            self.merging = Some(tokio::spawn(go_up_in(seat.clone(), voter.clone(), older)));
+            self.merging = Some(voter.control.spawn(go_up_in(seat.clone(), voter.clone(), older)));
         }
         if is_free(&self.lapsing) {
             self.lapse(voter, now);
@@ -161,8 +162,8 @@ impl Leader {
         if over.is_empty() {
             return;
         }
-        let voter = voter.clone();
-        self.sweeping = Some(tokio::spawn(async move {
+        let (control, voter) = (voter.control.clone(), voter.clone());
+        self.sweeping = Some(control.spawn(async move {
             for life in over {
                 let _ = voter.lead(Command::Forget(life)).await;
             }
@@ -175,12 +176,12 @@ impl Leader {
         if step != Step::Nothing {
             tracing::debug!(?step, "who votes");
         }
-        let voter = voter.clone();
+        let (control, voter) = (voter.control.clone(), voter.clone());
         self.changing = Some(match step {
             Step::Nothing => return,
             Step::Invite(node) => {
                 let (network, refused) = (network.clone(), self.refused.clone());
-                tokio::spawn(async move {
+                control.spawn(async move {
                     if let Err(why) = invite(&voter, &network, node).await {
                         tracing::debug!(%node, why, "a node can't vote");
                         lock(&refused).insert(node, Instant::now());
@@ -188,11 +189,11 @@ impl Leader {
                 })
             }
             Step::Vote(voters) => {
-                tokio::spawn(change(voter, ChangeMembers::ReplaceAllVoters(voters)))
+                control.spawn(change(voter, ChangeMembers::ReplaceAllVoters(voters)))
             }
             Step::Dismiss(learner) => {
                 let learner = [learner].into_iter().collect();
-                tokio::spawn(change(voter, ChangeMembers::RemoveNodes(learner)))
+                control.spawn(change(voter, ChangeMembers::RemoveNodes(learner)))
             }
         });
     }
@@ -278,8 +279,8 @@ async fn change(voter: Arc<Voter>, change: ChangeMembers<VoterId, Keeps>) {
 
 /// Writes in a task of its own. If it fails, the next look tries again.
 fn does(voter: &Arc<Voter>, command: Command) -> JoinHandle<()> {
-    let voter = voter.clone();
-    tokio::spawn(async move {
+    let (control, voter) = (voter.control.clone(), voter.clone());
+    control.spawn(async move {
         if let Err(error) = voter.lead(command).await {
             tracing::debug!(%error, "a leader's entry was not written");
         }

@@ -69,6 +69,8 @@ enum Founds {
 pub(crate) struct Seat {
     network: Weak<Network>,
     pub(super) client: Arc<Client>,
+    /// The control thread, on which all of the ledger's tasks run.
+    pub(super) control: Handle,
     /// Where the store lies; without one it is in memory.
     dir: Option<PathBuf>,
     pub(super) settings: LedgerSettings,
@@ -111,6 +113,7 @@ impl Seat {
         Arc::new(Seat {
             network: Arc::downgrade(network),
             client,
+            control: network.control_thread.clone(),
             dir,
             settings,
             founds: Mutex::new(if first { Founds::Now } else { Founds::Never }),
@@ -125,19 +128,15 @@ impl Seat {
     }
 
     /// Takes part from now on; on the control thread, and without waiting for a disk.
-    pub(crate) async fn begin(
-        self: Arc<Self>,
-        system: &System,
-        control: &Handle,
-    ) -> footlight_runtime::Result<()> {
+    pub(crate) async fn begin(self: Arc<Self>, system: &System) -> footlight_runtime::Result<()> {
         system.extend(self.clone());
         let system = system.clone();
-        let actor = control.spawn(async move {
+        let actor = self.control.spawn(async move {
             // Spawned here, it lives here.
             system.spawn_well_known::<LedgerActor>(LEDGER_ACTOR, ()).await
         });
         actor.await.map_err(|error| footlight_runtime::Error::other(error.to_string()))??;
-        control.spawn(run(self));
+        self.control.clone().spawn(run(self));
         Ok(())
     }
 
@@ -239,7 +238,8 @@ impl Seat {
     async fn start(&self, store: (Store, Closed)) -> Result<Arc<Voter>, StoreError> {
         let range = &self.settings.election;
         let patience = millis(range.start) + self.draw(millis(range.end - range.start));
-        let voter = Voter::start(store, self.network.clone(), &self.settings, patience).await?;
+        let (network, control) = (self.network.clone(), self.control.clone());
+        let voter = Voter::start(store, network, control, &self.settings, patience).await?;
         if voter.deed.founder {
             // Does nothing if it was done before: it may have been killed in between.
             voter.found(self.dir.is_some()).await?;
@@ -527,7 +527,7 @@ impl Task {
             return;
         }
         let seat = self.seat.clone();
-        self.asking = Some(tokio::spawn(async move {
+        self.asking = Some(self.seat.control.spawn(async move {
             let ask = || match other {
                 true => Ask::HasAbsorbed(voter.deed.ledger),
                 false => Ask::IsVoter(voter.deed.me),

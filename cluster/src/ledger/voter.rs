@@ -12,6 +12,7 @@ use openraft::{
     error::{CheckIsLeaderError, ClientWriteError, RaftError},
 };
 use tokio::{
+    runtime::Handle,
     sync::{mpsc, oneshot},
     time::{Instant, timeout, timeout_at},
 };
@@ -46,6 +47,8 @@ pub(super) struct Voter {
     pub(super) raft: Raft,
     pub(super) view: Arc<View>,
     pub(super) deed: Deed,
+    /// The node's control thread, on which all of this voter's tasks run.
+    pub(super) control: Handle,
     /// The leader's timers, while this voter leads.
     pub(super) timers: Mutex<Option<(Reign, Timers)>>,
     /// Those who wait until the leader knows that it still is.
@@ -58,10 +61,12 @@ pub(super) struct Voter {
 }
 
 impl Voter {
-    /// Starts a voter on its store, on the present runtime.
+    /// Starts a voter on its store. On the control thread: openraft starts tasks of its own where
+    /// it is called.
     pub(super) async fn start(
         (store, closed): (Store, Closed),
         network: Weak<crate::network::Network>,
+        control: Handle,
         settings: &LedgerSettings,
         patience: u64,
     ) -> Result<Arc<Self>, StoreError> {
@@ -75,11 +80,12 @@ impl Voter {
         let raft = Raft::new(deed.me, Arc::new(config), wires, store, machine).await;
         let raft = raft.map_err(|error| failed(error.to_string()))?;
         let (waiting, asked) = mpsc::unbounded_channel();
-        tokio::spawn(confirm(raft.clone(), asked));
+        control.spawn(confirm(raft.clone(), asked));
         Ok(Arc::new(Voter {
             raft,
             view,
             deed,
+            control,
             timers: Mutex::new(None),
             waiting,
             closed: Mutex::new(Some(closed)),

@@ -37,7 +37,9 @@ pub(super) fn serve(
     permit: OwnedSemaphorePermit,
 ) -> Streamed<Watched> {
     let (sender, stream) = Streamed::channel(ROOM);
-    tokio::spawn(async move {
+    // With the voter's other tasks, whatever thread asks.
+    let control = voter.control.clone();
+    control.spawn(async move {
         let tell = tell(&voter, &prefix, guarded, &sender);
         let out_of_touch = async {
             let mut missed = 0;

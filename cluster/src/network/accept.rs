@@ -8,6 +8,7 @@ use std::{
 };
 
 use tokio::{
+    runtime::Handle,
     task::AbortHandle,
     time::{Instant, timeout},
 };
@@ -42,7 +43,7 @@ pub(crate) async fn refuse_all(network: Arc<Network>) {
 
 /// Answers the connections that arrive on the control endpoint.
 pub(crate) async fn accept(network: Arc<Network>) {
-    let door = Door::new(&network);
+    let door = Door::new(&network, &network.control_thread);
     while let Some(incoming) = network.endpoint.accept().await {
         let here = network.clone();
         door.consider(&network.endpoint, incoming, |connecting, place| async move {
@@ -70,7 +71,7 @@ pub(crate) async fn accept_messages(network: Arc<Network>) {
 
 /// Answers the connections that arrive on the bulk endpoint.
 pub(crate) async fn accept_bulk(network: Arc<Network>) {
-    let door = Door::new(&network);
+    let door = Door::new(&network, &network.bulk_thread);
     while let Some(incoming) = network.bulk.accept().await {
         let here = network.clone();
         door.consider(&network.bulk, incoming, |connecting, place| async move {
@@ -89,6 +90,8 @@ struct Door(Arc<Inner>);
 
 struct Inner {
     network: Arc<Network>,
+    /// The thread of this door's connections.
+    thread: Handle,
     admission: Mutex<Admission>,
     under_way: Mutex<BTreeMap<u64, AbortHandle>>,
     known: Mutex<(Instant, BTreeSet<IpAddr>)>,
@@ -110,10 +113,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Door {
-    fn new(network: &Arc<Network>) -> Self {
+    fn new(network: &Arc<Network>, thread: &Handle) -> Self {
         let now = Instant::now();
         Door(Arc::new(Inner {
             network: network.clone(),
+            thread: thread.clone(),
             admission: Mutex::new(Admission::new(now)),
             under_way: Mutex::default(),
             known: Mutex::new((now, members(network))),
@@ -157,7 +161,7 @@ impl Door {
         };
         let answer = answer(connecting, held);
         let inner = self.0.clone();
-        let task = tokio::spawn(async move {
+        let task = self.0.thread.spawn(async move {
             if let Err(why) = answer.await {
                 inner.say(Instant::now(), &format!("{from}: {why}"));
             }

@@ -250,6 +250,7 @@ async fn keep(network: &Arc<Network>, peer: &Arc<Peer>) {
             retry = FIRST_RETRY;
             network.reaches(peer, true);
             tokio::select! {
+                biased;
                 () = session.ended() => {}
                 () = silence(&session) => {
                     session.close(format!("nothing was heard for {SILENCE:?}"));

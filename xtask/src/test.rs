@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 /// time to build that they would take optimised, and libtorch computes in them as fast.
 pub(crate) const PROFILE: &str = "--profile=dev";
 
-/// Run every test: units, tests across processes, and the examples in the documentation.
+/// Run every test: units, tests across processes, and the examples in the documentation. Not `chaos`, `detect` and `soak`.
 ///
 /// Does the set-up first if something is missing.
 #[derive(Args)]

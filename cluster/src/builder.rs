@@ -9,7 +9,7 @@ use std::{
 };
 
 use footlight_runtime::{
-    Actor, ActorRef, System,
+    Actor, ActorRef, NodeId, System,
     env::{Env, WallClock, deadline_after},
     registry::{Registration, Types},
 };
@@ -29,7 +29,7 @@ use crate::{
         joiner::Asker,
     },
     groups::{self, GroupKeeper},
-    leaving::DRAIN_TIMEOUT,
+    leaving::{DRAIN_TIMEOUT, HAS_ENDED},
     ledger::{Client, LedgerActor, LedgerSettings, Seat},
     load,
     membership::{MemberId, Settings, Swim},
@@ -44,7 +44,8 @@ use crate::{
     supervise::Supervisor,
     transport::{
         endpoint::{Endpoint, EndpointSettings, Purpose as Carries},
-        handshake::{NodeRecord, PROTOCOL_VERSION, Purpose},
+        handshake::{PROTOCOL_VERSION, Purpose},
+        session::Session,
         socket::{NodeRuntime, Sockets, SystemSockets},
     },
     trust::{CERTIFICATE_LIFE, TokenSource, TrustError, tls},
@@ -86,7 +87,8 @@ pub struct NodeBuilder {
     env: Option<Env>,
     sockets: Arc<dyn Sockets>,
     membership: Settings,
-    ledger: LedgerSettings,
+    /// None leaves it to the preset.
+    ledger: Option<LedgerSettings>,
     join_timeout: Duration,
     drain_timeout: Duration,
     version: u16,
@@ -128,7 +130,7 @@ impl NodeBuilder {
             env: None,
             sockets: Arc::new(SystemSockets::new()),
             membership: Settings::lan(),
-            ledger: LedgerSettings::lan(),
+            ledger: None,
             join_timeout: Duration::MAX,
             drain_timeout: DRAIN_TIMEOUT,
             version: PROTOCOL_VERSION,
@@ -186,10 +188,11 @@ impl NodeBuilder {
         self
     }
 
-    /// How the ledger's voters work; the same on all nodes. Default: [`LedgerSettings::lan`].
+    /// How the ledger works; the same on all nodes. Default: as the option `--network` says, else
+    /// [`LedgerSettings::lan`].
     #[must_use]
     pub fn ledger(mut self, settings: LedgerSettings) -> Self {
-        self.ledger = settings;
+        self.ledger = Some(settings);
         self
     }
 
@@ -282,7 +285,7 @@ impl NodeBuilder {
                 let (tls, control) = (node.network().keyring.tls().clone(), node.control().clone());
                 let asker = Asker { sockets, tls, version, control };
                 enroll::upkeep::renew_if_due(node.network(), &asker, session.peer.addr).await;
-                Ok((node, Observed(session.peer.clone())))
+                Ok((node, Observed(session)))
             }
             Ok(Err(error)) => {
                 node.halt().await;
@@ -378,6 +381,10 @@ impl NodeBuilder {
             ledger: None,
         };
         record.check().map_err(footlight_runtime::Error::other)?;
+        let preset = self.args.network;
+        let settings = preset.map_or(self.membership, Preset::membership);
+        let ledger_settings =
+            self.ledger.unwrap_or_else(|| preset.map_or_else(LedgerSettings::lan, Preset::ledger));
         let (membership, inputs) = mpsc::unbounded_channel();
         let network = Network::new(
             system.clone(),
@@ -392,12 +399,12 @@ impl NodeBuilder {
             control.handle().clone(),
             bulk_thread.handle().clone(),
             membership,
+            settings.silence(),
         );
         system.connect(network.clone());
         if self.purpose == Purpose::Member {
             let me = MemberId::new(id, incarnation, addr);
-            let membership = self.args.network.map_or(self.membership, Preset::settings);
-            let swim = Swim::new(me, membership, &mut env.seeds.stream("membership"))
+            let swim = Swim::new(me, settings, &mut env.seeds.stream("membership"))
                 .map_err(footlight_runtime::Error::other)?;
             control.handle().spawn(membership_task::run(Arc::downgrade(&network), swim, inputs));
             control.handle().spawn(records::run(Arc::downgrade(&network)));
@@ -411,13 +418,13 @@ impl NodeBuilder {
         control.handle().spawn(accept::accept_messages(network.clone()));
         bulk_thread.handle().spawn(accept::accept_bulk(network.clone()));
         control.handle().spawn(past::run(Arc::downgrade(&network)));
-        let ledger = Client::new(&network);
+        let ledger = Client::new(&network, ledger_settings.lease);
         // A seed among seeds need not wait for the others: whoever is first is the cluster.
         let is_own_seed = seeds.contains(&addr);
         let mut seat = None;
         if self.purpose == Purpose::Member {
             let first = self.args.seeds.is_empty();
-            let place = Seat::new(&network, ledger.clone(), ledger_dir, self.ledger, first);
+            let place = Seat::new(&network, ledger.clone(), ledger_dir, ledger_settings, first);
             place.clone().begin(&system).await?;
             seat = Some(place);
             Names::begin(&network, ledger.clone()).await?;
@@ -449,12 +456,29 @@ impl NodeBuilder {
 
 /// A node that is observed, not joined.
 #[derive(Clone, Debug)]
-pub struct Observed(pub(crate) NodeRecord);
+pub struct Observed(Arc<Session>);
 
 impl Observed {
     /// The actor of the observed node that answers questions, as seen from the node that observes.
     pub fn actor(&self, observer: &Node) -> ActorRef<NodeActor> {
-        NodeActor::of(self.0.node, self.0.incarnation, observer.system())
+        NodeActor::of(self.0.peer.node, self.0.peer.incarnation, observer.system())
+    }
+
+    /// Which node it is.
+    pub fn node(&self) -> NodeId {
+        self.0.peer.node
+    }
+
+    /// Waits until the node says that it has ended.
+    ///
+    /// # Errors
+    /// If the connection ended otherwise, and why: what has become of the node is not known then.
+    pub async fn gone(&self) -> Result<(), String> {
+        self.0.ended().await;
+        match self.0.end() {
+            Some(why) if !why.contains(HAS_ENDED) => Err(why),
+            _ => Ok(()),
+        }
     }
 }
 

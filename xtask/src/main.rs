@@ -24,7 +24,7 @@ mod tools;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Set-up, demo, tests and CI of Footlight.
+/// Set-up, demo, tests, endurance runs and CI of Footlight.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
 struct Cli {

@@ -11,7 +11,7 @@ pub(crate) const PROFILE: &str = "--profile=dev";
 
 const NO_FAIL_FAST: &str = "--no-fail-fast";
 
-/// Run every test: units, tests across processes, and the examples in the documentation.
+/// Run every test: units, tests across processes, and the examples in the documentation. Not `chaos`, `detect` and `soak`.
 ///
 /// Does the set-up first if something is missing. A test that fails does not keep the others from running.
 #[derive(Args)]

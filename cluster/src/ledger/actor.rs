@@ -16,6 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     MAX_SNAPSHOT,
+    leases::LeaseTime,
     message::{
         Append, Ask, AskVote, Guarded, Invite, NoVoter, NotServed, Piece, Request, WatchGuarded,
         WatchKeys,
@@ -81,7 +82,7 @@ impl LedgerActor {
     /// Hands a message of another voter to this one.
     fn between<Q, A, F>(
         &self,
-        (to, rpc): (VoterId, Opaque),
+        (to, lease, rpc): (VoterId, LeaseTime, Opaque),
         reply: ReplyTo<Result<Opaque, NoVoter>>,
         context: &Context<Self>,
         ask: impl FnOnce(Arc<Voter>, Q) -> F + Send + 'static,
@@ -93,6 +94,9 @@ impl LedgerActor {
         let system = context.system().clone();
         let busy = Err(NoVoter::Failed("this node has too much to do".to_owned()));
         self.serve(reply, busy, |seat| async move {
+            if !seat.has_leases_of(lease) {
+                return Err(NoVoter::OtherSettings);
+            }
             let voter = seat.voter_called(to)?;
             let question = rpc.decode::<Q>(&system).map_err(told)?;
             let answer = ask(voter, question).await?;
@@ -105,6 +109,9 @@ impl LedgerActor {
             return reply.send(Err(NotServed::Forbidden));
         }
         self.serve(reply, Err(NotServed::Busy), |seat| async move {
+            if request.ask.counts_time() && !seat.has_leases_of(request.lease) {
+                return Err(NotServed::OtherSettings);
+            }
             match request.ask {
                 Ask::Retire(node) => seat.retire(request.ledger, node).await,
                 ask => seat.voter_of(request.ledger)?.answer(ask, guarded).await,
@@ -149,7 +156,7 @@ impl DeferredHandler<Append> for LedgerActor {
         reply: ReplyTo<<Append as Message>::Reply>,
         context: &Context<Self>,
     ) {
-        let rpc = (append.to, append.rpc);
+        let rpc = (append.to, append.lease, append.rpc);
         self.between(rpc, reply, context, |voter, rpc: AppendEntriesRequest<Types>| async move {
             let answer = voter.raft.append_entries(rpc).await.map_err(told)?;
             if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
@@ -167,7 +174,7 @@ impl DeferredHandler<AskVote> for LedgerActor {
         reply: ReplyTo<<AskVote as Message>::Reply>,
         context: &Context<Self>,
     ) {
-        let rpc = (vote.to, vote.rpc);
+        let rpc = (vote.to, vote.lease, vote.rpc);
         self.between(rpc, reply, context, |voter, rpc: VoteRequest<VoterId>| async move {
             voter.raft.vote(rpc).await.map_err(told)
         });
@@ -181,7 +188,7 @@ impl DeferredHandler<Piece> for LedgerActor {
         reply: ReplyTo<<Piece as Message>::Reply>,
         context: &Context<Self>,
     ) {
-        let rpc = (piece.to, piece.rpc);
+        let rpc = (piece.to, piece.lease, piece.rpc);
         self.between(rpc, reply, context, |voter, rpc: InstallSnapshotRequest<Types>| async move {
             // openraft makes room up to the offset that it is told.
             if rpc.offset.saturating_add(rpc.data.len() as u64) > MAX_SNAPSHOT as u64 {

@@ -18,7 +18,7 @@ use super::{
     LedgerId, Told,
     actor::LedgerActor,
     command::{Command, Life, Reign},
-    leases::Timers,
+    leases::{LeaseTime, Timers},
     message::Invite,
     seat::{Seat, go_up_in},
     types::{Keeps, VoterId},
@@ -81,9 +81,9 @@ impl Drop for Leader {
 }
 
 impl Leader {
-    pub(super) fn begin(reign: Reign, voter: &Arc<Voter>) -> Self {
+    pub(super) fn begin(reign: Reign, voter: &Arc<Voter>, lease: LeaseTime) -> Self {
         let now = Instant::now();
-        *lock(&voter.timers) = Some((reign, Timers::begin(now)));
+        *lock(&voter.timers) = Some((reign, Timers::begin(now, lease)));
         Leader {
             reign,
             // What leaders before this one wrote is committed with the first entry of its own.
@@ -181,8 +181,9 @@ impl Leader {
             Step::Nothing => return,
             Step::Invite(node) => {
                 let (network, refused) = (network.clone(), self.refused.clone());
+                let lease = seat.client.lease;
                 control.spawn(async move {
-                    if let Err(why) = invite(&voter, &network, node).await {
+                    if let Err(why) = invite(&voter, &network, node, lease).await {
                         tracing::debug!(%node, why, "a node can't vote");
                         lock(&refused).insert(node, Instant::now());
                     }
@@ -250,13 +251,18 @@ impl Leader {
 }
 
 /// Asks a node to listen, and adds it to those that do.
-async fn invite(voter: &Voter, network: &Arc<Network>, node: NodeId) -> Result<(), String> {
+async fn invite(
+    voter: &Voter,
+    network: &Arc<Network>,
+    node: NodeId,
+    lease: LeaseTime,
+) -> Result<(), String> {
     let there = LedgerActor::of(node, network).ok_or("it is no member now")?;
     // What it says of itself is not enough: a voter gets the authority's key.
     if !network.has_right(node, Right::Vote) {
         return Err("it is not connected, or its certificate does not let it vote".to_owned());
     }
-    let invite = Invite { ledger: voter.deed.ledger, founded: voter.deed.founded };
+    let invite = Invite { ledger: voter.deed.ledger, founded: voter.deed.founded, lease };
     let invited = there.call_within(invite, INVITED).await;
     let (id, on_disk) = invited.map_err(|error| error.to_string())??;
     if id.node != node {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     LedgerId,
     command::{Command, Outcome, RequestId, Versioned},
+    leases::LeaseTime,
     types::VoterId,
 };
 
@@ -40,6 +41,8 @@ macro_rules! between_voters {
         pub(super) struct $name {
             /// The voter that is meant: a node that has lost its store is another one.
             pub to: VoterId,
+            /// How long a lease lasts, as the sender was told.
+            pub lease: LeaseTime,
             /// The question.
             pub rpc: Opaque,
         }
@@ -73,6 +76,9 @@ pub(super) enum NoVoter {
     /// It may be here soon.
     #[error("this node has not opened its ledger yet")]
     NotYet,
+    /// Leases last longer or shorter for it than for the other one.
+    #[error("this node was started with other settings for the ledger: see `--network`")]
+    OtherSettings,
     /// It is here and can't.
     #[error("{0}")]
     Failed(String),
@@ -86,6 +92,8 @@ pub(super) struct Invite {
     pub ledger: LedgerId,
     /// When it was founded, in microseconds since 1970.
     pub founded: u64,
+    /// How long a lease lasts there.
+    pub lease: LeaseTime,
 }
 
 impl Message for Invite {
@@ -99,6 +107,8 @@ impl Message for Invite {
 pub(super) struct Request {
     /// The ledger that is meant.
     pub ledger: LedgerId,
+    /// How long a lease lasts, as the sender was told.
+    pub lease: LeaseTime,
     /// The question.
     pub ask: Ask,
 }
@@ -182,6 +192,9 @@ pub(super) enum NotServed {
     /// It has too much to do.
     #[error("it has too many questions to answer")]
     Busy,
+    /// Leases last longer or shorter for it than for who asked.
+    #[error("it was started with other settings for the ledger: see `--network`")]
+    OtherSettings,
     /// Such a question must not be asked by this message.
     #[error("only nodes that may touch the keys `ca`, `token/…` and `revoked/…` may ask that")]
     Forbidden,
@@ -237,6 +250,15 @@ impl Ask {
             Ask::List { prefix, .. } => !is_secret(prefix),
             Ask::Renew { .. } | Ask::IsVoter(_) | Ask::HasAbsorbed(_) => true,
             Ask::Retire(_) => false,
+        }
+    }
+
+    /// Whether it is about having a lease for some time.
+    pub(super) fn counts_time(&self) -> bool {
+        let acquires = |command: &Command| matches!(command, Command::Acquire { .. });
+        match self {
+            Ask::Write { command, .. } => acquires(command),
+            ask => matches!(ask, Ask::Renew { .. }),
         }
     }
 

@@ -27,6 +27,7 @@ use super::{
     directory::Directory,
     known,
     leader::Leader,
+    leases::LeaseTime,
     merge,
     message::{Answer, Ask, Guarded, Invite, NoVoter, NotServed, Request},
     store::{Closed, Deed, Store, StoreError},
@@ -176,8 +177,20 @@ impl Seat {
         voter.ok_or(NotServed::NoVoter)
     }
 
+    /// Whether leases last as long here as for another node; if not, it is said.
+    pub(super) fn has_leases_of(&self, other: LeaseTime) -> bool {
+        let same = other.0 == self.settings.lease;
+        if !same {
+            self.client.mismatch.say();
+        }
+        same
+    }
+
     /// The leader has chosen this node.
     pub(super) async fn invited(&self, invite: Invite) -> Result<(VoterId, bool), String> {
+        if !self.has_leases_of(invite.lease) {
+            return Err(NoVoter::OtherSettings.to_string());
+        }
         let _changing = self.changing.lock().await;
         let on_disk = self.dir.is_some();
         match &*lock(&self.place) {
@@ -325,7 +338,8 @@ impl Seat {
             Some(leader) => {
                 let Some(network) = self.network.upgrade() else { return };
                 let Some(there) = LedgerActor::of(leader, &network) else { return };
-                let request = Guarded(Request { ledger: view.id, ask: Ask::Retire(me) });
+                let (ledger, lease) = (view.id, self.client.lease);
+                let request = Guarded(Request { ledger, lease, ask: Ask::Retire(me) });
                 match there.call_within(request, RETIRE).await {
                     Ok(answer) => answer.map_err(|error| error.to_string()),
                     Err(error) => Err(error.to_string()),
@@ -477,7 +491,7 @@ impl Task {
             return IDLE;
         };
         if self.leader.as_ref().is_none_or(|leader| leader.reign != reign) {
-            self.leader = Some(Leader::begin(reign, &voter));
+            self.leader = Some(Leader::begin(reign, &voter, self.seat.client.lease));
         }
         if let Some(leader) = &mut self.leader {
             leader.look(&self.seat, &voter, network, other.map(|other| other.ledger));

@@ -20,7 +20,7 @@ use tokio::{
 use super::{
     LedgerSettings, LedgerView,
     command::{Command, Entry, Outcome, Reign},
-    leases::Timers,
+    leases::{LeaseTime, Timers},
     machine::{Machine, View},
     message::{Answer, Ask, NotServed, is_secret},
     state::State,
@@ -76,7 +76,7 @@ impl Voter {
         let (unknown, heard) = mpsc::unbounded_channel();
         let failed = |error: String| StoreError::Failed(error);
         let config = config(settings, patience).map_err(failed)?;
-        let wires = Wires { network, unknown };
+        let wires = Wires { network, lease: LeaseTime(settings.lease), unknown };
         let raft = Raft::new(deed.me, Arc::new(config), wires, store, machine).await;
         let raft = raft.map_err(|error| failed(error.to_string()))?;
         let (waiting, asked) = mpsc::unbounded_channel();

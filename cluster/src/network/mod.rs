@@ -131,6 +131,8 @@ pub(crate) struct Network {
     pub(crate) packets: AtomicUsize,
     /// Told whenever a node becomes known, or a session stands.
     known: watch::Sender<()>,
+    /// A connection over which nothing came for so long is given up.
+    silence: Duration,
     me: Weak<Network>,
 }
 
@@ -149,6 +151,7 @@ impl Network {
         control_thread: Handle,
         bulk_thread: Handle,
         membership: mpsc::UnboundedSender<Input>,
+        silence: Duration,
     ) -> Arc<Self> {
         let greeting = NodeRecord {
             node: own.node,
@@ -185,6 +188,7 @@ impl Network {
             membership,
             packets: AtomicUsize::new(0),
             known: watch::Sender::new(()),
+            silence,
             me: me.clone(),
         })
     }

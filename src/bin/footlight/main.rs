@@ -25,8 +25,13 @@ Examples:
   footlight status --node 127.0.0.1:7400 --json        the same for programs
   footlight actors --node 127.0.0.1:7400               which actors run where
   footlight drain 4200661ce99b5a62 --node 127.0.0.1:7400
-  footlight token create --node 127.0.0.1:7400 --role worker --ttl 1h
+                                                       let one finish what it does, and leave
+  footlight leave --node 127.0.0.1:7401                make the node there leave at once
+  footlight ca create --state DIR                      for a cluster that other machines reach
+  footlight token create --node 10.0.0.1:7400 --state DIR --role worker --ttl 1h
                                                        lets a node of another machine join
+  footlight revoke 4200661ce99b5a62 --node 10.0.0.1:7400 --state DIR
+                                                       throws a node out for good
 
 Logs go to the standard error output; RUST_LOG says which (default: warn).";
 

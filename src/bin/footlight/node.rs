@@ -17,11 +17,13 @@ Examples:
   footlight node --listen 127.0.0.1:7400
   footlight node --listen 127.0.0.1:0 --seed 127.0.0.1:7400 --role worker
   footlight node --listen 10.0.0.2:7400 --seed 10.0.0.1:7400 --state DIR --token @worker.token
+  footlight node --listen 10.8.0.2:7400 --seed 10.8.0.1:7400 --state DIR --network wan
+  footlight node --seed 127.0.0.1:7400 --role worker --drain-timeout 120
 
 Nodes of one machine and user find each other's keys by themselves. A node of another machine joins by
 a token that `footlight token create` has made there; from then on DIR holds what it needs, and the
 token is used up. The first node of a cluster that other machines reach has a state directory in which
-`footlight ca create` has made the authority.")]
+`footlight ca create` has made the authority. `--network` must be the same on all nodes.")]
 pub(crate) struct Args {
     #[command(flatten)]
     node: NodeArgs,

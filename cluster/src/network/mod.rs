@@ -323,7 +323,9 @@ impl Network {
                         // The other node's connection may be the one that stands.
                         let session = match session {
                             Some(session) => Ok(session),
-                            None => peer.wait_session(Instant::now() + patience).await,
+                            None => {
+                                peer.wait_session(network.node(), Instant::now() + patience).await
+                            }
                         };
                         // A datagram could overtake the handshake's end and be lost.
                         if let Ok(session) = session {
@@ -352,7 +354,7 @@ impl Network {
                 return Err(Failure::not_sent(Cause::Unreachable(why)));
             }
         };
-        peer.wait_session(deadline).await
+        peer.wait_session(self.node(), deadline).await
     }
 
     fn watch_remote(&self, actor: ActorAddr) -> Watch {
@@ -423,9 +425,12 @@ impl Remote for Network {
 
     fn try_send(&self, message: Outgoing) -> Result<(), Failure> {
         let peer = self.peer(message.to.node);
-        let session = peer.and_then(|peer| peer.session()).ok_or_else(|| {
+        let session = peer.as_ref().and_then(|peer| peer.session()).ok_or_else(|| {
             if self.is_past(message.to) {
                 return Failure::not_sent(Cause::NodeLost(message.to.node));
+            }
+            if let Some(cut) = peer.and_then(|peer| peer.cut_off(self.node())) {
+                return Failure::not_sent(cut);
             }
             let why = format!("no connection with node {} yet", message.to.node);
             Failure::not_sent(Cause::Unreachable(why))

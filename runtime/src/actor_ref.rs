@@ -208,8 +208,8 @@ impl<A: Actor> ActorRef<A> {
     /// Sends a message if it can be accepted at once.
     ///
     /// # Errors
-    /// [`Cause::Overloaded`] if the mailbox or the window is full, [`Cause::Unreachable`] if there
-    /// is no connection to the node yet.
+    /// [`Cause::Overloaded`] if the mailbox or the window is full, [`Cause::Unreachable`] or
+    /// [`Cause::CutOff`] if there is no connection to the node.
     pub fn try_cast<M: Message, How: 'static>(&self, message: M) -> Result<(), CallError>
     where
         A: Receives<M, How>,

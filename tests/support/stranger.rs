@@ -13,7 +13,8 @@ use std::{
 use footlight::{
     cluster::trust::Role,
     runtime::{
-        ActorAddr, ActorId, Down, Failure, Incarnation, NodeId, registry::Catalog, remote::End,
+        ActorAddr, ActorId, Down, Failure, Incarnation, NodeId, message::name_hash,
+        registry::Catalog, remote::End,
     },
 };
 use quinn::{
@@ -218,6 +219,26 @@ impl Held {
         soon(self.send.write_all(&frame(header, body))).await.unwrap();
     }
 
+    /// Asks something that everybody may, and waits for the answer: by then the node, in this life,
+    /// has read all that was said before.
+    pub(crate) async fn is_heard(&mut self, incarnation: Incarnation) {
+        const QUESTION: u64 = 7;
+        let question = Header::Message {
+            to: ActorId(1),
+            incarnation,
+            key: name_hash("cluster.find_actors"),
+            fence: None,
+            call: Some(QUESTION),
+            payload: Payload { body: 1, segments: Vec::new(), streams: Vec::new() },
+        };
+        self.say(&question, &[0]).await;
+        self.hear(|header| match header {
+            Header::Reply { call: QUESTION } | Header::Failed { call: QUESTION, .. } => Some(()),
+            _ => None,
+        })
+        .await;
+    }
+
     /// The next frame of which `wanted` makes something.
     pub(crate) async fn hear<T>(&mut self, mut wanted: impl FnMut(Header) -> Option<T>) -> T {
         soon(async {
@@ -311,6 +332,8 @@ pub(crate) enum Header {
         actor: ActorAddr,
         how: End,
     },
+    /// Of membership.
+    Packet(Vec<u8>),
 }
 
 /// How a value lies in the frame.

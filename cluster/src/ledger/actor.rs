@@ -104,8 +104,14 @@ impl LedgerActor {
         });
     }
 
-    fn ask(&self, request: Request, guarded: bool, reply: ReplyTo<<Request as Message>::Reply>) {
-        if !request.ask.is_askable() || !(guarded || request.ask.is_open()) {
+    /// `guarded` is who asks, if by a guarded message.
+    fn ask(
+        &self,
+        request: Request,
+        guarded: Option<NodeId>,
+        reply: ReplyTo<<Request as Message>::Reply>,
+    ) {
+        if !request.ask.is_askable() || !(guarded.is_some() || request.ask.is_open()) {
             return reply.send(Err(NotServed::Forbidden));
         }
         self.serve(reply, Err(NotServed::Busy), |seat| async move {
@@ -223,18 +229,18 @@ impl DeferredHandler<Request> for LedgerActor {
         reply: ReplyTo<<Request as Message>::Reply>,
         _: &Context<Self>,
     ) {
-        self.ask(request, false, reply);
+        self.ask(request, None, reply);
     }
 }
 
 impl DeferredHandler<Guarded> for LedgerActor {
     async fn handle(
         &mut self,
-        request: Guarded,
+        guarded: Guarded,
         reply: ReplyTo<<Guarded as Message>::Reply>,
         _: &Context<Self>,
     ) {
-        self.ask(request.0, true, reply);
+        self.ask(guarded.request, Some(guarded.from.node()), reply);
     }
 }
 

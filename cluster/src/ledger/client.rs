@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use footlight_runtime::{Fate, NodeId, env::deadline_after, error::Cause};
+use footlight_runtime::{Fate, NodeId, codec::Sender, env::deadline_after, error::Cause};
 use futures::StreamExt;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -192,9 +192,8 @@ impl Client {
                         // Whom it names is asked next, if it has not been asked in this round.
                         order.insert(0, leader);
                     }
-                    Trial::Refused(NotServed::Forbidden) => {
-                        let why = NotServed::Forbidden.to_string();
-                        return Err(LedgerError::Forbidden(why));
+                    Trial::Refused(why @ (NotServed::Forbidden | NotServed::ForVoters)) => {
+                        return Err(LedgerError::Forbidden(why.to_string()));
                     }
                     Trial::Refused(NotServed::OtherSettings) => {
                         self.mismatch.say();
@@ -233,7 +232,10 @@ impl Client {
         let asked = async {
             match request.ask.is_open() {
                 true => there.call_within(request, patience).await,
-                false => there.call_within(Guarded(request), patience).await,
+                false => {
+                    let from = Sender::here(&network.system);
+                    there.call_within(Guarded { request, from }, patience).await
+                }
             }
         };
         let news = async {
@@ -538,7 +540,7 @@ impl Ledger {
     /// Reads a key: the latest that was written before this was asked, or later.
     ///
     /// # Errors
-    /// If the voters do not answer.
+    /// If the voters do not answer; [`LedgerError::Forbidden`] if the key is not for this node.
     pub async fn get(&self, key: &str) -> Result<Option<Versioned>, LedgerError> {
         let ask = || Ask::Get { key: key.to_owned() };
         match self.client.ask(ask, None, self.patience).await?.0 {

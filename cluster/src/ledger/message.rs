@@ -1,6 +1,9 @@
 //! What nodes say to each other about the ledger: messages to [`LEDGER_ACTOR`](super::LEDGER_ACTOR).
 
-use footlight_runtime::{Message, NodeId, Streamed, codec::Opaque};
+use footlight_runtime::{
+    Message, NodeId, Streamed,
+    codec::{Opaque, Sender},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -10,10 +13,12 @@ use super::{
     types::VoterId,
 };
 
+/// Holds the authority's key: only voters read it, and only by its name.
+const OF_THE_VOTERS: &str = "ca";
 /// Keys that hold what opens the cluster: only [`Guarded`] messages read them.
-const SECRET: [&str; 2] = ["ca", "token/"];
+const SECRET: [&str; 2] = [OF_THE_VOTERS, "token/"];
 /// Keys that only [`Guarded`] messages write.
-pub(super) const PROTECTED: [&str; 3] = ["ca", "token/", "revoked/"];
+pub(super) const PROTECTED: [&str; 3] = [OF_THE_VOTERS, "token/", "revoked/"];
 
 /// What those send who use the ledger.
 pub(crate) const OF_CLIENTS: [&str; 2] = [Request::NAME, WatchKeys::NAME];
@@ -31,6 +36,16 @@ fn is_in(key: &str, places: &[&str]) -> bool {
 /// Whether a key may be read only by guarded messages.
 pub(super) fn is_secret(key: &str) -> bool {
     is_in(key, &SECRET)
+}
+
+/// Whether a key is told to nobody but the ledger's voters.
+pub(super) fn is_for_voters(key: &str) -> bool {
+    key == OF_THE_VOTERS
+}
+
+/// Whether a key is told to those who list or watch.
+pub(super) fn is_listed(key: &str, guarded: bool) -> bool {
+    !is_for_voters(key) && (guarded || !is_secret(key))
 }
 
 /// openraft's message from one voter to another, and its answer, in openraft's own types.
@@ -118,9 +133,15 @@ impl Message for Request {
     const NAME: &'static str = "ledger.request";
 }
 
-/// A [`Request`] that may touch every key: what opens the cluster, too.
+/// A [`Request`] that may touch every key: what opens the cluster, too. What only voters may read is
+/// told only if the sender is one.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Guarded(pub Request);
+pub(super) struct Guarded {
+    /// The question.
+    pub request: Request,
+    /// Who asks.
+    pub from: Sender,
+}
 
 impl Message for Guarded {
     type Reply = Result<Answer, NotServed>;
@@ -198,6 +219,9 @@ pub(super) enum NotServed {
     /// Such a question must not be asked by this message.
     #[error("only nodes that may touch the keys `ca`, `token/…` and `revoked/…` may ask that")]
     Forbidden,
+    /// Whoever asks for the authority's key is no voter.
+    #[error("only its voters read the key `{OF_THE_VOTERS}`")]
+    ForVoters,
 }
 
 /// Tell of keys that begin so: first those that are there, then each change.

@@ -37,6 +37,7 @@
 //! * **LE-9** A key with an owner is gone soon after that life of the owner's node is over.
 //! * **LE-10** Of two ledgers that meet, the one founded first stays. What it grants after that has
 //!   a greater generation than what the other granted.
+//! * **LE-11** The authority's key is told to those who vote now, and to no other node.
 //!
 //! Not promised: that a lease's holder and the next one never overlap on a machine whose clock
 //! stands still while it sleeps. Receivers that check the generation refuse the older one even then.

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use footlight_runtime::{NodeId, System};
+use footlight_runtime::{NodeId, System, codec::Sender};
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
 use tokio::{
@@ -339,8 +339,9 @@ impl Seat {
                 let Some(network) = self.network.upgrade() else { return };
                 let Some(there) = LedgerActor::of(leader, &network) else { return };
                 let (ledger, lease) = (view.id, self.client.lease);
-                let request = Guarded(Request { ledger, lease, ask: Ask::Retire(me) });
-                match there.call_within(request, RETIRE).await {
+                let request = Request { ledger, lease, ask: Ask::Retire(me) };
+                let from = Sender::here(&network.system);
+                match there.call_within(Guarded { request, from }, RETIRE).await {
                     Ok(answer) => answer.map_err(|error| error.to_string()),
                     Err(error) => Err(error.to_string()),
                 }

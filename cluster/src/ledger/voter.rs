@@ -22,7 +22,7 @@ use super::{
     command::{Command, Entry, Outcome, Reign},
     leases::{LeaseTime, Timers},
     machine::{Machine, View},
-    message::{Answer, Ask, NotServed, is_secret},
+    message::{Answer, Ask, NotServed, is_for_voters, is_listed},
     state::State,
     store::{Closed, Deed, Store, StoreError},
     transport::Wires,
@@ -212,8 +212,20 @@ impl Voter {
         self.write(Entry { id: None, command }).await
     }
 
-    /// Answers a question; secret keys are listed for those who may see them.
-    pub(super) async fn answer(&self, ask: Ask, guarded: bool) -> Result<Answer, NotServed> {
+    /// Whether a node votes, as far as the log of this voter says.
+    fn is_voter(&self, node: NodeId) -> bool {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow();
+        metrics.membership_config.membership().voter_ids().any(|voter| voter.node == node)
+    }
+
+    /// Answers a question. `guarded` is who asks, if by a guarded message: secret keys are listed
+    /// for it, and if it votes, it may read those of the voters.
+    pub(super) async fn answer(
+        &self,
+        ask: Ask,
+        guarded: Option<NodeId>,
+    ) -> Result<Answer, NotServed> {
         let received = Instant::now();
         match ask {
             Ask::Write { id, command } => {
@@ -229,12 +241,16 @@ impl Voter {
             }
             Ask::Get { key } => {
                 self.confirmed().await?;
+                // Now that it is sure that this voter leads, it knows who votes.
+                if is_for_voters(&key) && !guarded.is_some_and(|node| self.is_voter(node)) {
+                    return Err(NotServed::ForVoters);
+                }
                 Ok(Answer::Value(self.view.read(|state| state.get(&key).cloned())))
             }
             Ask::List { prefix, after } => {
                 self.confirmed().await?;
                 let after = after.as_deref();
-                Ok(self.view.read(|state| list(state, &prefix, after, guarded)))
+                Ok(self.view.read(|state| list(state, &prefix, after, guarded.is_some())))
             }
             Ask::Renew { grants } => {
                 self.confirmed().await?;
@@ -276,7 +292,7 @@ fn list(state: &State, prefix: &str, after: Option<&str>, guarded: bool) -> Answ
     let mut bytes = 0;
     let mut listed = Vec::new();
     for (key, value) in state.with_prefix(prefix) {
-        if after.is_some_and(|after| key.as_str() <= after) || (!guarded && is_secret(key)) {
+        if after.is_some_and(|after| key.as_str() <= after) || !is_listed(key, guarded) {
             continue;
         }
         bytes += key.len() + value.value.len();

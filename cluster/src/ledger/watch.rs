@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::{
     command::Versioned,
     machine::Since,
-    message::{Watched, is_secret},
+    message::{Watched, is_listed},
     voter::Voter,
 };
 
@@ -67,7 +67,7 @@ async fn tell(
     guarded: bool,
     to: &footlight_runtime::stream::StreamSender<Watched>,
 ) {
-    let may_see = |key: &str| key.starts_with(prefix) && (guarded || !is_secret(key));
+    let may_see = |key: &str| key.starts_with(prefix) && is_listed(key, guarded);
     let mut moves = voter.view.moves();
     'begin: loop {
         moves.borrow_and_update();

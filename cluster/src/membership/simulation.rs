@@ -16,6 +16,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{MemberId, MemberState, Settings, Swim, SwimAction, SwimError, SwimTimer};
 
+mod standstills;
+
 const NODES: usize = 5;
 const SEEDS: u64 = 20;
 /// How long a cluster has to become one after the network is whole again.

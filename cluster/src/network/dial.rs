@@ -173,7 +173,7 @@ pub(crate) async fn dial(
     match answer {
         Answer::Refused(Refusal::Duplicate) if expected.is_none() => {
             drop(turn);
-            let other = peer.wait_session(Instant::now() + CONNECT_TIMEOUT).await;
+            let other = peer.wait_session(network.node(), Instant::now() + CONNECT_TIMEOUT).await;
             other.map_err(|_| DialError::Duplicate)
         }
         Answer::Refused(Refusal::Duplicate) => Err(DialError::Duplicate),

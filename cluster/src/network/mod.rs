@@ -334,7 +334,9 @@ impl Network {
                         // The other node's connection may be the one that stands.
                         let session = match session {
                             Some(session) => Ok(session),
-                            None => peer.wait_session(Instant::now() + patience).await,
+                            None => {
+                                peer.wait_session(network.node(), Instant::now() + patience).await
+                            }
                         };
                         // A datagram could overtake the handshake's end and be lost.
                         if let Ok(session) = session {
@@ -363,7 +365,7 @@ impl Network {
                 return Err(Failure::not_sent(Cause::Unreachable(why)));
             }
         };
-        peer.wait_session(deadline).await
+        peer.wait_session(self.node(), deadline).await
     }
 
     fn watch_remote(&self, actor: ActorAddr) -> Watch {
@@ -434,17 +436,18 @@ impl Remote for Network {
 
     fn try_send(&self, message: Outgoing, answer: Option<Answer>) -> Result<(), Unsent> {
         let to = message.to;
-        match self.peer(to.node).and_then(|peer| peer.session()) {
-            Some(session) => session.try_send(message, answer),
-            None if self.is_past(to) => {
-                Err(Unsent::Failed(Failure::not_sent(Cause::NodeLost(to.node))))
-            }
-            None => {
-                let why = format!("no connection with node {} yet", to.node);
-                let why = Failure::not_sent(Cause::Unreachable(why));
-                Err(Unsent::NotNow(Box::new((message, answer)), why))
-            }
+        let peer = self.peer(to.node);
+        if let Some(session) = peer.as_ref().and_then(|peer| peer.session()) {
+            return session.try_send(message, answer);
         }
+        if self.is_past(to) {
+            return Err(Unsent::Failed(Failure::not_sent(Cause::NodeLost(to.node))));
+        }
+        let cut_off = peer.and_then(|peer| peer.cut_off(self.node()));
+        let why = cut_off.unwrap_or_else(|| {
+            Cause::Unreachable(format!("no connection with node {} yet", to.node))
+        });
+        Err(Unsent::NotNow(Box::new((message, answer)), Failure::not_sent(why)))
     }
 
     fn watch(&self, actor: ActorAddr) -> Watch {

@@ -100,7 +100,7 @@ pub(crate) fn prepare(options: &Options) -> Result<Command> {
     Ok(job)
 }
 
-fn target_directory() -> Result<PathBuf> {
+pub(crate) fn target_directory() -> Result<PathBuf> {
     let asked = command::cargo()
         .args(["metadata", "--no-deps", "--format-version=1"])
         .output()

@@ -1,7 +1,7 @@
 //! The developer's commands of this checkout, run as `cargo xtask …`.
 //!
 //! `setup` brings what a build needs into the user's cache directory; `demo`, `test`, `chaos`, `detect`, `soak` and `ci` do that
-//! first and then run cargo. Everything said here goes to standard error, so that the demo's `--json` has standard output to itself.
+//! first and then run cargo. `peers` measures Footlight side by side with others. Everything said here goes to standard error, so that the demo's `--json` has standard output to itself.
 
 mod checksum;
 mod ci;
@@ -12,6 +12,7 @@ mod endurance;
 mod libtorch;
 mod lock;
 mod paths;
+mod peers;
 mod progress;
 mod setup;
 mod test;
@@ -36,6 +37,7 @@ enum Command {
     Chaos(endurance::Chaos),
     Detect(endurance::Detect),
     Soak(endurance::Soak),
+    Peers(peers::Options),
     Ci(ci::Options),
 }
 
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Chaos(options) => endurance::chaos(&options),
         Command::Detect(options) => endurance::detect(&options),
         Command::Soak(options) => endurance::soak(&options),
+        Command::Peers(options) => peers::run(&options),
         Command::Ci(options) => ci::run(&options),
     };
     match done {

@@ -106,7 +106,7 @@ fn job(options: &Options, program: &Path, data: &Path) -> Command {
     job
 }
 
-fn target_directory() -> Result<PathBuf> {
+pub(crate) fn target_directory() -> Result<PathBuf> {
     let mut cargo = command::cargo();
     cargo.args(["metadata", "--no-deps", "--format-version=1"]);
     let asked =

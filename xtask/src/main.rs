@@ -1,7 +1,7 @@
 //! The developer's commands of this checkout, run as `cargo xtask …`.
 //!
 //! `setup` brings what a build needs into the user's cache directory; `demo`, `test`, `chaos`, `detect`, `soak` and `ci` do that
-//! first and then run cargo; `fuzz` needs nothing of it. Everything said here goes to standard error, so that the demo's `--json` has standard output to itself.
+//! first and then run cargo; `fuzz` needs nothing of it, and `peers` measures Footlight side by side with others. Everything said here goes to standard error, so that the demo's `--json` has standard output to itself.
 
 mod checksum;
 mod ci;
@@ -14,6 +14,7 @@ mod libtorch;
 mod lock;
 mod options;
 mod paths;
+mod peers;
 mod progress;
 mod setup;
 mod test;
@@ -41,6 +42,7 @@ enum Command {
     Detect(endurance::Detect),
     Soak(endurance::Soak),
     Fuzz(fuzz::Options),
+    Peers(peers::Options),
     Ci(ci::Options),
 }
 
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Detect(options) => endurance::detect(&options),
         Command::Soak(options) => endurance::soak(&options),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Peers(options) => peers::run(&options),
         Command::Ci(options) => ci::run(&options),
     };
     match done {

@@ -31,6 +31,15 @@ pub(crate) const PIP: Tool = Tool {
     macos: "xcode-select --install",
 };
 
+/// Python's module for environments of their own, which Debian has in a package of its own.
+pub(crate) const VENV: Tool = Tool {
+    name: "python3 with venv",
+    purpose: "holds the peers' packages",
+    debian: "python3-venv",
+    fedora: "python3",
+    macos: "xcode-select --install",
+};
+
 /// The C++ compiler, under the name by which the build of torch-sys calls it.
 pub(crate) const CXX: Tool = Tool {
     name: "c++",

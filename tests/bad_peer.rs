@@ -175,7 +175,7 @@ impl Bad {
     }
 
     async fn bulk(&self) -> quinn::Connection {
-        self.stranger.bulk(self.there.bulk_addr, self.hello.session).await
+        self.stranger.beside(self.there.bulk_addr, self.hello.session).await
     }
 
     /// Waits until the node ends the connection, and returns the reason that it gives.
@@ -316,7 +316,7 @@ async fn a_frame_that_is_too_long_or_lies_ends_the_connection_of_its_sender_with
             let (fault, bytes, says) = no_frames(&bad, town.actor()).swap_remove(number);
             bad.is_answered(town.actor()).await;
             if on_a_lane {
-                let mut lane = soon(bad.held.connection.open_uni()).await.unwrap();
+                let mut lane = soon(bad.held.messages().open_uni()).await.unwrap();
                 let _ = soon(lane.write_all(&bytes)).await;
                 bad.is_thrown_out_for(fault, says).await;
             } else {
@@ -349,7 +349,7 @@ async fn a_lane_that_is_cut_off_or_stopped_ends_the_connection_of_its_sender_wit
                 let mut bad = town.bad().await;
                 bad.is_answered(town.actor()).await;
                 let bytes = [&whole[..], &whole].concat();
-                let mut lane = soon(bad.held.connection.open_uni()).await.unwrap();
+                let mut lane = soon(bad.held.messages().open_uni()).await.unwrap();
                 let stream = if on_a_lane { &mut lane } else { &mut bad.held.send };
                 soon(stream.write_all(&bytes[..upto])).await.unwrap();
                 match reset {
@@ -363,7 +363,7 @@ async fn a_lane_that_is_cut_off_or_stopped_ends_the_connection_of_its_sender_wit
     }
     // Between two frames a lane may end, but not be taken back.
     let mut bad = town.bad().await;
-    let mut lane = soon(bad.held.connection.open_uni()).await.unwrap();
+    let mut lane = soon(bad.held.messages().open_uni()).await.unwrap();
     soon(lane.write_all(&whole)).await.unwrap();
     bad.answer_to(1).await.unwrap();
     lane.reset(7u32.into()).unwrap();
@@ -371,7 +371,7 @@ async fn a_lane_that_is_cut_off_or_stopped_ends_the_connection_of_its_sender_wit
     // There are four lanes.
     let bad = town.bad().await;
     let lanes = join_all((0..5).map(async |_| {
-        let mut lane = bad.held.connection.open_uni().await.unwrap();
+        let mut lane = bad.held.messages().open_uni().await.unwrap();
         let _ = lane.write_all(&whole).await;
         lane
     }));
@@ -381,7 +381,7 @@ async fn a_lane_that_is_cut_off_or_stopped_ends_the_connection_of_its_sender_wit
     let (stranger, _, hello) = town.newcomer();
     let mut bad = town.deaf(stranger, hello).await;
     for _ in 0..4 {
-        let mut lane = soon(bad.held.connection.accept_uni()).await.unwrap();
+        let mut lane = soon(bad.held.messages().accept_uni()).await.unwrap();
         lane.stop(7u32.into()).unwrap();
     }
     let call = bad.message(town.actor(), "test.Where", Some(1), body(&[]));

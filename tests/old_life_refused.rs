@@ -56,7 +56,7 @@ async fn a_call_of_a_life_that_was_declared_down_is_refused_and_says_so() {
     };
     let (message, body) = note(Some(1), 1);
     held.say(&message, &body).await;
-    held.hear(|header| matches!(header, Header::Reply { call: 1 }).then_some(())).await;
+    held.hear(|header| matches!(header, Header::Reply { call: 1, .. }).then_some(())).await;
 
     let life = MemberId::new(me, Incarnation(1), stranger.addr());
     let to = MemberId::new(seed.id(), seed.incarnation(), seed.addr());
@@ -73,7 +73,7 @@ async fn a_call_of_a_life_that_was_declared_down_is_refused_and_says_so() {
     let refused = held
         .hear(|header| match header {
             Header::Failed { call: 2, failure } => Some(failure),
-            Header::Reply { call: 2 } => panic!("it was answered"),
+            Header::Reply { call: 2, .. } => panic!("it was answered"),
             _ => None,
         })
         .await;

@@ -56,7 +56,7 @@ pub(crate) async fn accept(network: Arc<Network>) {
 
 /// Answers the connections that arrive on the endpoint for messages.
 pub(crate) async fn accept_messages(network: Arc<Network>) {
-    let door = Door::new(&network);
+    let door = Door::new(&network, &network.control_thread);
     while let Some(incoming) = network.messages.accept().await {
         let here = network.clone();
         door.consider(&network.messages, incoming, |connecting, place| async move {

@@ -175,6 +175,14 @@ impl Pieces {
         self.closed_len = 0;
     }
 
+    /// All that there is, as it would be written.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn concat(mut self) -> Vec<u8> {
+        let mut chunks = Vec::new();
+        self.drain_into(&mut chunks);
+        chunks.concat()
+    }
+
     fn close(&mut self) {
         if !self.open.is_empty() {
             let closed = self.open.split().freeze();
@@ -360,7 +368,8 @@ pub(crate) fn open(mut bytes: Bytes) -> Result<Frame, FrameError> {
 /// to say the same.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn again(frame: &Frame) -> Result<Bytes, FrameError> {
-    let pieces = seal(&frame.header, frame.body.clone(), frame.inline.clone())?;
+    let mut pieces = Pieces::default();
+    pieces.frame(&frame.header, frame.body.clone(), frame.inline.clone())?;
     Ok(Bytes::from(pieces.concat()).slice(4..))
 }
 
@@ -382,14 +391,13 @@ mod tests {
     }
 
     /// All bytes of one frame behind its length.
-    fn joined(mut pieces: Pieces) -> Bytes {
-        let (mut all, mut chunks, total) = (BytesMut::new(), Vec::new(), pieces.len());
-        pieces.drain_into(&mut chunks);
-        chunks.iter().for_each(|chunk| all.put_slice(chunk));
-        assert_eq!((all.len(), pieces.len()), (total, 0));
-        let length = all.split_to(4).get_u32_le() as usize;
+    fn joined(pieces: Pieces) -> Bytes {
+        let total = pieces.len();
+        let mut all = Bytes::from(pieces.concat());
+        assert_eq!(all.len(), total);
+        let length = all.get_u32_le() as usize;
         assert_eq!(length, all.len());
-        all.freeze()
+        all
     }
 
     #[test]

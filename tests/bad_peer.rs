@@ -19,8 +19,11 @@ use footlight::{
     cluster::trust::Role,
     prelude::*,
     runtime::{
-        ActorAddr, ActorId, Failure, Incarnation, NodeId, codec::MAX_BODY, message::name_hash,
-        remote::WINDOW, stream::STREAM_WINDOW,
+        ActorAddr, ActorId, Failure, Incarnation, NodeId,
+        codec::MAX_BODY,
+        message::name_hash,
+        remote::{WINDOW, WINDOW_BYTES},
+        stream::STREAM_WINDOW,
     },
 };
 use futures::{
@@ -584,7 +587,7 @@ async fn who_sends_past_its_window_is_thrown_out_and_the_windows_of_others_stay_
         async move { slow.call(Block {}).await }
     });
     until("the actor is blocked", async || soon(town.probe.call(Blocked {})).await.unwrap()).await;
-    const FAULT: &str = "more than 256 messages or 67108864 bytes unread";
+    let fault = &format!("more than {WINDOW} messages or {WINDOW_BYTES} bytes unread");
     // By messages.
     let note = encoded(&(0u64, None::<u8>));
     let mut bad = town.bad().await;
@@ -594,7 +597,7 @@ async fn who_sends_past_its_window_is_thrown_out_and_the_windows_of_others_stay_
     // That was its right; another actor answers it.
     bad.is_answered(town.actor()).await;
     bad.casts(slow.addr().actor, "test.Note", &note).await;
-    bad.is_thrown_out_for("a message too many", FAULT).await;
+    bad.is_thrown_out_for("a message too many", fault).await;
     // By bytes: of messages, and of tensors that are only announced.
     let mut bad = town.bad().await;
     for _ in 0..3 {
@@ -602,7 +605,7 @@ async fn who_sends_past_its_window_is_thrown_out_and_the_windows_of_others_stay_
         let message = bad.message(slow.addr().actor, "test.Note", None, body(&bytes));
         bad.says(&frame(&message, &bytes)).await;
     }
-    bad.is_thrown_out_for("bytes too many", FAULT).await;
+    bad.is_thrown_out_for("bytes too many", fault).await;
     let mut bad = town.bad().await;
     for id in 0..2 {
         let segments = vec![Segment::Stream { id, len: 33 << 20 }];
@@ -610,7 +613,7 @@ async fn who_sends_past_its_window_is_thrown_out_and_the_windows_of_others_stay_
         let message = bad.message(slow.addr().actor, "test.Note", None, payload);
         bad.says(&frame(&message, &[])).await;
     }
-    bad.is_thrown_out_for("announced bytes too many", FAULT).await;
+    bad.is_thrown_out_for("announced bytes too many", fault).await;
     // Others have windows of their own to the same actor, and all actors but the blocked one answer.
     slow.try_cast(Note { number: 1, tensor: None }).unwrap();
     town.goes_on().await;

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use footlight::prelude::*;
 use futures::{StreamExt, stream::FuturesUnordered};
 
@@ -22,17 +23,17 @@ use crate::{
 /// Gives back what it gets.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Echo {
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: Bytes,
 }
 impl Message for Echo {
-    type Reply = Vec<u8>;
+    type Reply = Bytes;
     const NAME: &'static str = "bench.echo";
 }
 
 /// A message without an answer.
 #[derive(Serialize, Deserialize)]
 struct Tick {
-    bytes: Vec<u8>,
+    bytes: Bytes,
 }
 impl Message for Tick {
     type Reply = ();
@@ -84,7 +85,7 @@ impl Actor for Echoes {
 }
 
 impl Handler<Echo> for Echoes {
-    async fn handle(&mut self, echo: Echo, _: &Context<Self>) -> Vec<u8> {
+    async fn handle(&mut self, echo: Echo, _: &Context<Self>) -> Bytes {
         echo.bytes
     }
 }
@@ -136,7 +137,9 @@ fn state_dir(addr: SocketAddr) -> std::path::PathBuf {
 }
 
 pub(crate) fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outcome> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // As many threads as each process has cores: two share two.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
         let state = Some(state_dir(addr));
         if rank == 0 {
@@ -174,7 +177,7 @@ pub(crate) fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outc
 async fn round_trips(echo: &ActorRef<Echoes>) -> anyhow::Result<f64> {
     let mut samples = Vec::new();
     for round in 0..WARM_CALLS + CALLS {
-        let (echoed, took) = measure::timed(echo.call(Echo { bytes: vec![7; 64] })).await;
+        let (echoed, took) = measure::timed(echo.call(Echo { bytes: Bytes::from_static(&[7; 64]) })).await;
         echoed?;
         if round >= WARM_CALLS {
             samples.push(took);
@@ -186,7 +189,7 @@ async fn round_trips(echo: &ActorRef<Echoes>) -> anyhow::Result<f64> {
 const IN_FLIGHT: usize = 256;
 
 async fn pipelined(echo: &ActorRef<Echoes>) -> anyhow::Result<f64> {
-    let call = || echo.call(Echo { bytes: vec![7; 64] });
+    let call = || echo.call(Echo { bytes: Bytes::from_static(&[7; 64]) });
     let mut calls: FuturesUnordered<_> = (0..IN_FLIGHT).map(|_| call()).collect();
     let (warm_up, mut begun) = (Instant::now(), None);
     let mut answered = 0u64;
@@ -216,7 +219,7 @@ async fn casts(echo: &ActorRef<Echoes>) -> anyhow::Result<f64> {
     let counted = sent.clone();
     let feed = tokio::spawn(async move {
         loop {
-            if feeding.cast(Tick { bytes: vec![3; 84] }).await.is_err() {
+            if feeding.cast(Tick { bytes: Bytes::from_static(&[3; 100]) }).await.is_err() {
                 return;
             }
             counted.fetch_add(1, Ordering::Relaxed);
@@ -265,7 +268,7 @@ async fn behind_bulk(echo: &ActorRef<Echoes>, other: &ActorRef<Echoes>) -> anyho
     });
     let mut samples = Vec::new();
     while !bulk.is_finished() {
-        let (echoed, took) = measure::timed(echo.call(Echo { bytes: vec![7; 64] })).await;
+        let (echoed, took) = measure::timed(echo.call(Echo { bytes: Bytes::from_static(&[7; 64]) })).await;
         echoed?;
         samples.push(took);
         tokio::time::sleep(Duration::from_millis(1)).await;

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use footlight::prelude::*;
 use ractor::rpc::CallResult;
 
@@ -33,7 +34,7 @@ pub(crate) fn footlight() -> anyhow::Result<Outcome> {
             for round in 0..=ROUNDS {
                 let began = Instant::now();
                 for _ in 0..IN_A_ROUND {
-                    echo.call(Echo { bytes: [1; 8].into() }).await?;
+                    echo.call(Echo { bytes: Bytes::from_static(&[1; 8]) }).await?;
                 }
                 if round > 0 {
                     means.push(began.elapsed() / IN_A_ROUND);
@@ -50,7 +51,7 @@ pub(crate) fn footlight() -> anyhow::Result<Outcome> {
 struct Bare;
 
 impl ractor::Actor for Bare {
-    type Msg = (Vec<u8>, ractor::RpcReplyPort<Vec<u8>>);
+    type Msg = (Bytes, ractor::RpcReplyPort<Bytes>);
     type State = ();
     type Arguments = ();
 
@@ -83,7 +84,7 @@ pub(crate) fn ractor() -> anyhow::Result<Outcome> {
                 for _ in 0..IN_A_ROUND {
                     // With a deadline, as every call of ours has one.
                     let patience = std::time::Duration::from_secs(30);
-                    let ask = |reply| (vec![1; 8], reply);
+                    let ask = |reply| (Bytes::from_static(&[1; 8]), reply);
                     let CallResult::Success(_) = bare.call(ask, Some(patience)).await? else {
                         anyhow::bail!("a call was not answered");
                     };

@@ -25,6 +25,9 @@ use super::{endpoint::IDLE_TIMEOUT, frame::MAX_SEGMENT, session::Session};
 /// only if its message has announced it too, else as it comes.
 const UNANNOUNCED: u64 = 8 << 20;
 
+/// A tensor that is ahead of its message, which comes over another connection, waits so long for it.
+const ANNOUNCEMENT: Duration = Duration::from_millis(200);
+
 /// Most tensors under way at once on one connection, each way.
 const CONCURRENT: usize = 32;
 
@@ -164,7 +167,9 @@ async fn tensor(
     if length > MAX_SEGMENT {
         return Err(BulkError::TooLong(length));
     }
-    if length > UNANNOUNCED && !session.expects(id, length) {
+    if length > UNANNOUNCED
+        && timeout(ANNOUNCEMENT, session.is_announced(id, length)).await.is_err()
+    {
         return Ok((id, gather(stream, id, length, session.pool()).await?));
     }
     let mut buffer = session.pool().take(length as usize);

@@ -8,7 +8,9 @@ pub mod opaque;
 pub(crate) mod scope;
 mod sender;
 
-use bytes::Bytes;
+use std::cell::Cell;
+
+use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::BoxStream;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -160,11 +162,31 @@ fn config() -> impl bincode::config::Config {
 /// Encodes a value. Its tensors are shared, not copied.
 pub fn encode<T: Serialize>(value: &T) -> Result<Encoded, CodecError> {
     let failed = |why: String| CodecError::Encode { type_name: std::any::type_name::<T>(), why };
-    let (body, mut encoded) = scope::encoding(|| bincode::serde::encode_to_vec(value, config()));
-    let body = body.map_err(|error| failed(error.to_string()))?;
+    // Taken, and put back at the end: a value may encode another one while it is encoded.
+    let mut scratch = SCRATCH.take();
+    scratch.reserve(SCRATCH_LEFT);
+    let (written, mut encoded) = scope::encoding(|| {
+        bincode::serde::encode_into_std_write(value, &mut (&mut scratch).writer(), config())
+    });
+    let body = scratch.split().freeze();
+    if scratch.capacity() <= MAX_SCRATCH {
+        SCRATCH.set(scratch);
+    }
+    written.map_err(|error| failed(error.to_string()))?;
     if body.len() > MAX_BODY {
         return Err(failed(format!("its body has {} bytes, {MAX_BODY} are allowed", body.len())));
     }
-    encoded.body = body.into();
+    encoded.body = body;
     Ok(encoded)
+}
+
+/// As much room as that is made for a value beforehand, in bytes: most need no more.
+const SCRATCH_LEFT: usize = 256;
+/// Of the buffer into which values are encoded, no more is kept than this, in bytes.
+const MAX_SCRATCH: usize = 64 << 10;
+
+thread_local! {
+    /// Where the next value is encoded: behind those that are not sent yet. Memory whose values are
+    /// gone is used again, so that most values take none.
+    static SCRATCH: Cell<BytesMut> = Cell::new(BytesMut::with_capacity(4 << 10));
 }

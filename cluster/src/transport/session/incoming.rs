@@ -48,6 +48,9 @@ impl Session {
             }
         }
         self.dispatch_all(ready);
+        if !inbox.is_empty() {
+            self.announced.notify_waiters();
+        }
         drop(inbox);
         if let Some(why) = breach {
             self.close(why);
@@ -271,9 +274,15 @@ impl Session {
         Parcel { body, segments, streams, system: self.system.clone(), from: self.peer.node }
     }
 
-    /// Whether a message has announced a tensor.
-    pub(crate) fn expects(&self, id: u64, length: u64) -> bool {
-        lock(&self.inbox).expects(id, length)
+    /// Waits until a message has announced a tensor.
+    pub(crate) async fn is_announced(&self, id: u64, length: u64) {
+        loop {
+            let announced = self.announced.notified();
+            if lock(&self.inbox).expects(id, length) {
+                return;
+            }
+            announced.await;
+        }
     }
 
     pub(crate) fn forget_incoming(&self, stream: u64) {

@@ -117,6 +117,8 @@ pub(crate) struct Session {
     last_words: AtomicUsize,
     /// The peer has heard those of this side.
     heard: Notify,
+    /// Messages have come that wait for tensors.
+    announced: Notify,
     /// How many UDP packets had come when it was fenced.
     received_at_fence: AtomicU64,
     /// Why it ended, once it has.
@@ -167,6 +169,7 @@ impl Session {
             fenced: AtomicBool::new(false),
             last_words: AtomicUsize::new(0),
             heard: Notify::new(),
+            announced: Notify::new(),
             received_at_fence: AtomicU64::new(0),
             end: watch::Sender::new(None),
         });

@@ -11,13 +11,15 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use footlight::prelude::*;
+use footlight::{cluster::trust::StateDir, prelude::*};
 use futures::{StreamExt, stream::FuturesUnordered};
 
 use crate::{
     Outcome, Work, measure,
     raw::{CALLS, PUTS, RATE_FOR, WARM_CALLS, WARM_PUTS},
-    ready, until_stdin_ends,
+    ready,
+    step::{self, Begin, Worker},
+    until_stdin_ends,
 };
 
 /// Gives back what it gets.
@@ -109,7 +111,9 @@ impl Handler<Put> for Echoes {
 }
 
 fn builder(args: NodeArgs) -> NodeBuilder {
-    Node::builder(args).register::<Echoes>(|actor| {
+    let builder = footlight::actors::stagehands(Node::builder(args));
+    let builder = builder.register::<Worker>(|worker| worker.handles::<Begin>());
+    builder.register::<Echoes>(|actor| {
         actor
             .handles::<Echo>()
             .handles::<Tick>()
@@ -143,6 +147,8 @@ pub(crate) fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outc
     runtime.block_on(async {
         let state = Some(state_dir(addr));
         if rank == 0 {
+            // Off loopback, an authority that was there before.
+            StateDir::create(state.as_deref())?;
             let listen = Some(addr.to_string());
             let node = builder(NodeArgs { listen, state, ..NodeArgs::default() }).start().await?;
             ready();
@@ -151,9 +157,19 @@ pub(crate) fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outc
             let _ = std::fs::remove_dir_all(state_dir(addr));
             return Ok(Outcome::Served);
         }
-        let (listen, seeds) = (Some("127.0.0.1:0".to_owned()), vec![addr.to_string()]);
+        // The address that this host has on the way to the other.
+        let way = std::net::UdpSocket::bind("0.0.0.0:0")?;
+        way.connect(addr)?;
+        let listen = Some(SocketAddr::new(way.local_addr()?.ip(), 0).to_string());
+        let seeds = vec![addr.to_string()];
         let args = NodeArgs { listen, seeds, state, ..NodeArgs::default() };
         let node = builder(args).start().await?;
+        if matches!(work, Work::ParameterStepF32 | Work::ParameterStepF32Link) {
+            let there = node.spawn::<Worker>(()).on(Placement::seed()).await?;
+            let median = step::measure(&node, &there).await?;
+            node.leave().await?;
+            return Ok(Outcome::Value(median));
+        }
         let echo = node.spawn::<Echoes>(()).on(Placement::seed()).await?;
         let other = node.spawn::<Echoes>(()).on(Placement::seed()).await?;
         // The first call makes the connection; and a task of the runtime calls, as in earnest.
@@ -177,7 +193,8 @@ pub(crate) fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outc
 async fn round_trips(echo: &ActorRef<Echoes>) -> anyhow::Result<f64> {
     let mut samples = Vec::new();
     for round in 0..WARM_CALLS + CALLS {
-        let (echoed, took) = measure::timed(echo.call(Echo { bytes: Bytes::from_static(&[7; 64]) })).await;
+        let (echoed, took) =
+            measure::timed(echo.call(Echo { bytes: Bytes::from_static(&[7; 64]) })).await;
         echoed?;
         if round >= WARM_CALLS {
             samples.push(took);
@@ -268,7 +285,8 @@ async fn behind_bulk(echo: &ActorRef<Echoes>, other: &ActorRef<Echoes>) -> anyho
     });
     let mut samples = Vec::new();
     while !bulk.is_finished() {
-        let (echoed, took) = measure::timed(echo.call(Echo { bytes: Bytes::from_static(&[7; 64]) })).await;
+        let (echoed, took) =
+            measure::timed(echo.call(Echo { bytes: Bytes::from_static(&[7; 64]) })).await;
         echoed?;
         samples.push(took);
         tokio::time::sleep(Duration::from_millis(1)).await;

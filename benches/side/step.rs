@@ -1,0 +1,158 @@
+//! A step of the parameter server: two processes, each with a worker and a shard. A worker pushes its
+//! gradient chunk by chunk and pulls each chunk's next version, all at once.
+
+use std::{ops::Range, sync::Arc};
+
+use anyhow::Context as _;
+use footlight::{
+    actors::parameters::{
+        layout::Layout,
+        optimizer::{OptimizerSpec, Sgd},
+        server::{Initialise, ParameterServer, Pull, PushGradient, ShardSpec},
+    },
+    prelude::*,
+    runtime::tensor::DType,
+};
+use futures::{StreamExt, TryStreamExt, stream::FuturesUnordered};
+
+use crate::measure;
+
+/// 25.6 million parameters: 102.4 MB.
+const PARAMETERS: usize = 25_600_000;
+const WORKERS: u32 = 2;
+/// Steps before the first that counts, and those that count.
+const WARM_STEPS: u64 = 3;
+const STEPS: u64 = 10;
+
+fn layout() -> anyhow::Result<Layout> {
+    Ok(Layout::new([("flat", vec![PARAMETERS])], WORKERS as usize)?)
+}
+
+/// The worker beside the first shard: works until its process ends.
+pub(crate) struct Worker;
+
+impl Actor for Worker {
+    type Args = ();
+    const NAME: &'static str = "bench.worker";
+    async fn start((): (), _: &Context<Self>) -> Result<Self> {
+        Ok(Worker)
+    }
+}
+
+/// Begin, with these shards.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Begin {
+    shards: Vec<ActorRef<ParameterServer>>,
+}
+
+impl Message for Begin {
+    type Reply = ();
+    const NAME: &'static str = "bench.begin";
+}
+
+impl Handler<Begin> for Worker {
+    async fn handle(&mut self, begin: Begin, context: &Context<Self>) {
+        context.run(async move {
+            let mut steps = Steps::new(begin.shards, 0).map_err(Error::other)?;
+            loop {
+                steps.step().await.map_err(Error::other)?;
+            }
+        });
+    }
+}
+
+/// One worker's part in the steps.
+struct Steps {
+    shards: Vec<ActorRef<ParameterServer>>,
+    chunks: Vec<(u32, Range<usize>)>,
+    slot: u32,
+    step: u64,
+    gradient: HostTensor,
+    parameters: Vec<f32>,
+}
+
+impl Steps {
+    fn new(shards: Vec<ActorRef<ParameterServer>>, slot: u32) -> anyhow::Result<Self> {
+        let layout = layout()?;
+        let chunks = (0..layout.chunks())
+            .filter_map(|chunk| layout.chunk(chunk).map(|range| (chunk as u32, range)));
+        let gradient = HostTensor::from_vec(vec![1e-3f32; PARAMETERS], &[PARAMETERS])?;
+        let (chunks, parameters) = (chunks.collect(), vec![0.0; PARAMETERS]);
+        Ok(Steps { shards, chunks, slot, step: 0, gradient, parameters })
+    }
+
+    async fn step(&mut self) -> anyhow::Result<()> {
+        let (step, slot) = (self.step, self.slot);
+        let mut pulled: FuturesUnordered<_> = self
+            .chunks
+            .iter()
+            .map(|(chunk, range)| {
+                let shard = &self.shards[*chunk as usize % self.shards.len()];
+                let bytes = self.gradient.bytes().slice(range.start * 4..range.end * 4);
+                async move {
+                    let gradient = HostTensor::from_bytes(DType::F32, &[range.len()], bytes)?;
+                    let push = PushGradient { step, slot, chunk: *chunk, gradient, metrics: None };
+                    let pull = Pull { chunk: *chunk, version: step + 1 };
+                    // The answer to the push is behind it; nobody need wait for it first.
+                    let (pushed, pulled) = tokio::join!(shard.call(push), shard.call(pull));
+                    pushed??;
+                    Ok::<_, anyhow::Error>((range.clone(), pulled??.params))
+                }
+            })
+            .collect();
+        while let Some(chunk) = pulled.next().await {
+            let (range, params) = chunk?;
+            self.parameters[range].copy_from_slice(params.as_slice()?);
+        }
+        self.step += 1;
+        Ok(())
+    }
+}
+
+/// The median of a step, in ms, with the worker at `there` as the other one.
+pub(crate) async fn measure(node: &Node, there: &ActorRef<Worker>) -> anyhow::Result<f64> {
+    let layout = layout()?;
+    let spec = |shard| ShardSpec {
+        layout: layout.clone(),
+        shard,
+        optimizer: OptimizerSpec::Sgd(Sgd::new(0.1)),
+        total_steps: WARM_STEPS + STEPS,
+        slots: WORKERS,
+        owner: there.addr(),
+    };
+    let beside = Placement::node(there.addr().node);
+    let shards = vec![
+        node.spawn::<ParameterServer>(spec(0)).on(beside).await?,
+        node.spawn::<ParameterServer>(spec(1)).on(Placement::here()).await?,
+    ];
+    let initialised: FuturesUnordered<_> = (0..layout.chunks())
+        .map(|chunk| {
+            let shard = &shards[chunk % shards.len()];
+            let length = layout.chunk(chunk).map_or(0, |range| range.len());
+            async move {
+                let params = HostTensor::from_vec(vec![0.0f32; length], &[length])?;
+                shard.call(Initialise { chunk: chunk as u32, params }).await??;
+                Ok::<_, anyhow::Error>(())
+            }
+        })
+        .collect();
+    initialised.try_collect::<Vec<_>>().await?;
+    there.call(Begin { shards: shards.clone() }).await?;
+    // A task of the runtime works, as workers in earnest do.
+    let worked = tokio::spawn(async move {
+        let mut steps = Steps::new(shards, 1)?;
+        let mut samples = Vec::new();
+        for step in 0..WARM_STEPS + STEPS {
+            let (done, took) = measure::timed(steps.step()).await;
+            done?;
+            if step >= WARM_STEPS {
+                samples.push(took);
+            }
+        }
+        let wanted = -0.1 * 2e-3 * (WARM_STEPS + STEPS) as f32;
+        let right = steps.parameters.iter().all(|value| (value - wanted).abs() < 1e-4);
+        anyhow::ensure!(right, "the parameters are not what the gradients make of them");
+        Ok(measure::us(measure::percentile(&mut samples, 0.5)) / 1e3)
+    });
+    worked.await.context("the worker panicked")?
+}

@@ -1,12 +1,13 @@
 //! Two nodes and one typed call.
 //!
 //! ```text
-//! cargo run --example hello                              # in one terminal: the seed
-//! cargo run --example hello -- --seed 127.0.0.1:7400     # in another: says hello
+//! cargo run --no-default-features --example hello                            # one terminal: the seed
+//! cargo run --no-default-features --example hello -- --seed 127.0.0.1:7400   # another: says hello
 //! ```
 
 use clap::Parser;
 use footlight::prelude::*;
+use std::time::Duration;
 
 #[derive(Serialize, Deserialize)]
 struct Greet {
@@ -45,6 +46,7 @@ struct Args {
 async fn main() -> Result<()> {
     let node = Node::builder(Args::parse().node)
         .register::<Greeter>(|greeter| greeter.handles::<Greet>())
+        .join_timeout(Duration::from_secs(15))
         .start()
         .await?;
     if node.is_seed() {

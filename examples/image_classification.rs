@@ -37,10 +37,19 @@ use footlight::{
         serving::{Gateway, Inference, InferenceSpec, Predict},
         training::{JobEvent, RunningJob, TrainingJob, TrainingReport, job},
     },
+    cli,
     cluster::processes::{Process, ProcessSpec, Processes, exit_with_parent},
     prelude::*,
-    runtime::compute::{DeviceChoice, libtorch_version},
+    runtime::{
+        NodeId,
+        compute::{DeviceChoice, libtorch_version},
+    },
 };
+
+/// A command that has work for a cluster looks for it this long, unless told otherwise.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// The same within the local cluster, whose processes start all at once on a busy machine.
+const LOCAL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Trains LeNet-5 on a cluster of processes; without a command on a local one of its own.
 #[derive(Parser)]
@@ -62,6 +71,9 @@ enum Command {
         node: NodeArgs,
         #[command(flatten)]
         job: JobArgs,
+        /// The same seed gives the same parameters, bit for bit
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        job_seed: u64,
     },
     /// Take the weights of a job of a running cluster and answer over HTTP until Ctrl-C
     Serve {
@@ -96,12 +108,10 @@ struct JobArgs {
     /// Samples of a batch, over all workers
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(4..=8192))]
     batch: u32,
-    /// The same seed gives the same parameters, bit for bit
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
-    /// Where the workers compute: auto, cpu or cuda:N
-    #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
+    /// Where the workers compute: auto, cpu or cuda:N; of a list as in cpu,cuda:1 each worker has the
+    /// next one
+    #[arg(long = "device", value_name = "DEVICE", value_delimiter = ',', default_value = "auto")]
+    devices: Vec<DeviceChoice>,
     /// Train on the first so many samples only
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -111,6 +121,9 @@ struct JobArgs {
 struct LocalArgs {
     #[command(flatten)]
     job: JobArgs,
+    /// The same seed gives the same parameters, bit for bit
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
     /// Folder for report.json and loss.png
     #[arg(long, value_name = "DIR", default_value = "target/demo")]
     output: PathBuf,
@@ -173,7 +186,7 @@ impl JobArgs {
         self.epochs.unwrap_or(if self.dataset == DatasetName::Mnist { 6 } else { 10 })
     }
 
-    fn job(&self) -> Result<TrainingJob> {
+    fn job(&self, seed: u64) -> Result<TrainingJob> {
         let data = DataSpec::idx(self.dir()?);
         let data = match self.limit {
             Some(limit) => data.limit(limit),
@@ -184,49 +197,55 @@ impl JobArgs {
             .optimizer(Adam::new(rate).schedule(Schedule::Cosine))
             .workers(self.workers)
             .servers(self.servers)
-            .device(self.device)
+            .devices(self.devices.iter().copied())
             .batch(self.batch)
             .epochs(self.epochs())
-            .seed(self.seed))
+            .seed(seed))
     }
 }
 
-async fn start(args: NodeArgs) -> Result<Node> {
+async fn start(args: NodeArgs, join_timeout: Duration) -> Result<Node> {
     let mut models = Models::new();
     models.register::<LeNet5>()?;
-    Ok(Node::builder(args).with(actors::cast(models)).start().await?)
+    let builder = Node::builder(args).with(actors::cast(models));
+    Ok(builder.join_timeout(join_timeout).start().await?)
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    let cli: Cli = cli::parse();
+    // All but a node ends, and says why; a node says that it waits for its seed, and goes on.
+    let shown = match cli.command {
+        Some(Command::Node(_)) => {
+            "error,openraft=off,footlight_cluster::network::seeds=warn,\
+             footlight_cluster::enroll::joiner=warn"
+        }
+        _ => "error,openraft=off",
+    };
     tracing_subscriber::fmt()
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| "error,openraft=off".into()),
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| shown.into()),
         )
         .with_writer(std::io::stderr)
         .init();
-    let cli = Cli::parse();
     let work = async {
         match cli.command {
             Some(Command::Node(args)) => node(args).await,
-            Some(Command::Train { node, job }) => train(node, job).await,
+            Some(Command::Train { node, job, job_seed }) => train(node, job, job_seed).await,
             Some(Command::Serve { node, http, device }) => serve(node, http, device).await,
             None => local(cli.local).await,
         }
     };
     match work.await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => cli::fail(&error),
     }
 }
 
 async fn node(args: NodeArgs) -> Result<()> {
     exit_with_parent()?;
-    let node = start(args).await?;
+    // Nodes and seed may be started in any order.
+    let node = start(args, Duration::MAX).await?;
     let up = format!("node {} up at {}", node.id(), node.addr());
     // Signals are caught before anybody is told.
     let ended = node.until_shutdown();
@@ -239,21 +258,21 @@ fn needs_seed(args: &NodeArgs) -> Result<()> {
     Ok(())
 }
 
-async fn train(args: NodeArgs, job: JobArgs) -> Result<()> {
+async fn train(args: NodeArgs, job: JobArgs, seed: u64) -> Result<()> {
     needs_seed(&args)?;
-    let node = start(args).await?;
+    let node = start(args, JOIN_TIMEOUT).await?;
     let name = job.dataset.name();
     let mut running = match RunningJob::attach(&node, name).await {
         Ok(there) if there.is_over().await? => {
             eprintln!("A finished job `{name}` is replaced.");
             there.close().await?;
-            job.job()?.submit(&node).await?
+            job.job(seed)?.submit(&node).await?
         }
         Ok(there) => {
             eprintln!("A job `{name}` is under way: this is how it goes.");
             there
         }
-        Err(_) => job.job()?.submit(&node).await?,
+        Err(_) => job.job(seed)?.submit(&node).await?,
     };
     let report = running.wait_with_progress().await?;
     println!(
@@ -267,7 +286,7 @@ async fn train(args: NodeArgs, job: JobArgs) -> Result<()> {
 
 async fn serve(args: NodeArgs, http: SocketAddr, device: DeviceChoice) -> Result<()> {
     needs_seed(&args)?;
-    let node = start(args).await?;
+    let node = start(args, JOIN_TIMEOUT).await?;
     let mut served = None;
     for dataset in [DatasetName::Mnist, DatasetName::FashionMnist] {
         if let Ok(job) = RunningJob::attach(&node, dataset.name()).await {
@@ -278,13 +297,15 @@ async fn serve(args: NodeArgs, http: SocketAddr, device: DeviceChoice) -> Result
         bail!("no job of `train` holds parameters in this cluster");
     };
     let gateway = Gateway::serve(http, [(LeNet5::NAME.to_owned(), inference)]).await?;
+    // Signals are caught before anybody is told.
+    let ended = node.until_shutdown();
     println!(
         "{} at http://{}/v2/models/{}/infer; stop it with Ctrl-C",
         dataset.name(),
         gateway.addr(),
         LeNet5::NAME
     );
-    Ok(node.until_shutdown().await?)
+    Ok(ended.await?)
 }
 
 /// An inference actor on this node with a job's weights, of at least so many steps.
@@ -301,8 +322,8 @@ async fn inference(
 
 /// A cluster of processes on this machine, and this process as a node among them.
 struct LocalCluster {
-    // Named in the order of their start; ended when this is dropped.
-    processes: BTreeMap<String, Process>,
+    // Each with its node, by name; ended when this is dropped.
+    processes: BTreeMap<String, (Process, NodeId)>,
     node: Node,
     _keeper: Processes,
     _keys: tempfile::TempDir,
@@ -324,26 +345,30 @@ impl LocalCluster {
                 .forward_output();
             Ok((name, keeper.start(spec).await?))
         };
-        let up = async |process: &Process| -> Result<String> {
-            let line = process.wait_line("node ", Duration::from_secs(30)).await?;
-            line.rsplit(' ').next().map(str::to_owned).context("a node did not tell its address")
+        let up = async |process: &Process| -> Result<(NodeId, String)> {
+            let line = process.wait_line("node ", LOCAL_TIMEOUT).await?;
+            match line.split(' ').collect::<Vec<_>>()[..] {
+                ["node", id, "up", "at", addr] => Ok((id.parse()?, addr.to_owned())),
+                _ => bail!("a node told neither its id nor its address, but: {line}"),
+            }
         };
         let (name, process) = start("seed".to_owned(), "seed", None).await?;
-        let seed = up(&process).await?;
-        let mut processes = BTreeMap::from([(name, process)]);
+        let (id, seed) = up(&process).await?;
+        let mut processes = BTreeMap::from([(name, (process, id))]);
+        let mut started = Vec::new();
         let mut parts = vec![("loader".to_owned(), "loader")];
         parts.extend((0..servers).map(|index| (format!("server-{index}"), "server")));
         parts.extend((0..workers).map(|index| (format!("worker-{index}"), "worker")));
         for (name, role) in parts {
-            let (name, process) = start(name, role, Some(&seed)).await?;
-            processes.insert(name, process);
+            started.push(start(name, role, Some(&seed)).await?);
         }
-        for (_, process) in processes.iter().filter(|(name, _)| *name != "seed") {
-            up(process).await?;
+        for (name, process) in started {
+            let (id, _) = up(&process).await?;
+            processes.insert(name, (process, id));
         }
         let node = start_driver(&seed, keys.path()).await?;
         let nodes = processes.len() + 1;
-        node.wait_for_members(Duration::from_secs(30), |members| {
+        node.wait_for_members(LOCAL_TIMEOUT, |members| {
             members.iter().filter(|member| member.is_up()).count() == nodes
         })
         .await?;
@@ -354,9 +379,16 @@ impl LocalCluster {
         let own = ("driver".to_owned(), std::process::id());
         self.processes
             .iter()
-            .map(|(name, process)| (name.clone(), process.pid()))
+            .map(|(name, (process, _))| (name.clone(), process.pid()))
             .chain([own])
             .collect()
+    }
+
+    /// SIGKILL to a process, after so many steps of the job.
+    fn kill(&self, name: &str, step: u64) -> Option<Killed> {
+        let (process, node) = self.processes.get(name)?;
+        process.kill();
+        Some(Killed::now(process.pid(), *node, step))
     }
 
     /// UDP bytes that all nodes that are up have sent and received.
@@ -379,17 +411,44 @@ async fn start_driver(seed: &str, keys: &Path) -> Result<Node> {
         roles: vec!["driver".to_owned()],
         ..NodeArgs::default()
     };
-    start(args).await
+    start(args, LOCAL_TIMEOUT).await
 }
 
-/// What happened to the worker that was killed.
-#[derive(Default)]
+/// A process that was killed with a worker in it, and what the cluster made of that.
 struct Killed {
-    pid: Option<u32>,
-    at: Option<(Instant, u64)>,
-    detected: Option<Duration>,
+    pid: u32,
+    node: NodeId,
+    step: u64,
+    at: Instant,
+    /// The first worker that was lost with that node, and how long after the kill it was known.
+    lost: Option<(String, Duration)>,
+    /// That worker was started again.
     back: bool,
+    /// A step was applied after that.
     recovered: Option<Duration>,
+}
+
+impl Killed {
+    fn now(pid: u32, node: NodeId, step: u64) -> Self {
+        Killed { pid, node, step, at: Instant::now(), lost: None, back: false, recovered: None }
+    }
+
+    /// Takes note of what happens to the job; other workers may be lost too.
+    fn event(&mut self, event: &JobEvent) {
+        let since = self.at.elapsed();
+        match event {
+            JobEvent::WorkerLost { worker, node, .. } if *node == self.node => {
+                self.lost.get_or_insert_with(|| (worker.clone(), since));
+            }
+            JobEvent::WorkerUp { worker, .. } => {
+                self.back |= self.lost.as_ref().is_some_and(|(lost, _)| lost == worker);
+            }
+            JobEvent::Step { .. } if self.back => {
+                self.recovered.get_or_insert(since);
+            }
+            _ => {}
+        }
+    }
 }
 
 async fn local(args: LocalArgs) -> Result<()> {
@@ -410,7 +469,7 @@ async fn whole_job(args: LocalArgs) -> Result<()> {
     let target = args.target.unwrap_or(if mnist { 0.99 } else { 0.9 });
     // Before any process is started: wrong data is told at once.
     let test = IdxDataset::open(job.dir()?, Split::Test)?;
-    let description = job.job()?;
+    let description = job.job(args.seed)?;
     eprintln!(
         "Starting a cluster of processes: a seed, a data loader, {} servers, {} workers.",
         job.servers, job.workers
@@ -420,45 +479,39 @@ async fn whole_job(args: LocalArgs) -> Result<()> {
 
     let mut shown = job::Shown::new(job.epochs());
     let mut curves = Curves { target: Some(target), ..Curves::default() };
-    let mut killed = Killed::default();
+    let mut killed: Option<Killed> = None;
     let mut kill_at = None;
-    let victim = cluster.processes.get(&format!("worker-{}", job.workers - 1));
+    let victim = format!("worker-{}", job.workers - 1);
     let mut devices = BTreeMap::new();
     let trained = running
         .follow(|event| {
             shown.event(event);
+            if let Some(killed) = &mut killed {
+                killed.event(event);
+            }
             match event {
-                JobEvent::Started { steps, steps_per_epoch, .. } => {
+                JobEvent::Started { steps, steps_per_epoch, servers, loader, .. } => {
+                    let servers: Vec<_> = servers.iter().map(NodeId::to_string).collect();
+                    let servers = servers.join(" and ");
+                    shown.note(&format!("parameters on nodes {servers}, data on node {loader}"));
                     curves.steps_per_epoch = *steps_per_epoch;
                     // In the middle of the second epoch, or of the only one.
                     let epoch = u64::from(*steps_per_epoch);
                     let before = if *steps > epoch { epoch } else { 0 };
                     kill_at = (!args.no_kill).then_some(before + epoch / 2);
                 }
-                JobEvent::WorkerUp { worker, starts, device, .. } => {
+                JobEvent::WorkerUp { worker, device, .. } => {
                     devices.insert(worker.clone(), device.clone());
-                    killed.back |= killed.detected.is_some() && *starts > 0;
-                }
-                JobEvent::WorkerLost { .. } => {
-                    killed.detected = killed.at.map(|(at, _)| at.elapsed());
                 }
                 JobEvent::Step { steps, loss, .. } => {
                     curves.losses.push(*loss);
-                    if killed.back && killed.recovered.is_none() {
-                        killed.recovered = killed.at.map(|(at, _)| at.elapsed());
-                    }
-                    if kill_at.is_some_and(|at| *steps >= at)
-                        && let Some(victim) = victim
-                    {
+                    if kill_at.is_some_and(|at| *steps >= at) {
                         kill_at = None;
-                        victim.kill();
-                        killed.pid = Some(victim.pid());
-                        killed.at = Some((Instant::now(), *steps));
-                        shown.note(&format!(
-                            "SIGKILL to {} (pid {}) at step {steps}",
-                            victim.name(),
-                            victim.pid()
-                        ));
+                        killed = cluster.kill(&victim, *steps);
+                        if let Some(Killed { pid, .. }) = killed {
+                            let struck = format!("SIGKILL to {victim} (pid {pid}) at step {steps}");
+                            shown.note(&struck);
+                        }
                     }
                 }
                 JobEvent::Evaluated { steps, accuracy, .. } => {
@@ -469,18 +522,24 @@ async fn whole_job(args: LocalArgs) -> Result<()> {
         })
         .await?;
 
+    let killed = killed.as_ref();
     let report =
-        finish(&args, target, &cluster, &running, &trained, &killed, curves, devices).await?;
+        finish(&args, target, &cluster, &running, &trained, killed, curves, devices).await?;
     answer(&args, &cluster, &running, &trained, &test).await?;
     running.close().await?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     }
     ensure!(
-        report.ok,
+        report.test_accuracy >= target,
         "the test accuracy is {:.2} %, and {:.2} % were asked for",
         report.test_accuracy * 100.0,
         target * 100.0
+    );
+    ensure!(
+        report.ok,
+        "the training ended before {victim}, which was killed, was back at work: let it be longer \
+         (--epochs), or give --no-kill"
     );
     Ok(cluster.node.leave().await?)
 }
@@ -493,16 +552,19 @@ async fn finish(
     cluster: &LocalCluster,
     running: &RunningJob,
     trained: &TrainingReport,
-    killed: &Killed,
+    killed: Option<&Killed>,
     mut curves: Curves,
     devices: BTreeMap<String, String>,
 ) -> Result<JobReport> {
     let spec = running.spec().await?;
-    let millis = |time: Option<Duration>| time.map(|time| time.as_millis() as u64);
+    let millis = |time: Duration| time.as_millis() as u64;
+    let recovered = killed.and_then(|killed| killed.recovered);
+    // A training that nothing happened to shows nothing.
+    let survived = args.no_kill || recovered.is_some();
     let (wire_bytes_sent, wire_bytes_received) = cluster.wire_bytes().await;
     let seconds = trained.elapsed.as_secs_f64();
     let report = JobReport {
-        ok: trained.test_accuracy >= target,
+        ok: survived && trained.test_accuracy >= target,
         dataset: args.job.dataset.name().to_owned(),
         target,
         test_accuracy: trained.test_accuracy,
@@ -510,9 +572,9 @@ async fn finish(
         seconds,
         samples_per_second: trained.samples as f64 / seconds,
         pids: cluster.pids(),
-        killed_pid: killed.pid,
-        detected_ms: millis(killed.detected),
-        recovered_ms: millis(killed.recovered),
+        killed_pid: killed.map(|killed| killed.pid),
+        detected_ms: killed.and_then(|killed| Some(millis(killed.lost.as_ref()?.1))),
+        recovered_ms: recovered.map(millis),
         wire_bytes_sent,
         wire_bytes_received,
         libtorch: libtorch_version().unwrap_or_else(|| "unknown".to_owned()),
@@ -526,8 +588,8 @@ async fn finish(
         spec.batch,
         report.test_accuracy * 100.0
     );
-    if let Some((_, step)) = killed.at {
-        curves.marks.push((step, "a worker is killed".to_owned()));
+    if let Some(killed) = killed {
+        curves.marks.push((killed.step, "a worker is killed".to_owned()));
     }
     report.write(args.output.join("report.json"))?;
     curves.write_png(args.output.join("loss.png"))?;
@@ -647,4 +709,63 @@ async fn ask_over_http(addr: SocketAddr, pixels: &[u8], shape: &[usize]) -> Resu
 /// For people: on standard output, unless that is for the report.
 fn say(args: &LocalArgs, text: &str) {
     if args.json { eprintln!("{text}") } else { println!("{text}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_option_stands_in_another_s_way() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_job_has_its_own_seed_beside_that_of_the_cluster_and_its_list_of_devices() {
+        let words = "_ train --seed 127.0.0.1:7400 --job-seed 7 --device cpu,cuda:1";
+        let cli = Cli::try_parse_from(words.split(' ')).unwrap();
+        let Some(Command::Train { node, job, job_seed }) = cli.command else { panic!("no train") };
+        assert_eq!((node.seeds, job_seed), (vec!["127.0.0.1:7400".to_owned()], 7));
+        assert_eq!(job.devices, [DeviceChoice::Cpu, DeviceChoice::Cuda(1)]);
+        let cli = Cli::try_parse_from(["_", "--seed", "7"]).unwrap();
+        assert_eq!((cli.local.seed, &cli.local.job.devices[..]), (7, &[DeviceChoice::Auto][..]));
+    }
+
+    fn lost(worker: &str, node: u64) -> JobEvent {
+        let (worker, node) = (worker.to_owned(), NodeId(node));
+        JobEvent::WorkerLost { worker, node, why: "was lost".to_owned() }
+    }
+
+    fn up(worker: &str, node: u64) -> JobEvent {
+        let (worker, node) = (worker.to_owned(), NodeId(node));
+        JobEvent::WorkerUp { worker, node, starts: 1, device: "cpu".to_owned() }
+    }
+
+    fn step(steps: u64) -> JobEvent {
+        JobEvent::Step { steps, samples: steps, loss: 1.0, live_nodes: 6, nodes: 7 }
+    }
+
+    #[test]
+    fn only_what_becomes_of_the_killed_worker_counts_and_what_is_known_first_stays() {
+        let mut killed = Killed::now(7, NodeId(2), 10);
+        // Another worker comes and goes.
+        for event in [lost("worker-0", 1), up("worker-0", 1), step(11)] {
+            killed.event(&event);
+        }
+        assert_eq!((&killed.lost, killed.back, killed.recovered), (&None, false, None));
+        killed.event(&lost("worker-1", 2));
+        let known = killed.lost.clone();
+        assert_eq!(known.as_ref().map(|(worker, _)| worker.as_str()), Some("worker-1"));
+        for event in [lost("worker-0", 1), lost("worker-2", 2), up("worker-0", 1), step(12)] {
+            killed.event(&event);
+        }
+        assert_eq!((&killed.lost, killed.back, killed.recovered), (&known, false, None));
+        killed.event(&up("worker-1", 1));
+        killed.event(&step(13));
+        let recovered = killed.recovered;
+        assert!(recovered.is_some() && recovered >= known.map(|(_, after)| after));
+        killed.event(&step(14));
+        assert_eq!(killed.recovered, recovered);
+    }
 }

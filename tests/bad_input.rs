@@ -84,7 +84,7 @@ fn an_address_that_is_none_is_named_with_an_example() {
 }
 
 #[test]
-fn an_unknown_option_or_value_is_named_with_the_usage() {
+fn an_unknown_option_or_value_is_named_in_one_line_and_no_command_gets_the_usage() {
     let state = tempfile::tempdir().unwrap();
     for (args, named) in [
         (&["node", "--lisen", "127.0.0.1:0"][..], "--lisen"),
@@ -93,12 +93,15 @@ fn an_unknown_option_or_value_is_named_with_the_usage() {
         (&["node", "--join-timeout", "0"], "--join-timeout"),
         (&["status"], "--node"),
         (&["nodes"], "nodes"),
-        (&[], "Usage"),
     ] {
         let (code, error) = run(state.path(), args);
         assert_eq!(code, Some(2), "{error}");
-        contains(&error, &[named]);
+        assert!(error.starts_with("error: ") && error.lines().count() == 1, "{error}");
+        contains(&error, &[named, "see --help"]);
     }
+    let (code, page) = run(state.path(), &[]);
+    assert_eq!(code, Some(2), "{page}");
+    contains(&page, &["Usage", "status", "--help"]);
 }
 
 #[test]

@@ -19,8 +19,11 @@ use footlight::{
     cluster::trust::Role,
     prelude::*,
     runtime::{
-        ActorAddr, ActorId, Failure, Incarnation, NodeId, codec::MAX_BODY, message::name_hash,
-        remote::WINDOW, stream::STREAM_WINDOW,
+        ActorAddr, ActorId, Failure, Incarnation, NodeId,
+        codec::MAX_BODY,
+        message::name_hash,
+        remote::{WINDOW, WINDOW_BYTES},
+        stream::STREAM_WINDOW,
     },
 };
 use futures::{
@@ -175,7 +178,7 @@ impl Bad {
     }
 
     async fn bulk(&self) -> quinn::Connection {
-        self.stranger.bulk(self.there.bulk_addr, self.hello.session).await
+        self.stranger.beside(self.there.bulk_addr, self.hello.session).await
     }
 
     /// Waits until the node ends the connection, and returns the reason that it gives.
@@ -316,7 +319,7 @@ async fn a_frame_that_is_too_long_or_lies_ends_the_connection_of_its_sender_with
             let (fault, bytes, says) = no_frames(&bad, town.actor()).swap_remove(number);
             bad.is_answered(town.actor()).await;
             if on_a_lane {
-                let mut lane = soon(bad.held.connection.open_uni()).await.unwrap();
+                let mut lane = soon(bad.held.messages().open_uni()).await.unwrap();
                 let _ = soon(lane.write_all(&bytes)).await;
                 bad.is_thrown_out_for(fault, says).await;
             } else {
@@ -349,7 +352,7 @@ async fn a_lane_that_is_cut_off_or_stopped_ends_the_connection_of_its_sender_wit
                 let mut bad = town.bad().await;
                 bad.is_answered(town.actor()).await;
                 let bytes = [&whole[..], &whole].concat();
-                let mut lane = soon(bad.held.connection.open_uni()).await.unwrap();
+                let mut lane = soon(bad.held.messages().open_uni()).await.unwrap();
                 let stream = if on_a_lane { &mut lane } else { &mut bad.held.send };
                 soon(stream.write_all(&bytes[..upto])).await.unwrap();
                 match reset {
@@ -363,7 +366,7 @@ async fn a_lane_that_is_cut_off_or_stopped_ends_the_connection_of_its_sender_wit
     }
     // Between two frames a lane may end, but not be taken back.
     let mut bad = town.bad().await;
-    let mut lane = soon(bad.held.connection.open_uni()).await.unwrap();
+    let mut lane = soon(bad.held.messages().open_uni()).await.unwrap();
     soon(lane.write_all(&whole)).await.unwrap();
     bad.answer_to(1).await.unwrap();
     lane.reset(7u32.into()).unwrap();
@@ -371,7 +374,7 @@ async fn a_lane_that_is_cut_off_or_stopped_ends_the_connection_of_its_sender_wit
     // There are four lanes.
     let bad = town.bad().await;
     let lanes = join_all((0..5).map(async |_| {
-        let mut lane = bad.held.connection.open_uni().await.unwrap();
+        let mut lane = bad.held.messages().open_uni().await.unwrap();
         let _ = lane.write_all(&whole).await;
         lane
     }));
@@ -381,7 +384,7 @@ async fn a_lane_that_is_cut_off_or_stopped_ends_the_connection_of_its_sender_wit
     let (stranger, _, hello) = town.newcomer();
     let mut bad = town.deaf(stranger, hello).await;
     for _ in 0..4 {
-        let mut lane = soon(bad.held.connection.accept_uni()).await.unwrap();
+        let mut lane = soon(bad.held.messages().accept_uni()).await.unwrap();
         lane.stop(7u32.into()).unwrap();
     }
     let call = bad.message(town.actor(), "test.Where", Some(1), body(&[]));
@@ -584,7 +587,7 @@ async fn who_sends_past_its_window_is_thrown_out_and_the_windows_of_others_stay_
         async move { slow.call(Block {}).await }
     });
     until("the actor is blocked", async || soon(town.probe.call(Blocked {})).await.unwrap()).await;
-    const FAULT: &str = "more than 256 messages or 67108864 bytes unread";
+    let fault = &format!("more than {WINDOW} messages or {WINDOW_BYTES} bytes unread");
     // By messages.
     let note = encoded(&(0u64, None::<u8>));
     let mut bad = town.bad().await;
@@ -594,7 +597,7 @@ async fn who_sends_past_its_window_is_thrown_out_and_the_windows_of_others_stay_
     // That was its right; another actor answers it.
     bad.is_answered(town.actor()).await;
     bad.casts(slow.addr().actor, "test.Note", &note).await;
-    bad.is_thrown_out_for("a message too many", FAULT).await;
+    bad.is_thrown_out_for("a message too many", fault).await;
     // By bytes: of messages, and of tensors that are only announced.
     let mut bad = town.bad().await;
     for _ in 0..3 {
@@ -602,7 +605,7 @@ async fn who_sends_past_its_window_is_thrown_out_and_the_windows_of_others_stay_
         let message = bad.message(slow.addr().actor, "test.Note", None, body(&bytes));
         bad.says(&frame(&message, &bytes)).await;
     }
-    bad.is_thrown_out_for("bytes too many", FAULT).await;
+    bad.is_thrown_out_for("bytes too many", fault).await;
     let mut bad = town.bad().await;
     for id in 0..2 {
         let segments = vec![Segment::Stream { id, len: 33 << 20 }];
@@ -610,7 +613,7 @@ async fn who_sends_past_its_window_is_thrown_out_and_the_windows_of_others_stay_
         let message = bad.message(slow.addr().actor, "test.Note", None, payload);
         bad.says(&frame(&message, &[])).await;
     }
-    bad.is_thrown_out_for("announced bytes too many", FAULT).await;
+    bad.is_thrown_out_for("announced bytes too many", fault).await;
     // Others have windows of their own to the same actor, and all actors but the blocked one answer.
     slow.try_cast(Note { number: 1, tensor: None }).unwrap();
     town.goes_on().await;

@@ -9,6 +9,7 @@ use std::{
     fs,
     os::unix::process::ExitStatusExt,
     path::Path,
+    process::Command,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -27,7 +28,9 @@ fn run(dir: &Path, more: &[&str]) -> Run {
     let (data, output) = (dir.join("data"), dir.join("output"));
     write_data(&data, 8_000, 500);
     let paths = ["--data", data.to_str().unwrap(), "--output", output.to_str().unwrap()];
-    Run::start(paths.iter().chain(more))
+    let mut program = Command::new(program(DEMO));
+    // Plain characters in the terminal, whatever the tester's own can show.
+    Run::of(program.args(paths.iter().chain(more)).env("LC_ALL", "C"))
 }
 
 /// Endless training, in the middle of which somebody strikes: after a worker was killed and before
@@ -100,6 +103,80 @@ fn a_whole_run_trains_through_a_kill_reports_and_leaves_nothing() {
     let text = outcome.stderr.join("\n");
     assert!(text.contains(" is started again, on node "), "{text}");
     assert!(text.contains("over HTTP, POST http://127.0.0.1:"), "{text}");
+    shards_are_apart(&text);
+    digits_are_drawn(&outcome.stderr);
+}
+
+/// The line that tells where the parts of the job are names a node of its own for each shard.
+fn shards_are_apart(text: &str) {
+    let (_, places) = text.split_once("parameters on nodes ").expect("where the shards are");
+    let (shards, loader) = places.split_once(", data on node ").expect("where the loader is");
+    let (first, second) = shards.split_once(" and ").expect("two shards");
+    let loader = loader.lines().next().unwrap();
+    for id in [first, second, loader] {
+        assert!(id.len() == 16 && u64::from_str_radix(id, 16).is_ok(), "no id of a node: {id:?}");
+    }
+    assert!(first != second && first != loader && second != loader, "{places}");
+}
+
+/// Six test images stand in the terminal, three beside each other, each with what the model makes of it.
+fn digits_are_drawn(lines: &[String]) {
+    const CELL: usize = 28;
+    let is_caption =
+        |line: &String| line.contains(" %") && (line.contains(" ok ") || line.contains(" wrong "));
+    let captions: Vec<_> = (0..lines.len()).filter(|at| is_caption(&lines[*at])).collect();
+    assert_eq!(captions.len(), 2, "{lines:?}");
+    for (group, at) in captions.into_iter().enumerate() {
+        let cell = |line: &str, column: usize| -> String {
+            line.chars().skip(column * (CELL + 2)).take(CELL).collect()
+        };
+        for column in 0..3 {
+            // The test samples' classes follow each other.
+            let label = group * 3 + column;
+            let caption = cell(&lines[at], column);
+            let words: Vec<&str> = caption.split_whitespace().collect();
+            let (prediction, mark) = (words[0].parse::<usize>().unwrap(), words[1]);
+            assert_eq!(mark == "ok", prediction == label, "{caption:?}");
+            let probability: f64 = words[2].parse().unwrap();
+            assert!((10.0..=100.0).contains(&probability) && words[3] == "%", "{caption:?}");
+            // The square of 6×6 pixels, two rows of them in each line.
+            let drawn = lines[at - CELL / 2..at].iter().map(|line| cell(line, column));
+            let heavy = drawn.map(|row| row.matches(['#', '%', '@']).count()).sum::<usize>();
+            assert!((12..=24).contains(&heavy), "image {label}: {lines:?}");
+        }
+    }
+}
+
+#[test]
+fn a_job_of_one_worker_survives_its_kill_too() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let mut run =
+        run(dir.path(), &["--workers", "1", "--epochs", "3", "--target", "0.1", "--json"]);
+    let outcome = run.outcome();
+    assert!(outcome.status.success(), "{outcome:?}");
+    let report: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(report["killed_pid"], report["pids"]["worker-0"]);
+    assert!(report["recovered_ms"].as_f64() >= report["detected_ms"].as_f64(), "{report}");
+    assert!(report["detected_ms"].as_f64() > Some(0.0), "{report}");
+}
+
+#[test]
+fn a_kill_that_nobody_had_to_recover_from_is_an_error() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    // One step: the kill comes when it is done.
+    let options = ["--epochs", "1", "--limit", "4", "--batch", "4", "--target", "0"];
+    let mut run = run(dir.path(), &options);
+    let outcome = run.outcome();
+    assert_eq!(outcome.status.code(), Some(1), "{outcome:?}");
+    let error = outcome.error();
+    assert!(error.contains("before worker-1, which was killed, was back at work"), "{error}");
+    assert!(error.contains("--epochs") && error.contains("--no-kill"), "{error}");
+    let file = fs::read_to_string(dir.path().join("output/report.json")).unwrap();
+    let report: Value = serde_json::from_str(&file).unwrap();
+    assert_eq!((&report["ok"], &report["recovered_ms"]), (&false.into(), &Value::Null));
+    assert_eq!(report["killed_pid"], report["pids"]["worker-1"]);
 }
 
 #[test]

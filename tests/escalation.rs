@@ -6,13 +6,13 @@ mod support;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use footlight::{
     cluster::{
         singleton::SingletonState,
-        supervise::{ChildEvents, Supervisor},
+        supervise::{Child, ChildEvents, Supervisor},
     },
     prelude::*,
     runtime::supervision::Supervision,
@@ -221,6 +221,38 @@ async fn when_the_node_of_a_supervisor_is_lost_it_moves_and_each_child_runs_once
         }
         assert_eq!(nodes.alive(Diary::NAME).await, 2);
     }
+}
+
+/// What SU-3 gives up: there the two overlap, until the old one has had its time to stop.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_does_not_answer_for_fifteen_seconds_is_not_waited_for() {
+    const PATIENCE: Duration = Duration::from_secs(15);
+    let nodes = Nodes::new(3).await;
+    let seed = &nodes.seed;
+    // It stops for longer than anybody waits, and may: so its node does not say that it has ended.
+    let args = nodes.diary("a", 2 * PATIENCE);
+    let slow = Child::of::<Diary>(seed, "a", &args).unwrap();
+    let slow = slow.on(nodes.on(2)).stop_within(PATIENCE + Duration::from_secs(5));
+    let inner = seed.supervise(OneForOne::new()).with(slow);
+    let places = Placement::any_of([nodes.others[0].id, nodes.others[1].id]);
+    let top = seed.supervise(OneForOne::new()).supervisor("inner", inner, places);
+    let top = soon(top.start()).await.unwrap();
+    let before = soon(top.supervisor("inner")).await.unwrap();
+    let a = soon(before.child::<Diary>("a")).await.unwrap();
+    let (watch, lost) = (seed.watch(&a), seed.watch(before.actor()));
+    let begun = || read_diary(&nodes.book).len();
+    assert_eq!(begun(), 1);
+
+    nodes.others[0].process.kill();
+    soon(lost).await;
+    let known = Instant::now();
+    until("the next one begins", async || begun() == 2).await;
+    let waited = known.elapsed();
+    assert!((PATIENCE..2 * PATIENCE).contains(&waited), "{waited:?}");
+    // The old one has not ended by then. It is killed when its time to stop is over.
+    assert_eq!(nodes.alive(Diary::NAME).await, 2);
+    assert_eq!(soon(watch).await, Down::Killed);
+    assert_eq!((nodes.alive(Diary::NAME).await, begun()), (1, 2));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,8 +6,9 @@
 mod training;
 
 use footlight::{
-    actors::training::{JobEvent, RunningJob, Trainer},
+    actors::training::{JobEvent, RunningJob, Trainer, TrainingReport},
     prelude::*,
+    runtime::{NodeId, message::name_hash},
 };
 use training::*;
 
@@ -17,52 +18,114 @@ fn node_process() {
     play_node();
 }
 
-/// Three voters, one of them in this process; what can't be lost is on them. The trainer is elsewhere.
-async fn stage() -> Stage {
-    let parts = [Part::Worker, Part::Server, Part::Server, Part::Spare, Part::Spare];
-    let stage = Stage::set(&["loader", "server"], &parts).await;
+/// A stage with three voters.
+async fn stage(roles: &[&str], parts: &[Part]) -> Stage {
+    let stage = Stage::set(roles, parts).await;
     until("there are three voters", async || {
-        stage
-            .seed
-            .members()
-            .iter()
-            .any(|member| member.ledger.as_ref().is_some_and(|ledger| ledger.voters.len() == 3))
+        stage.seed.ledger().status().is_some_and(|ledger| {
+            ledger.voters.len() == 3 && ledger.missing.is_empty() && ledger.leader.is_some()
+        })
     })
     .await;
     stage
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_whose_trainer_is_killed_goes_on_and_has_the_same_result() {
-    let stage = stage().await;
-    let job = |name| stage.job(name).epochs(12).trainer_on(Placement::role("spare"));
-    let (calm, _) = finish(soon(job("calm").submit(&stage.seed)).await.unwrap()).await;
+/// One of the voters is in this process; what can't be lost is on them. The trainer is elsewhere.
+async fn with_spares() -> Stage {
+    let parts = [Part::Worker, Part::Server, Part::Server, Part::Spare, Part::Spare];
+    stage(&["loader", "server"], &parts).await
+}
 
-    let mut struck = soon(job("struck").submit(&stage.seed)).await.unwrap();
+/// Follows a job until so many steps are done.
+async fn follow(job: &mut RunningJob, wanted: u64) {
     soon(async {
-        while !matches!(struck.next().await.unwrap(), Some(JobEvent::Step { steps: 30.., .. })) {}
+        loop {
+            match job.next().await.unwrap() {
+                Some(JobEvent::Step { steps, .. }) if steps >= wanted => return,
+                event => assert!(event.is_some()),
+            }
+        }
     })
     .await;
+}
+
+/// The node of a job's trainer.
+async fn trainer(stage: &Stage) -> NodeId {
     let trainers = stage.seed.find::<Trainer>().await;
     assert_eq!(trainers.len(), 1);
-    let before = trainers[0].addr().node;
-    stage.process(before).kill();
+    trainers[0].addr().node
+}
+
+/// Follows a job whose trainer's node was killed to its end, which is that of the one that nothing
+/// happened to.
+async fn goes_on(struck: RunningJob, killed: NodeId, calm: &TrainingReport) {
     let (report, events) = finish(struck).await;
     let resumed = events.iter().find_map(|event| match event {
         JobEvent::Resumed { trainer } => Some(*trainer),
         _ => None,
     });
-    assert!(resumed.is_some_and(|after| after != before), "{resumed:?}");
+    assert!(resumed.is_some_and(|after| after != killed), "{resumed:?}");
     assert_eq!(report.steps, 12 * STEPS_PER_EPOCH);
     assert_eq!(report.samples, calm.samples);
     assert_eq!(report.parameters_sha256, calm.parameters_sha256);
     assert_eq!(report.test_accuracy, calm.test_accuracy);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_trainer_is_killed_goes_on_and_has_the_same_result() {
+    let stage = with_spares().await;
+    let job = |name| stage.job(name).epochs(12).trainer_on(Placement::role("spare"));
+    let (calm, _) = finish(soon(job("calm").submit(&stage.seed)).await.unwrap()).await;
+
+    let mut struck = soon(job("struck").submit(&stage.seed)).await.unwrap();
+    follow(&mut struck, 30).await;
+    let before = trainer(&stage).await;
+    stage.process(before).kill();
+    goes_on(struck, before, &calm).await;
+    stage.is_cleared().await;
+}
+
+/// The trainer, the ledger's leader and a voter are lost at one blow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_trainer_is_killed_with_the_leader_of_the_ledger_goes_on_all_the_same() {
+    let parts = [Part::Worker, Part::Worker, Part::Voter, Part::Voter, Part::Voter];
+    let stage = stage(&["loader"], &parts).await;
+    let leader = || stage.seed.ledger().status().and_then(|ledger| ledger.leader);
+    let voters = || stage.seed.ledger().status().unwrap().voters;
+    until("the founder, which is in this process, votes no more", async || {
+        voters().len() == 3 && !voters().contains(&stage.seed.id())
+    })
+    .await;
+    let job = |name: &str| stage.job(name).epochs(12);
+    let (calm, _) = finish(soon(job("calm").submit(&stage.seed)).await.unwrap()).await;
+
+    // Which of the servers holds a job's trainer depends on the job's name.
+    let mut tries = 0..100;
+    let (struck, before) = loop {
+        let name = format!("struck-{}", tries.next().expect("no trainer came to the leader"));
+        let turn = |node: &NodeId| name_hash(&format!("job/{name} {node}"));
+        if voters().into_iter().min_by_key(turn) != leader() {
+            continue;
+        }
+        let mut struck = soon(job(&name).submit(&stage.seed)).await.unwrap();
+        follow(&mut struck, 30).await;
+        let node = trainer(&stage).await;
+        if Some(node) == leader() {
+            break (struck, node);
+        }
+        // It came to another one, which had its turn sooner on a busy machine.
+        soon(struck.close()).await.unwrap();
+        stage.is_cleared().await;
+    };
+    stage.process(before).kill();
+    goes_on(struck, before, &calm).await;
+    until("another one leads", async || leader().is_some_and(|leader| leader != before)).await;
     stage.is_cleared().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_whose_submitter_leaves_goes_on_and_is_found_by_its_name() {
-    let stage = stage().await;
+    let stage = with_spares().await;
     let submitter = stage.joiner().await;
     let job = stage.job("left alone").epochs(12).trainer_on(Placement::role("spare"));
     drop(soon(job.submit(&submitter)).await.unwrap());

@@ -2,8 +2,14 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use footlight::prelude::*;
 use support::*;
+
+/// A node that has nothing in hand has left after this time at the latest: sooner than any failure
+/// could be detected.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 #[test]
 #[ignore = "run by the other tests in processes of its own"]
@@ -38,12 +44,9 @@ async fn a_reference_handed_to_a_third_node_works_there() {
     let here = node.spawn::<Probe>(()).await.unwrap();
     let on = async |id| soon(node.spawn::<Probe>(()).on(Placement::node(id))).await.unwrap();
     let (on_seed, on_other) = (on(seed.id).await, on(other.id).await);
-    // To the third node, to this one, and to the one itself.
-    for (through, to) in [(&on_seed, &on_other), (&on_other, &here), (&on_other, &on_other.clone())]
-    {
-        if through == to {
-            continue;
-        }
+    let beside_other = on(other.id).await;
+    // To the third node, to this one, and home to the node on which its actor is.
+    for (through, to) in [(&on_seed, &on_other), (&on_other, &here), (&on_other, &beside_other)] {
         let answer = soon(through.call(Relay { to: to.clone() })).await.unwrap().unwrap();
         assert_eq!(answer.0, to.addr().node);
     }
@@ -64,6 +67,15 @@ async fn nodes_that_start_before_their_seed_join_when_it_comes() {
         cluster.launch("early-1", Options::join(addr)).await,
         cluster.launch("early-2", Options::join(addr)).await,
     ];
+    // They call in vain, and say so.
+    for process in &early {
+        until("it says that no seed answers", async || {
+            let log = process.stderr().join("\n");
+            log.contains("no seed answers; this node is alone and goes on calling")
+                && log.contains(&addr.to_string())
+        })
+        .await;
+    }
     let seed = cluster.here(Options { listen: Some(addr), ..Options::default() }).await;
     for process in early {
         NodeProcess::up(process).await;
@@ -75,14 +87,22 @@ async fn nodes_that_start_before_their_seed_join_when_it_comes() {
 async fn a_node_asked_to_end_leaves() {
     let cluster = Cluster::new();
     let seed = cluster.here(Options::default()).await;
-    let mut events = seed.events();
+    let other = cluster.here(Options::join(seed.addr())).await;
     let node = cluster.process("node", Options::join(seed.addr())).await;
-    sees_up(&seed, 2).await;
+    for peer in [&seed, &other] {
+        sees_up(peer, 3).await;
+    }
+    let all_events = [seed.events(), other.events()];
+    let asked = Instant::now();
     node.process.terminate();
-    // A busy machine may make it a suspect for a moment, but not more.
-    let is_end = |event: &_| matches!(event, ClusterEvent::Left(_) | ClusterEvent::Down(_));
-    let gone = event(&mut events, is_end).await;
-    assert!(matches!(&gone, ClusterEvent::Left(member) if member.id == node.id), "{gone:?}");
+    for mut events in all_events {
+        // A busy machine may make it a suspect for a moment, but not more.
+        let is_end = |event: &_| matches!(event, ClusterEvent::Left(_) | ClusterEvent::Down(_));
+        let gone = event(&mut events, is_end).await;
+        assert!(matches!(&gone, ClusterEvent::Left(member) if member.id == node.id), "{gone:?}");
+    }
+    println!("all knew {:?} after it was asked", asked.elapsed());
+    assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
     node.process.wait_line("left", LONG).await.unwrap();
     assert!(node.process.wait(LONG).await.unwrap().success());
 }

@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use footlight::{
-    cluster::ledger::{Expect, Holder, LedgerError, Life, TTL},
+    cluster::ledger::{Expect, Holder, LedgerError, LedgerSettings, Life},
     prelude::*,
 };
 use support::*;
@@ -76,7 +76,7 @@ async fn a_lease_has_one_holder_until_it_is_given_back_or_not_renewed() {
     });
     tokio::select! {
         () = held.lost() => panic!("a lease that is kept was lost"),
-        () = tokio::time::sleep(TTL + Duration::from_millis(500)) => {}
+        () = tokio::time::sleep(LedgerSettings::lan().lease + Duration::from_millis(500)) => {}
     }
     assert!(held.is_held() && !waiting.is_finished());
     drop(held);

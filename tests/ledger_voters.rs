@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use footlight::{
-    cluster::ledger::{Expect, Holder, LedgerError, TTL},
+    cluster::ledger::{Expect, Holder, LedgerError, LedgerSettings},
     prelude::*,
     runtime::NodeId,
 };
@@ -165,5 +165,5 @@ async fn le1_a_leader_that_is_lost_does_not_shorten_a_lease() {
     let next = soon(two.ledger().acquire_when_free("only", holder(&two))).await.unwrap();
     assert!(!lease.is_held());
     assert!(next.generation() > lease.generation());
-    assert!(next.until() > lease.until() + TTL / 2);
+    assert!(next.until() > lease.until() + LedgerSettings::lan().lease / 2);
 }

@@ -21,12 +21,15 @@ async fn a_node_that_was_declared_down_while_it_stood_still_comes_back_as_new() 
     sees_up(&seed, 2).await;
     let old = seed.spawn::<Probe>(()).on(Placement::node(node.id)).await.unwrap();
     let watch = seed.watch(&old);
-    // Something of the old life that would call here once it goes on.
+    // Something of the old life that sends here all the time, and again as soon as it goes on.
     let here = seed.spawn::<Probe>(()).await.unwrap();
-    soon(old.call(WatchIt { other: here.clone() })).await.unwrap();
+    let args = SoloArgs { witness: Some(here.clone()), ..SoloArgs::default() };
+    soon(seed.spawn::<Solo>(args).on(Placement::node(node.id))).await.unwrap();
+    until("it sends", async || !soon(here.call(Notes {})).await.unwrap().is_empty()).await;
 
     node.process.freeze();
     assert_eq!(soon(watch).await, Down::NodeLost(node.id));
+    let heeded = soon(here.call(Notes {})).await.unwrap().len();
     let lost = Failure::not_sent(Cause::NodeLost(node.id));
     assert_eq!(soon(old.call(Where {})).await.unwrap_err().failure, lost);
 
@@ -46,6 +49,7 @@ async fn a_node_that_was_declared_down_while_it_stood_still_comes_back_as_new() 
         !status.actors.iter().any(|(name, _)| name == Probe::NAME)
     })
     .await;
+    assert_eq!(soon(here.call(Notes {})).await.unwrap().len(), heeded, "not heeded any more");
     // New ones work, both ways.
     let fresh = soon(seed.spawn::<Probe>(()).on(Placement::node(node.id))).await.unwrap();
     assert_eq!(soon(fresh.call(Where {})).await.unwrap().0, node.id);

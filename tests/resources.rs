@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::pin::pin;
 
 use footlight::{
     cluster::{Gpu, Needs, Resources},
@@ -114,13 +114,15 @@ async fn who_waits_gets_what_another_gives_back() {
     let first = start(&seed, Needs::gpus(2)).await.unwrap();
     free_gpus(&seed, &worker, 0).await;
     let waits = seed.spawn::<Tool>(Begin::Ready).on(Placement::anywhere()).needs(Needs::gpus(1));
-    let waits = waits.wait(LONG);
-    let ends = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        first.stop();
-    };
-    let (second, ()) = tokio::join!(soon(waits), ends);
-    assert_eq!(gpus_of(&second.unwrap()).await, [(0, 1000)]);
+    let (sent, mut waits) = (seed.counts().messages_sent, pin!(soon(waits.wait(LONG))));
+    // It asks the node, is refused, waits, and asks again: nobody else here sends anything.
+    until("it has waited", async || {
+        assert!(futures::poll!(&mut waits).is_pending());
+        seed.counts().messages_sent >= sent + 2
+    })
+    .await;
+    first.stop();
+    assert_eq!(gpus_of(&waits.await.unwrap()).await, [(0, 1000)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -149,21 +149,7 @@ async fn only_members_watch_and_only_servers_and_admins_end_actors_elsewhere() {
         }
         // Behind it, on the same stream, comes a question: when that is answered, the order has been
         // heard, and the actor is there.
-        let payload = Payload { body: 1, segments: Vec::new(), streams: Vec::new() };
-        let question = Header::Message {
-            to: NODE,
-            incarnation: actor.incarnation,
-            key: name_hash("cluster.find_actors"),
-            fence: None,
-            call: Some(7),
-            payload,
-        };
-        held.say(&question, &[0]).await;
-        held.hear(|header| match header {
-            Header::Reply { call: 7, .. } | Header::Failed { call: 7, .. } => Some(()),
-            _ => None,
-        })
-        .await;
+        held.is_heard(actor.incarnation).await;
         let text = role.to_string();
         assert_eq!(soon(probe.call(Echo { text: text.clone() })).await.unwrap(), text);
     }

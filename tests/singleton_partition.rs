@@ -7,9 +7,13 @@ use std::time::Duration;
 
 use footlight::{prelude::*, runtime::NodeId};
 use support::{
+    clock::monotonic,
     netns::{Host, Hosts},
     *,
 };
+
+/// When its node is cut off, the singleton runs elsewhere after this time at the latest.
+const MOVED: Duration = Duration::from_secs(5);
 
 #[test]
 #[ignore = "run by the other tests in processes of its own"]
@@ -55,6 +59,7 @@ async fn the_lesser_side_has_stopped_before_the_greater_starts() {
     soon(here.singleton::<Solo>("solo", args).on(placement).start()).await.unwrap();
 
     let (mut runs_on, mut generation) = answers(&here, &all).await;
+    let mut cuts = Vec::new();
     for round in 1..=3 {
         // It is cut off together with another one; this process is on the other side.
         servers.sort_by_key(|(server, _)| server.id != runs_on);
@@ -64,15 +69,24 @@ async fn the_lesser_side_has_stopped_before_the_greater_starts() {
         let mut many: Vec<Host> = many.iter().map(|(_, host)| host.clone()).collect();
         many.push(hosts.all()[0].clone());
         hosts.cut(&few, &many);
+        let cut_at = monotonic();
         let (moved_to, next) = answers(&here, &greater).await;
         assert!(next > generation, "round {round}");
+        cuts.push((next, cut_at));
         hosts.heal();
         one_view(&here, 5, LONG).await;
         (runs_on, generation) = answers(&here, &all).await;
         assert_eq!((runs_on, generation), (moved_to, next), "round {round}");
     }
 
-    let lives: Vec<_> = lives(&trace).into_iter().collect();
+    let lives = lives(&trace);
+    for (next, cut_at) in cuts {
+        // When it began, and not when somebody had found it.
+        let took = lives[&next].0.saturating_sub(cut_at);
+        println!("generation {next} ran {took:?} after the cut");
+        assert!(took <= MOVED, "generation {next} ran {took:?} after the cut");
+    }
+    let lives: Vec<_> = lives.into_iter().collect();
     assert!(lives.len() >= 4, "{lives:?}");
     for pair in lives.windows(2) {
         let [(before, (_, ended)), (next, (began, _))] = pair else { unreachable!() };

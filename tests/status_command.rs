@@ -1,65 +1,22 @@
 //! The `footlight` command: nodes that find each other, and `status` about them.
 
+#[path = "support/command.rs"]
+mod command;
 mod support;
 
-use std::{path::Path, process::Command};
-
-use footlight::{
-    cluster::processes::{Process, ProcessSpec, Processes},
-    runtime::NodeId,
-};
+use command::*;
+use footlight::{cluster::processes::Processes, runtime::NodeId};
 use serde_json::Value;
 use support::*;
-
-const FOOTLIGHT: &str = env!("CARGO_BIN_EXE_footlight");
-
-async fn start(processes: &Processes, state: &Path, args: &[&str]) -> (Process, String, String) {
-    let spec = ProcessSpec::program(args.join(" "), FOOTLIGHT)
-        .args(["node", "--state"])
-        .args([state])
-        .args(args.iter().copied());
-    let node = processes.start(spec).await.unwrap();
-    let line = node.wait_line("node ", LONG).await.unwrap();
-    let words: Vec<&str> = line.split(' ').collect();
-    assert_eq!((words[2], words[3]), ("up", "at"), "{line}");
-    (node, words[1].to_owned(), words[4].to_owned())
-}
-
-fn status(state: &Path, node: &str, more: &[&str]) -> String {
-    footlight("status", state, node, more)
-}
-
-fn footlight(command: &str, state: &Path, node: &str, more: &[&str]) -> String {
-    let output = Command::new(FOOTLIGHT)
-        .args([command, "--node", node, "--state"])
-        .arg(state)
-        .args(more)
-        .output()
-        .unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && error.is_empty(), "{error}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn json(state: &Path, node: &str) -> Value {
-    serde_json::from_str(&status(state, node, &["--json"])).unwrap()
-}
-
-/// (id, state) of all members, sorted.
-fn members(status: &Value) -> Vec<(String, String)> {
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let members = status["members"].as_array().unwrap().iter();
-    let mut members: Vec<_> = members.map(|m| (text(&m["id"]), text(&m["state"]))).collect();
-    members.sort();
-    members
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_node_tells_of_all_members_and_what_became_of_them() {
     let state = tempfile::tempdir().unwrap();
     let (state, processes) = (state.path(), Processes::new());
     let (_seed, seed, addr) = start(&processes, state, &["--listen", "127.0.0.1:0"]).await;
-    let worker = ["--seed", &addr, "--role", "worker", "--label", "zone=a"];
+    let worker = [
+        "--seed", &addr, "--role", "worker", "--role", "cache", "--label", "zone=a", "--gpus", "2",
+    ];
     let (node, id, node_addr) = start(&processes, state, &worker).await;
     let (other, other_id, _) = start(&processes, state, &["--seed", &addr]).await;
 
@@ -80,7 +37,10 @@ async fn any_node_tells_of_all_members_and_what_became_of_them() {
     let member = told["members"].as_array().unwrap().iter().find(|m| m["id"] == id.as_str());
     let member = member.unwrap();
     assert_eq!(member["address"], node_addr.as_str());
-    assert_eq!(member["roles"][0], "worker");
+    assert_eq!(member["roles"], serde_json::json!(["worker", "cache"]));
+    assert_eq!(member["resources"]["gpus"].as_array().unwrap().len(), 2, "{member}");
+    assert_eq!(member["free"]["gpus"].as_array().unwrap().len(), 2, "{member}");
+    assert!(member["age_seconds"].as_u64().unwrap() < LONG.as_secs(), "{member}");
     assert_eq!(member["labels"]["zone"], "a");
     assert!(member["load"]["cpu"].as_f64().unwrap() >= 0.0, "{member}");
     assert_eq!((&member["load"]["actors"], &member["load"]["in_hand"]), (&0.into(), &0.into()));
@@ -91,10 +51,14 @@ async fn any_node_tells_of_all_members_and_what_became_of_them() {
 
     // For people: a line for each, and whoever asks is no member.
     let table = status(state, &addr, &[]);
-    let row = table.lines().find(|line| line.starts_with(&id)).unwrap();
-    for word in [node_addr.as_str(), "up", "worker"] {
-        assert!(row.split_whitespace().any(|cell| cell == word), "{table}");
+    for (heading, value) in
+        [("ADDRESS", node_addr.as_str()), ("STATE", "up"), ("ROLES", "worker,cache"), ("GPUS", "2")]
+    {
+        assert_eq!(cell(&table, &id, heading), value, "{table}");
     }
+    let age = cell(&table, &id, "AGE");
+    let seconds = age.strip_suffix(" s").and_then(|seconds| seconds.parse::<u64>().ok());
+    assert!(seconds.is_some_and(|seconds| seconds < LONG.as_secs()), "{age}: {table}");
     assert!(table.contains("3 up; as seen by node"), "{table}");
 
     // Which actors run where: each node has its own ones, and any node tells of all.
@@ -131,11 +95,7 @@ async fn a_node_is_drained_and_another_made_to_leave_from_the_command_line() {
     until("all are known", async || members(&json(state, &addr)).len() == 3).await;
 
     let drain = |node: &str| {
-        let command = Command::new(FOOTLIGHT)
-            .args(["drain", node, "--node", &addr, "--state"])
-            .arg(state)
-            .output();
-        let output = command.unwrap();
+        let output = run(&["drain", node, "--node", &addr, "--state", state.to_str().unwrap()]);
         let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         (output.status.success(), text)
     };
@@ -147,13 +107,12 @@ async fn a_node_is_drained_and_another_made_to_leave_from_the_command_line() {
     let (done, told) = drain("nonsense");
     assert!(!done && told.contains("`nonsense` is no node"), "{told}");
 
-    assert!(footlight("leave", state, &other, &[]).contains("leaves"));
+    // `leave` asks the node itself, and comes back when it has left: whoever looks then finds it so.
+    let told = footlight("leave", state, &other, &[]);
+    assert_eq!(told.trim_end(), format!("node {other_id} has left"));
+    let mut expected = [(&seed, "up"), (&id, "left"), (&other_id, "left")]
+        .map(|(id, state)| (id.clone(), state.to_owned()));
+    expected.sort();
+    assert_eq!(members(&json(state, &addr)), expected);
     assert!(left.wait(LONG).await.unwrap().success());
-    until("both have left", async || {
-        let mut expected = [(&seed, "up"), (&id, "left"), (&other_id, "left")]
-            .map(|(id, state)| (id.clone(), state.to_owned()));
-        expected.sort();
-        members(&json(state, &addr)) == expected
-    })
-    .await;
 }

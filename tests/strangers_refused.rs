@@ -233,18 +233,23 @@ async fn an_observer_s_certificate_makes_no_member() {
         "{answer:?}"
     );
     soon(held.connection.closed()).await;
-    // As one who asks it is let in; a packet of membership ends that.
+    // As one who asks it is let in. Its packets of membership count for nothing: of datagrams no
+    // notice is taken, so that what it asks behind them is answered; a frame ends the connection.
     let hello = Hello::of(me, stranger.addr(), Purpose::Observer);
-    let (held, answer) = stranger.greet(door, &hello).await;
-    assert!(matches!(answer, Answer::Welcome(_)), "{answer:?}");
+    let (mut held, answer) = stranger.greet(door, &hello).await;
+    let Answer::Welcome(there) = answer else { panic!("{answer:?}") };
     let accused = &town.nodes[2];
     let accused = MemberId::new(accused.id, accused.incarnation, accused.addr);
     let itself = MemberId::new(me, Incarnation(1), stranger.addr());
     let to = MemberId::new(town.nodes[0].id, town.nodes[0].incarnation, door);
+    let lie = gossip_of_a_death(itself, to, accused);
     for _ in 0..10 {
-        held.connection.send_datagram(gossip_of_a_death(itself, to, accused).into()).unwrap();
+        held.connection.send_datagram(lie.clone().into()).unwrap();
     }
-    held.connection.close(0u32.into(), b"");
+    held.is_heard(there.incarnation).await;
+    held.say(&Header::Packet(lie), &[]).await;
+    let ended = soon(held.connection.closed()).await.to_string();
+    assert!(ended.contains("`observer` has no right to be a member"), "{ended}");
     town.ends_as_before(steady).await;
 }
 

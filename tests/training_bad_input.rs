@@ -5,7 +5,10 @@
 #[path = "support/example.rs"]
 mod example;
 
-use std::{fs, net::UdpSocket, path::Path, time::Duration};
+use std::{
+    fs, net::UdpSocket, os::unix::process::ExitStatusExt, path::Path, process::Command,
+    time::Duration,
+};
 
 use example::*;
 
@@ -116,8 +119,22 @@ fn options_that_mean_nothing_are_refused_before_anything_is_started() {
     ] {
         let outcome = refused(args);
         assert_eq!(outcome.status.code(), Some(2), "{outcome:?}");
-        says(&outcome, &[part]);
+        assert_eq!(outcome.stderr.len(), 1, "{outcome:?}");
+        says(&outcome, &[part, "see --help"]);
     }
+}
+
+#[test]
+fn a_process_of_the_cluster_that_does_not_start_is_told_in_one_line_with_its_last_words() {
+    let dir = tempfile::tempdir().unwrap();
+    write_data(dir.path(), 100, 20);
+    let mut program = Command::new(program(DEMO));
+    program.arg("--data").arg(dir.path());
+    // Only nodes take tokens, so it is the processes of the cluster that find it wrong.
+    let outcome = refusal(Run::of(program.env("FOOTLIGHT_TOKEN", "nonsense")));
+    assert_eq!(outcome.status.code(), Some(1), "{outcome:?}");
+    says(&outcome, &["process seed ended", "before the line", "error: the join token"]);
+    assert_eq!(outcome.stderr.last().unwrap(), outcome.error(), "{outcome:?}");
 }
 
 #[test]
@@ -126,6 +143,11 @@ fn a_device_that_is_not_there_ends_the_job_with_one_line() {
     write_data(dir.path(), 100, 20);
     let data = dir.path().to_str().unwrap();
     says(&refused(&["--data", data, "--device", "cuda:77"]), &["no device cuda:77"]);
+    // Of a list each worker has its own; the others must not be done before it has failed.
+    let endless = ["--epochs", "10000", "--no-kill"];
+    let list = ["--data", data, "--device", "cpu,cuda:77"];
+    let outcome = refused(&[&list[..], &endless].concat());
+    says(&outcome, &["worker-1 can't be started", "no device cuda:77"]);
 }
 
 #[test]
@@ -137,9 +159,28 @@ fn commands_that_need_a_cluster_say_so_and_a_seed_that_does_not_answer_is_named(
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let seed = silent.local_addr().unwrap().to_string();
     // At the same time: each waits as long as it says.
-    let runs = ["train", "serve", "node"].map(|command| Run::start([command, "--seed", &seed]));
-    for run in runs {
-        says(&refusal(run), &["no seed answered within 15s", &seed]);
+    let runs = [&["train"][..], &["serve"], &["node", "--join-timeout", "1"]];
+    let runs = runs.map(|args| Run::start(args.iter().chain(&["--seed", &seed])));
+    for (run, waited) in runs.into_iter().zip(["15s", "15s", "1s"]) {
+        let waited = format!("no seed answered within {waited}: {seed}: nobody answers");
+        says(&refusal(run), &[&waited]);
+    }
+}
+
+#[test]
+fn a_node_that_waits_for_its_seed_says_so_and_goes_on() {
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let seed = silent.local_addr().unwrap().to_string();
+    let programs = [program(DEMO), env!("CARGO_BIN_EXE_footlight").into()];
+    for mut run in programs.map(|path| Run::of(Command::new(path).args(["node", "--seed", &seed])))
+    {
+        let line = run.wait_for("no seed answers");
+        assert!(line.contains(&seed) && line.contains("goes on calling"), "{line}");
+        run.signal("-TERM");
+        let outcome = run.outcome();
+        // It had not given up by itself.
+        assert_eq!(outcome.status.signal(), Some(15), "{outcome:?}");
+        assert_eq!(outcome.stdout, "", "{outcome:?}");
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeSet,
     fmt, io,
     net::SocketAddr,
+    ops::RangeInclusive,
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context as Task, Poll},
@@ -90,6 +91,10 @@ impl AsyncUdpSocket for LossySocket {
     }
 }
 
+/// A connection over which nothing comes is given up after 2 s, which are counted in looks; a busy
+/// machine takes longer.
+const SILENT: RangeInclusive<Duration> = Duration::from_millis(1_500)..=Duration::from_secs(6);
+
 fn tells_unreachable(node: &Node, from: NodeId, to: NodeId) -> bool {
     node.members().iter().any(|member| member.id == from && member.unreachable == [to])
 }
@@ -109,11 +114,25 @@ async fn cut_is_told(one_way: bool) {
     }
     let probe = soon(one.spawn::<Probe>(()).on(Placement::node(other.id()))).await.unwrap();
     let mut events = [one.events(), other.events(), third.events()];
+    let held = tokio::spawn({
+        let probe = probe.clone();
+        async move { (probe.call(Hold {}).await.unwrap_err(), Instant::now()) }
+    });
+    until("a call is under way", async || soon(probe.call(Held {})).await.unwrap() == 1).await;
 
+    let cut_at = Instant::now();
     cuts.lock().unwrap().insert((one.addr(), other.addr()));
     if !one_way {
         cuts.lock().unwrap().insert((other.addr(), one.addr()));
     }
+    // The call that was under way does not wait for its deadline, nor for what the connection itself
+    // bears without a packet, 10 s.
+    let (error, failed_at) = soon(held).await.unwrap();
+    assert_eq!(error.fate(), Fate::MayHaveRun, "{error}");
+    assert!(matches!(error.cause(), Cause::Unreachable(_)), "{error}");
+    let took = failed_at - cut_at;
+    println!("the call under way failed {took:?} after the cut: {error}");
+    assert!(SILENT.contains(&took), "{took:?}");
     // Both, and whoever asks, learn it of both.
     for events in &mut events {
         let mut missing = BTreeSet::from([(one.id(), other.id()), (other.id(), one.id())]);
@@ -131,13 +150,26 @@ async fn cut_is_told(one_way: bool) {
         assert!(tells_unreachable(node, other.id(), one.id()));
         assert!(!node.members().iter().any(|member| member.state.is_gone()));
     }
-    // A call across the cut says so at once, long before its deadline.
+    // A call across the cut says so at once, long before its deadline, and between which two it is;
+    // so does a cast that does not wait, and it is the same from the other side.
+    let back = soon(one.spawn::<Probe>(())).await.unwrap();
+    let back = ActorRef::<Probe>::at(back.addr(), other.system());
     let asked = Instant::now();
-    let error = soon(probe.call(Where {})).await.unwrap_err();
-    assert!(matches!(error.cause(), Cause::Unreachable(_)), "{error}");
-    assert_eq!(error.fate(), Fate::NotSent);
-    assert!(error.to_string().contains("can't reach each other"), "{error}");
+    let called = soon(probe.call(Where {})).await.unwrap_err();
+    let cast = probe.try_cast(Note { number: 1, tensor: None }).unwrap_err();
+    let back = soon(back.call(Where {})).await.unwrap_err();
     assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    for (error, between) in [
+        (called, (one.id(), other.id())),
+        (cast, (one.id(), other.id())),
+        (back, (other.id(), one.id())),
+    ] {
+        assert_eq!(error.fate(), Fate::NotSent, "{error}");
+        let Cause::CutOff { from, to, .. } = error.cause() else { panic!("{error}") };
+        assert_eq!((*from, *to), between);
+        let says = format!("unreachable: node {from} and node {to} can't reach each other");
+        assert!(error.to_string().contains(&says), "{error}");
+    }
     // The third one reaches it.
     let there = ActorRef::<Probe>::at(probe.addr(), third.system());
     assert_eq!(soon(there.call(Where {})).await.unwrap().0, other.id());

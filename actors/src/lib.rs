@@ -14,6 +14,8 @@
 //!
 //! [`cast`] registers them all with a node.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test is no node"))]
+
 pub mod data;
 #[cfg(feature = "torch")]
 pub mod model;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 
 use crate::trust::{TokenSource, parse_lifetime};
 
-use crate::{membership::Settings, resources::Told};
+use crate::{ledger::LedgerSettings, membership::Settings, resources::Told};
 
 /// The port that a node listens on if nothing else is said.
 pub const DEFAULT_PORT: u16 = 7400;
@@ -19,6 +19,10 @@ pub struct NodeArgs {
     /// seed: others join it
     #[arg(long = "seed", value_name = "HOST:PORT")]
     pub seeds: Vec<String>,
+    /// How long to look for a seed before giving up [default: commands named `node` look for ever,
+    /// others 15]
+    #[arg(long, value_name = "SECONDS", value_parser = patience)]
+    pub join_timeout: Option<f64>,
     /// Directory with the cluster's keys [default: FOOTLIGHT_STATE, or the user's state directory]
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
@@ -35,8 +39,9 @@ pub struct NodeArgs {
     /// A label for placement; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
-    /// How fast failures are noticed, the same on all nodes: `lan`, within 1.5 s where answers take at
-    /// most 20 ms; `wan`, within some 7 s where they take up to 300 ms [default: lan]
+    /// How fast failures are noticed and the ledger gets over them, the same on all nodes: `lan`,
+    /// within 1.5 s where answers take at most 20 ms; `wan`, within some 7 s where they take up to
+    /// 300 ms [default: lan]
     #[arg(long, value_name = "lan|wan", value_parser = preset)]
     pub network: Option<Preset>,
     /// How long to finish what is in hand after SIGTERM or SIGINT; a second signal ends the node at
@@ -58,17 +63,24 @@ pub struct NodeArgs {
 /// Settings for what lies between the nodes of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preset {
-    /// One machine or one rack: [`Settings::lan`].
+    /// One machine or one rack: [`Settings::lan`] and [`LedgerSettings::lan`].
     Lan,
-    /// Several sites: [`Settings::wan`].
+    /// Several sites: [`Settings::wan`] and [`LedgerSettings::wan`].
     Wan,
 }
 
 impl Preset {
-    pub(crate) fn settings(self) -> Settings {
+    pub(crate) fn membership(self) -> Settings {
         match self {
             Preset::Lan => Settings::lan(),
             Preset::Wan => Settings::wan(),
+        }
+    }
+
+    pub(crate) fn ledger(self) -> LedgerSettings {
+        match self {
+            Preset::Lan => LedgerSettings::lan(),
+            Preset::Wan => LedgerSettings::wan(),
         }
     }
 }
@@ -86,6 +98,14 @@ fn seconds(text: &str) -> Result<f64, String> {
         Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(seconds),
         _ => Err("give seconds, from 0 to 86400".to_owned()),
     }
+}
+
+/// A time that is worth waiting.
+fn patience(text: &str) -> Result<f64, String> {
+    seconds(text)
+        .ok()
+        .filter(|seconds| *seconds > 0.0)
+        .ok_or_else(|| "give seconds, more than 0 and at most 86400".to_owned())
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

@@ -9,12 +9,15 @@ use std::{
 };
 
 use footlight_runtime::{
-    Actor, ActorRef, System,
+    Actor, ActorRef, NodeId, System,
     env::{Env, WallClock, deadline_after},
     registry::{Registration, Types},
 };
 use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
 
 use crate::{
     ClusterError, Node, NodeArgs,
@@ -26,7 +29,7 @@ use crate::{
         joiner::Asker,
     },
     groups::{self, GroupKeeper},
-    leaving::DRAIN_TIMEOUT,
+    leaving::{DRAIN_TIMEOUT, HAS_ENDED},
     ledger::{Client, LedgerActor, LedgerSettings, Seat},
     load,
     membership::{MemberId, Settings, Swim},
@@ -41,7 +44,8 @@ use crate::{
     supervise::Supervisor,
     transport::{
         endpoint::{Endpoint, EndpointSettings, Purpose as Carries},
-        handshake::{NodeRecord, PROTOCOL_VERSION, Purpose},
+        handshake::{PROTOCOL_VERSION, Purpose},
+        session::Session,
         socket::{NodeRuntime, Sockets, SystemSockets},
     },
     trust::{CERTIFICATE_LIFE, TokenSource, TrustError, tls},
@@ -51,13 +55,40 @@ use crate::{
 pub const OBSERVE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Makes a [`Node`]: what it hosts, where it listens, whom it joins.
+///
+/// ```
+/// use std::time::Duration;
+/// use footlight_cluster::{Node, NodeArgs};
+/// use footlight_runtime::{Actor, Context, Result};
+///
+/// struct Clerk;
+/// impl Actor for Clerk {
+///     type Args = ();
+///     const NAME: &'static str = "office.clerk";
+///     async fn start(_: (), _: &Context<Self>) -> Result<Self> { Ok(Clerk) }
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<()> {
+/// # let keys = tempfile::tempdir()?;
+/// # let (listen, state) = (Some("127.0.0.1:0".into()), Some(keys.path().into()));
+/// # let args = NodeArgs { listen, state, ..Default::default() };
+/// let node = Node::builder(args)                    // mostly a program's own options
+///     .register::<Clerk>(|clerk| clerk)             // takes no messages from other nodes
+///     .join_timeout(Duration::from_secs(15))
+///     .start().await?;
+/// assert!(node.is_seed() && node.members()[0].actors.contains(&"office.clerk".to_string()));
+/// # node.leave().await
+/// # }
+/// ```
 pub struct NodeBuilder {
     args: NodeArgs,
     types: Types,
     env: Option<Env>,
     sockets: Arc<dyn Sockets>,
     membership: Settings,
-    ledger: LedgerSettings,
+    /// None leaves it to the preset.
+    ledger: Option<LedgerSettings>,
     join_timeout: Duration,
     drain_timeout: Duration,
     version: u16,
@@ -99,7 +130,7 @@ impl NodeBuilder {
             env: None,
             sockets: Arc::new(SystemSockets::new()),
             membership: Settings::lan(),
-            ledger: LedgerSettings::lan(),
+            ledger: None,
             join_timeout: Duration::MAX,
             drain_timeout: DRAIN_TIMEOUT,
             version: PROTOCOL_VERSION,
@@ -157,16 +188,18 @@ impl NodeBuilder {
         self
     }
 
-    /// How the ledger's voters work; the same on all nodes. Default: [`LedgerSettings::lan`].
+    /// How the ledger works; the same on all nodes. Default: as the option `--network` says, else
+    /// [`LedgerSettings::lan`].
     #[must_use]
     pub fn ledger(mut self, settings: LedgerSettings) -> Self {
-        self.ledger = settings;
+        self.ledger = Some(settings);
         self
     }
 
-    /// How long [`start`](Self::start) looks for a seed before it fails. Default: for ever, so that
-    /// nodes may be started in any order; a node that waits says so as a warning in the log, after
-    /// three seconds and then less and less often.
+    /// How long [`start`](Self::start) looks for a seed before it fails; the option `--join-timeout`
+    /// comes first. Default: for ever, so that nodes may be started in any order; a node that waits
+    /// says so as a warning in the log, after three seconds and then less and less often. A program
+    /// that has something to ask should not wait so long.
     #[must_use]
     pub fn join_timeout(mut self, timeout: Duration) -> Self {
         self.join_timeout = timeout;
@@ -210,8 +243,9 @@ impl NodeBuilder {
     /// # Errors
     /// What is wrong with the address, the port, the state directory or the seeds, each in one
     /// sentence that says what to do.
-    pub async fn start(self) -> footlight_runtime::Result<Node> {
-        let timeout = self.join_timeout;
+    pub async fn start(mut self) -> footlight_runtime::Result<Node> {
+        let timeout = self.patience();
+        self.join_timeout = timeout;
         let mut seeds = Seeds::new(&self.args.seeds, self.sockets.clone())?;
         seeds.look_up().await;
         let node = self.bring_up(None, &seeds.addrs()).await?;
@@ -231,8 +265,10 @@ impl NodeBuilder {
     pub async fn observe(mut self, target: &str) -> footlight_runtime::Result<(Node, Observed)> {
         self.purpose = Purpose::Observer;
         self.args.listen = Some("127.0.0.1:0".to_owned());
-        let timeout =
-            if self.join_timeout == Duration::MAX { OBSERVE_TIMEOUT } else { self.join_timeout };
+        let timeout = match self.patience() {
+            Duration::MAX => OBSERVE_TIMEOUT,
+            told => told,
+        };
         self.join_timeout = timeout;
         let deadline = deadline_after(timeout);
         let mut seeds = Seeds::new(&[target.to_owned()], self.sockets.clone())?;
@@ -249,7 +285,7 @@ impl NodeBuilder {
                 let (tls, control) = (node.network().keyring.tls().clone(), node.control().clone());
                 let asker = Asker { sockets, tls, version, control };
                 enroll::upkeep::renew_if_due(node.network(), &asker, session.peer.addr).await;
-                Ok((node, Observed(session.peer.clone())))
+                Ok((node, Observed(session)))
             }
             Ok(Err(error)) => {
                 node.halt().await;
@@ -257,6 +293,11 @@ impl NodeBuilder {
             }
             Err(_) => Err(footlight_runtime::Error::other("the node ended meanwhile")),
         }
+    }
+
+    /// How long a seed is looked for: what the options say, else what the program says.
+    fn patience(&self) -> Duration {
+        self.args.join_timeout.map_or(self.join_timeout, Duration::from_secs_f64)
     }
 
     /// Starts all that a node has; `target` is whom one that only asks is going to ask, `seeds` are
@@ -296,8 +337,8 @@ impl NodeBuilder {
         let (credentials, keyring) = (keyring.shown(), Arc::new(keyring));
 
         let bulk_thread = ControlThread::start("footlight-bulk")?;
-        let bind = |listen: SocketAddr, purpose: Carries, thread: &ControlThread, name: &str| {
-            let runtime = Arc::new(NodeRuntime::new(thread.handle().clone()));
+        let bind = |listen: SocketAddr, purpose: Carries, driver: &Handle, name: &str| {
+            let runtime = Arc::new(NodeRuntime::new(driver.clone()));
             let settings = EndpointSettings {
                 listen,
                 purpose,
@@ -308,9 +349,11 @@ impl NodeBuilder {
             Endpoint::bind(settings, &*self.sockets, runtime)
                 .map_err(|error| ClusterError::Socket(error.to_string()))
         };
-        let endpoint = bind(listen, Carries::Control, &control, "control endpoint")?;
-        let bulk = SocketAddr::new(listen.ip(), 0);
-        let bulk = bind(bulk, Carries::Bulk, &bulk_thread, "bulk endpoint")?;
+        let endpoint = bind(listen, Carries::Control, control.handle(), "control endpoint")?;
+        let beside = SocketAddr::new(listen.ip(), 0);
+        let actors = env.spawner.handle();
+        let messages = bind(beside, Carries::Messages, actors, "message endpoint")?;
+        let bulk = bind(beside, Carries::Bulk, bulk_thread.handle(), "bulk endpoint")?;
 
         let (id, incarnation) = (identity.id, identity.incarnation);
         let system = System::start(id, incarnation, self.types, env.clone()).await?;
@@ -323,6 +366,7 @@ impl NodeBuilder {
             incarnation,
             version: 1,
             addr,
+            message_addr: advertised(messages.local_addr()),
             bulk_addr: advertised(bulk.local_addr()),
             http: self.http,
             roles: self.args.roles.clone(),
@@ -337,6 +381,10 @@ impl NodeBuilder {
             ledger: None,
         };
         record.check().map_err(footlight_runtime::Error::other)?;
+        let preset = self.args.network;
+        let settings = preset.map_or(self.membership, Preset::membership);
+        let ledger_settings =
+            self.ledger.unwrap_or_else(|| preset.map_or_else(LedgerSettings::lan, Preset::ledger));
         let (membership, inputs) = mpsc::unbounded_channel();
         let network = Network::new(
             system.clone(),
@@ -344,18 +392,19 @@ impl NodeBuilder {
             self.version,
             self.purpose,
             endpoint,
+            messages,
             bulk,
             identity,
             keyring,
             control.handle().clone(),
             bulk_thread.handle().clone(),
             membership,
+            settings.silence(),
         );
         system.connect(network.clone());
         if self.purpose == Purpose::Member {
             let me = MemberId::new(id, incarnation, addr);
-            let membership = self.args.network.map_or(self.membership, Preset::settings);
-            let swim = Swim::new(me, membership, &mut env.seeds.stream("membership"))
+            let swim = Swim::new(me, settings, &mut env.seeds.stream("membership"))
                 .map_err(footlight_runtime::Error::other)?;
             control.handle().spawn(membership_task::run(Arc::downgrade(&network), swim, inputs));
             control.handle().spawn(records::run(Arc::downgrade(&network)));
@@ -366,16 +415,17 @@ impl NodeBuilder {
         } else {
             control.handle().spawn(accept::refuse_all(network.clone()));
         }
+        control.handle().spawn(accept::accept_messages(network.clone()));
         bulk_thread.handle().spawn(accept::accept_bulk(network.clone()));
         control.handle().spawn(past::run(Arc::downgrade(&network)));
-        let ledger = Client::new(&network);
+        let ledger = Client::new(&network, ledger_settings.lease);
         // A seed among seeds need not wait for the others: whoever is first is the cluster.
         let is_own_seed = seeds.contains(&addr);
         let mut seat = None;
         if self.purpose == Purpose::Member {
             let first = self.args.seeds.is_empty();
-            let place = Seat::new(&network, ledger.clone(), ledger_dir, self.ledger, first);
-            place.clone().begin(&system, control.handle()).await?;
+            let place = Seat::new(&network, ledger.clone(), ledger_dir, ledger_settings, first);
+            place.clone().begin(&system).await?;
             seat = Some(place);
             Names::begin(&network, ledger.clone()).await?;
         }
@@ -406,12 +456,29 @@ impl NodeBuilder {
 
 /// A node that is observed, not joined.
 #[derive(Clone, Debug)]
-pub struct Observed(pub(crate) NodeRecord);
+pub struct Observed(Arc<Session>);
 
 impl Observed {
     /// The actor of the observed node that answers questions, as seen from the node that observes.
     pub fn actor(&self, observer: &Node) -> ActorRef<NodeActor> {
-        NodeActor::of(self.0.node, self.0.incarnation, observer.system())
+        NodeActor::of(self.0.peer.node, self.0.peer.incarnation, observer.system())
+    }
+
+    /// Which node it is.
+    pub fn node(&self) -> NodeId {
+        self.0.peer.node
+    }
+
+    /// Waits until the node says that it has ended.
+    ///
+    /// # Errors
+    /// If the connection ended otherwise, and why: what has become of the node is not known then.
+    pub async fn gone(&self) -> Result<(), String> {
+        self.0.ended().await;
+        match self.0.end() {
+            Some(why) if !why.contains(HAS_ENDED) => Err(why),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -468,6 +535,7 @@ async fn join(node: &Node, seeds: Seeds, timeout: Duration) -> Result<(), Cluste
     while !network.view.others().iter().any(|member| member.is_up()) {
         let changed = async {
             tokio::select! {
+                biased;
                 changed = changes.changed() => changed,
                 changed = watched.changed() => changed,
             }

@@ -29,6 +29,9 @@ use crate::{
 /// one, waits 30 s after SIGTERM: this leaves some for the rest.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// What a node says last of all to those who are connected with it.
+pub(crate) const HAS_ENDED: &str = "the node has ended";
+
 /// Actors have so long to stop when the node leaves.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Membership has so long to say that this node leaves, and the sockets to send their last packets.
@@ -279,9 +282,10 @@ impl Node {
         }
         let network = self.network();
         network.leaving.store(true, Ordering::Release);
-        network.close_sessions("the node has ended");
-        network.endpoint.quinn().close(0u32.into(), b"the node has ended");
-        network.bulk.quinn().close(0u32.into(), b"the node has ended");
+        network.close_sessions(HAS_ENDED);
+        network.endpoint.quinn().close(0u32.into(), HAS_ENDED.as_bytes());
+        network.messages.quinn().close(0u32.into(), HAS_ENDED.as_bytes());
+        network.bulk.quinn().close(0u32.into(), HAS_ENDED.as_bytes());
         let idle = network.endpoint.quinn().wait_idle();
         let _ = tokio::time::timeout(GOODBYE, idle).await;
         let soon = Instant::now() + Duration::from_millis(200);

@@ -353,8 +353,9 @@ impl Names {
                 }
                 Some(Err(error)) => tracing::warn!(%error, "a name can't be read"),
                 None => {
-                    let (names, name) = (self.clone(), name.to_owned());
-                    tokio::spawn(async move { names.again(name, key, named).await });
+                    let Some(network) = self.network.upgrade() else { return };
+                    let again = self.clone().again(name.to_owned(), key, named);
+                    network.control_thread.spawn(again);
                 }
             }
         }

@@ -33,6 +33,27 @@ const FIND_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A node of a cluster. Cheap to clone; the node lives until [`leave`](Node::leave), or until its
 /// last clone is dropped, which looks to the others like a crash.
+///
+/// ```
+/// use std::time::Duration;
+/// use footlight_cluster::{Node, NodeArgs};
+/// # #[tokio::main]
+/// # async fn main() -> footlight_runtime::Result<()> {
+/// # let keys = tempfile::tempdir()?;
+/// # let (listen, state) = (Some("127.0.0.1:0".into()), Some(keys.path().into()));
+/// # let args = NodeArgs { listen, state, ..Default::default() };
+///
+/// let seed = Node::builder(args.clone()).start().await?;
+/// let other = NodeArgs { seeds: vec![seed.addr().to_string()], ..args };
+/// let other = Node::builder(other).start().await?;
+///
+/// let patience = Duration::from_secs(10);
+/// let members = seed.wait_for_members(patience, |members| members.len() == 2).await?;
+/// assert_eq!(members[1].id, other.id());
+/// other.leave().await?;
+/// # seed.leave().await
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Node(Arc<Inner>);
 
@@ -289,6 +310,7 @@ impl Drop for Inner {
         self.network.leaving.store(true, Ordering::Release);
         self.network.close_sessions("the node was dropped");
         self.network.endpoint.quinn().close(0u32.into(), b"the node was dropped");
+        self.network.messages.quinn().close(0u32.into(), b"the node was dropped");
         self.network.bulk.quinn().close(0u32.into(), b"the node was dropped");
         // The threads end when what tells them to goes with this.
     }

@@ -26,6 +26,8 @@ pub(crate) struct Record {
     pub(crate) version: u64,
     /// Where it takes connections.
     pub(crate) addr: SocketAddr,
+    /// Where it takes the connections that carry messages.
+    pub(crate) message_addr: SocketAddr,
     /// Where it takes the connections that carry large tensors.
     pub(crate) bulk_addr: SocketAddr,
     /// Where it answers over HTTP, if it does.
@@ -79,11 +81,9 @@ impl Record {
     /// Refuses what would not fit into a frame.
     pub(crate) fn check(&self) -> Result<(), RecordTooLarge> {
         let header = Header::Record(Box::new(self.clone()));
-        match frame::bare(&header) {
-            Ok(pieces) => {
-                let bytes = pieces.iter().map(bytes::Bytes::len).sum();
-                if bytes > MAX_RECORD { Err(RecordTooLarge { bytes }) } else { Ok(()) }
-            }
+        match frame::bare_len(&header) {
+            Ok(bytes) if bytes <= MAX_RECORD => Ok(()),
+            Ok(bytes) => Err(RecordTooLarge { bytes }),
             Err(_) => Err(RecordTooLarge { bytes: usize::MAX }),
         }
     }

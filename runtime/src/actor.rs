@@ -51,6 +51,36 @@ pub trait Actor: Sized + Send + 'static {
 }
 
 /// Answers a message when the handler returns.
+///
+/// ```
+/// use footlight_runtime::{Actor, Context, Handler, Message, Result};
+/// # use footlight_runtime::{Error, NodeId, System, env::Env, id::Incarnation, registry::Types};
+///
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct Add(i64);
+/// impl Message for Add { type Reply = i64; const NAME: &'static str = "sum.add"; }
+///
+/// struct Sum(i64);
+/// impl Actor for Sum {
+///     type Args = i64;
+///     const NAME: &'static str = "sum.sum";
+///     async fn start(first: i64, _: &Context<Self>) -> Result<Self> { Ok(Sum(first)) }
+/// }
+///
+/// impl Handler<Add> for Sum {
+///     async fn handle(&mut self, add: Add, _: &Context<Self>) -> i64 {
+///         self.0 += add.0;
+///         self.0
+///     }
+/// }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<()> {
+/// # let env = Env::system().map_err(Error::other)?;
+/// # let system = System::start(NodeId(1), Incarnation(1), Types::default(), env).await?;
+/// # let sum = system.spawn::<Sum>(40).await?;
+/// assert_eq!(sum.call(Add(2)).await?, 42);
+/// # Ok(()) }
+/// ```
 pub trait Handler<M: Message>: Actor {
     /// Handles one message; the next one waits until the future is done.
     fn handle(
@@ -104,6 +134,7 @@ impl<A: Handler<M>, M: Message> Receives<M, Now> for A {
 
 impl<A: DeferredHandler<M>, M: Message> Receives<M, Later> for A {
     async fn receive(&mut self, message: M, reply: ReplyTo<M::Reply>, context: &Context<Self>) {
+        let _handling = context.handling();
         self.handle(message, reply, context).await;
     }
 }

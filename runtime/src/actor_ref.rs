@@ -15,7 +15,7 @@ use crate::{
     id::{ActorAddr, Fence},
     mailbox::{Envelope, Mailbox, Typed},
     message::name_hash,
-    remote::{End, Outgoing},
+    remote::{Answer, End, Outgoing, Unsent},
     watch::Watch,
 };
 
@@ -26,6 +26,36 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// Cheap to clone; it can travel inside messages. Messages sent through one reference by one task
 /// arrive in order, large ones included. Holding one keeps nothing alive.
+///
+/// ```
+/// # use footlight_runtime::{Actor, ActorRef, Context, Error, Fate, Handler, Message, NodeId, Result};
+/// # use footlight_runtime::{System, env::Env, id::Incarnation, registry::Types};
+/// # #[derive(serde::Serialize, serde::Deserialize)]
+/// # struct Add(i64);
+/// # impl Message for Add { type Reply = i64; const NAME: &'static str = "sum.add"; }
+/// # struct Sum(i64);
+/// # impl Actor for Sum {
+/// #     type Args = ();
+/// #     const NAME: &'static str = "sum.sum";
+/// #     async fn start(_: (), _: &Context<Self>) -> Result<Self> { Ok(Sum(0)) }
+/// # }
+/// # impl Handler<Add> for Sum {
+/// #     async fn handle(&mut self, add: Add, _: &Context<Self>) -> i64 { self.0 += add.0; self.0 }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<()> {
+/// # let env = Env::system().map_err(Error::other)?;
+/// # let system = System::start(NodeId(1), Incarnation(1), Types::default(), env).await?;
+/// let sum: ActorRef<Sum> = system.spawn(()).await?;
+/// sum.cast(Add(2)).await?;                        // accepted; nobody waits for the answer
+/// assert_eq!(sum.call(Add(3)).await?, 5);         // comes after it
+///
+/// sum.stop();
+/// sum.watch().await;
+/// let error = sum.call(Add(1)).await.unwrap_err();
+/// assert_eq!(error.fate(), Fate::NotSent);        // to send it elsewhere is safe
+/// # Ok(()) }
+/// ```
 pub struct ActorRef<A: Actor> {
     addr: ActorAddr,
     system: System,
@@ -116,12 +146,11 @@ impl<A: Actor> ActorRef<A> {
                 .await
                 .map_err(|_| Failure::not_sent(Cause::Overloaded))?,
         };
-        self.system.receives(self.addr)?;
+        self.system.still_receives(self.addr, &mailbox.life)?;
         let (sender, answer) = oneshot::channel();
-        let (fence, in_hand) = (self.fence(), mailbox.in_hand());
-        let reply = ReplyTo::local(sender, in_hand.clone());
+        let reply = ReplyTo::local(sender, mailbox.in_hand());
         let message = Box::new(Typed { message, reply, how: PhantomData });
-        mailbox.put(Envelope::Local { message, fence, permit, in_hand });
+        mailbox.put(Envelope::Local { message, fence: self.fence(), permit, in_hand: None });
         match tokio::time::timeout_at(deadline, answer).await {
             Ok(Ok(outcome)) => outcome,
             // `ReplyTo` always answers; a lost sender can only be an actor torn down.
@@ -137,9 +166,8 @@ impl<A: Actor> ActorRef<A> {
     ) -> Result<M::Reply, Failure> {
         let deadline = deadline_after(patience);
         let outgoing = self.outgoing(message)?;
-        let remote = self.system.remote()?;
         let (sender, answer) = oneshot::channel();
-        remote.send(outgoing, Some(sender), patience).await?;
+        self.send(outgoing, Some(sender), patience).await?;
         let parcel = match tokio::time::timeout_at(deadline, answer).await {
             Ok(Ok(outcome)) => outcome?,
             Ok(Err(_)) => {
@@ -169,9 +197,9 @@ impl<A: Actor> ActorRef<A> {
                 room.map_err(|_| Failure::not_sent(Cause::Overloaded))
                     .and_then(|permit| self.put(mailbox, message, permit))
             }
-            None => match (self.outgoing(&message), self.system.remote()) {
-                (Ok(outgoing), Ok(remote)) => remote.send(outgoing, None, CALL_TIMEOUT).await,
-                (Err(failure), _) | (_, Err(failure)) => Err(failure),
+            None => match self.outgoing(&message) {
+                Ok(outgoing) => self.send(outgoing, None, CALL_TIMEOUT).await,
+                Err(failure) => Err(failure),
             },
         };
         outcome.map_err(|failure| self.error::<M>(failure))
@@ -180,8 +208,8 @@ impl<A: Actor> ActorRef<A> {
     /// Sends a message if it can be accepted at once.
     ///
     /// # Errors
-    /// [`Cause::Overloaded`] if the mailbox or the window is full, [`Cause::Unreachable`] if there
-    /// is no connection to the node yet.
+    /// [`Cause::Overloaded`] if the mailbox or the window is full, [`Cause::Unreachable`] or
+    /// [`Cause::CutOff`] if there is no connection to the node.
     pub fn try_cast<M: Message, How: 'static>(&self, message: M) -> Result<(), CallError>
     where
         A: Receives<M, How>,
@@ -191,9 +219,9 @@ impl<A: Actor> ActorRef<A> {
                 .try_room()
                 .ok_or(Failure::not_sent(Cause::Overloaded))
                 .and_then(|permit| self.put(mailbox, message, permit)),
-            None => self
-                .outgoing(&message)
-                .and_then(|outgoing| self.system.remote()?.try_send(outgoing)),
+            None => self.outgoing(&message).and_then(|outgoing| {
+                self.system.remote()?.try_send(outgoing, None).map_err(Unsent::into_failure)
+            }),
         };
         outcome.map_err(|failure| self.error::<M>(failure))
     }
@@ -207,7 +235,7 @@ impl<A: Actor> ActorRef<A> {
     where
         A: Receives<M, How>,
     {
-        self.system.receives(self.addr)?;
+        self.system.still_receives(self.addr, &mailbox.life)?;
         let message = Box::new(Typed { message, reply: ReplyTo::nobody(), how: PhantomData });
         let (fence, in_hand) = (self.fence(), mailbox.in_hand());
         mailbox.put(Envelope::Local { message, fence, permit, in_hand });
@@ -231,6 +259,26 @@ impl<A: Actor> ActorRef<A> {
         self.system.end(self.addr, End::Kill);
     }
 
+    /// Sends at once if that is possible, as it mostly is.
+    async fn send(
+        &self,
+        outgoing: Outgoing,
+        answer: Option<Answer>,
+        patience: Duration,
+    ) -> Result<(), Failure> {
+        // A task that only sends lets others have their turn, too.
+        tokio::task::coop::consume_budget().await;
+        let remote = self.system.remote()?;
+        match remote.try_send(outgoing, answer) {
+            Ok(()) => Ok(()),
+            Err(Unsent::Failed(failure)) => Err(failure),
+            Err(Unsent::NotNow(unsent, _)) => {
+                let (outgoing, answer) = *unsent;
+                remote.send(outgoing, answer, patience).await
+            }
+        }
+    }
+
     fn outgoing<M: Message>(&self, message: &M) -> Result<Outgoing, Failure> {
         if self.addr.node == self.system.node() {
             // It had ended, or is of another type: nothing of this node is reached by the network.
@@ -239,14 +287,8 @@ impl<A: Actor> ActorRef<A> {
         }
         let value = codec::encode(message)
             .map_err(|error| Failure::not_sent(Cause::CannotEncode(error.to_string())))?;
-        Ok(Outgoing {
-            to: self.addr,
-            name: M::NAME,
-            key: name_hash(M::NAME),
-            fingerprint: self.system.fingerprint::<M>(),
-            fence: self.fence(),
-            value,
-        })
+        let (key, fingerprint) = self.system.identity_of::<M>();
+        Ok(Outgoing { to: self.addr, name: M::NAME, key, fingerprint, fence: self.fence(), value })
     }
 
     fn error<M: Message>(&self, failure: Failure) -> CallError {

@@ -17,9 +17,10 @@ use crate::{
     mailbox::{Envelope, Mailbox},
     registry::Handlers,
     remote::Incoming,
-    reply::ReplyTo,
+    reply::{ReplyTo, WirePort},
     system::System,
     watch::Down,
+    work::InHand,
 };
 
 /// The ractor actor that runs a user's actor. Stateless: ractor shares it between threads.
@@ -140,9 +141,12 @@ impl<A: Actor> Running<A> {
                 }
                 self.context.system().telemetry().messages_handled.add(1);
             }
-            Envelope::Wire(queued, _in_hand) => {
-                if let Some(incoming) = queued.take() {
-                    self.wire(incoming).await;
+            Envelope::Wire(mut queued) => {
+                // A stop is heeded after each message, as for those that come one by one.
+                while !self.context.is_stopping()
+                    && let Some((incoming, in_hand)) = queued.take()
+                {
+                    self.wire(incoming, in_hand).await;
                     self.context.system().telemetry().messages_handled.add(1);
                 }
             }
@@ -175,9 +179,13 @@ impl<A: Actor> Running<A> {
         Ok(())
     }
 
-    async fn wire(&mut self, incoming: Incoming) {
-        let Incoming { key, fence, parcel, reply, credit, .. } = incoming;
-        drop(credit);
+    async fn wire(&mut self, incoming: Incoming, in_hand: Option<InHand>) {
+        let Incoming { key, fence, parcel, reply, .. } = incoming;
+        // A call counts until it is answered, whenever that is; a cast until it is handled.
+        let (reply, _in_hand) = match reply {
+            Some(port) => (Some(WirePort { port, in_hand }), None),
+            None => (None, in_hand),
+        };
         let handler = self.handlers.as_ref().and_then(|handlers| handlers.get(key));
         let refusal = match (handler, self.pass(fence)) {
             (_, Err(failure)) => failure,

@@ -10,7 +10,7 @@ use crate::{
     claim::Claim,
     id::{ActorAddr, ActorId},
     mailbox::{Envelope, Mailbox},
-    work::Work,
+    work::{Handling, Work},
 };
 
 /// An actor's view of itself and its node, handed to each handler.
@@ -52,7 +52,16 @@ impl<A: Actor> Context<A> {
     /// Stops this actor once the message in hand is done; what waits in the mailbox is dropped and
     /// its callers are told.
     pub fn stop(&self) {
-        self.mailbox.queue.stop(None);
+        self.mailbox.stop();
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.mailbox.life.is_stopping()
+    }
+
+    /// A handler runs that may answer before it is done.
+    pub(crate) fn handling(&self) -> Option<Handling> {
+        self.mailbox.work.as_ref().map(Work::handling)
     }
 
     /// Runs a task beside the message loop. It is cancelled when the actor ends, before those who

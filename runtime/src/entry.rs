@@ -13,8 +13,8 @@ use crate::{
     claim::Claim,
     id::ActorAddr,
     link::Links,
-    mailbox::{Envelope, Mailbox, Queued},
-    remote::Incoming,
+    mailbox::{Envelope, Life, Mailbox},
+    remote::Batch,
     watch::Down,
     work::Work,
 };
@@ -22,8 +22,9 @@ use crate::{
 pub(crate) struct Entry {
     pub(crate) name: &'static str,
     pub(crate) mailbox: Arc<dyn Any + Send + Sync>,
-    pub(crate) deliver: Box<dyn Fn(Incoming) + Send + Sync>,
+    pub(crate) deliver: Box<dyn Fn(Batch) + Send + Sync>,
     pub(crate) cell: ractor::ActorCell,
+    pub(crate) life: Arc<Life>,
     pub(crate) watchers: Mutex<Watchers>,
     /// Those whose failure is this actor's failure.
     pub(crate) links: Mutex<Links>,
@@ -48,10 +49,8 @@ impl Entry {
         Entry {
             name: A::NAME,
             cell: mailbox.queue.get_cell(),
-            deliver: Box::new(move |incoming| {
-                let in_hand = queue.in_hand();
-                queue.put(Envelope::Wire(Queued::new(incoming, in_hand.clone()), in_hand));
-            }),
+            deliver: Box::new(move |batch| queue.put_batch(batch)),
+            life: mailbox.life.clone(),
             work: mailbox.work.clone(),
             dismissed: AtomicBool::new(false),
             link_down: Arc::new(move |who, down| linked.put(Envelope::LinkDown(who, down))),
@@ -61,6 +60,12 @@ impl Entry {
             tasks,
             claim,
         }
+    }
+
+    /// Asks the actor to stop after the message in hand.
+    pub(crate) fn stop(&self) {
+        self.life.stop();
+        self.cell.stop(None);
     }
 
     /// The actor has ended: ends its tasks, gives back what it had, then tells all who watch it.

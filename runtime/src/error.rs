@@ -79,7 +79,8 @@ pub enum Fate {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum Cause {
-    /// No connection to the node, or it broke.
+    /// No connection to the node, or it broke. See [`CutOff`](Cause::CutOff) for two members that are
+    /// known not to reach each other.
     #[error("unreachable: {0}")]
     Unreachable(String),
     /// Membership has declared the node down.
@@ -109,6 +110,19 @@ pub enum Cause {
     /// The message or the answer could not be decoded.
     #[error("cannot decode: {0}")]
     CannotDecode(String),
+    /// Two members can't reach each other, though others reach both: a cut, of which the cluster's
+    /// events tell too. Nothing was sent.
+    #[error(
+        "unreachable: node {from} and node {to} can't reach each other, though others reach both: {why}"
+    )]
+    CutOff {
+        /// The caller's node.
+        from: NodeId,
+        /// The receiver's node.
+        to: NodeId,
+        /// Why no connection can be made.
+        why: String,
+    },
 }
 
 /// What a failed call says, without whom it was for: this is what travels between nodes.

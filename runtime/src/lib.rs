@@ -20,6 +20,8 @@
 //! * [`mod@env`]: clock, randomness and spawner come from outside, so that a node can be simulated and
 //!   several can live in one process.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test is no node"))]
+
 pub mod actor;
 pub mod actor_ref;
 mod cell;
@@ -59,7 +61,7 @@ pub use message::Message;
 pub use reply::ReplyTo;
 pub use stream::{StreamSender, Streamed};
 pub use system::System;
-pub use tensor::HostTensor;
+pub use tensor::{HostTensor, WireFormat, WireTensor};
 pub use watch::{Down, Watch};
 
 #[cfg(test)]

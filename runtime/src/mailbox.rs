@@ -1,6 +1,9 @@
 //! What waits in front of an actor.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use futures::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -8,10 +11,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::{
     Context, Message, ReplyTo,
     actor::{Actor, Receives},
-    codec::Encoded,
     error::{Cause, Failure},
     id::{ActorAddr, Fence},
-    remote::{Incoming, ReplyPort},
+    remote::{Batch, Credits, Incoming},
     watch::Down,
     work::{InHand, Work},
 };
@@ -24,11 +26,51 @@ pub(crate) struct Mailbox<A: Actor> {
     pub(crate) permits: Arc<Semaphore>,
     /// Counts what the actor has in hand; not for the node's own actors.
     pub(crate) work: Option<Arc<Work>>,
+    pub(crate) life: Arc<Life>,
+}
+
+/// How far an actor's life has come, for those who must not wait for it to tell.
+#[derive(Debug, Default)]
+pub(crate) struct Life {
+    stopping: AtomicBool,
+    ended: AtomicBool,
+}
+
+impl Life {
+    /// It was asked to stop: of the messages that it has taken together, it handles no more.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// It is no more.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
 }
 
 impl<A: Actor> Mailbox<A> {
     pub(crate) fn new(queue: ractor::ActorRef<Envelope<A>>, work: Option<Arc<Work>>) -> Self {
-        Mailbox { queue, permits: Arc::new(Semaphore::new(A::MAILBOX.max(1))), work }
+        let permits = Arc::new(Semaphore::new(A::MAILBOX.max(1)));
+        Mailbox { queue, permits, work, life: Arc::default() }
+    }
+
+    /// Asks the actor to stop after the message in hand.
+    pub(crate) fn stop(&self) {
+        self.life.stop();
+        self.queue.stop(None);
+    }
+
+    /// Puts in what came from another node.
+    pub(crate) fn put_batch(&self, batch: Batch) {
+        self.put(Envelope::Wire(Queued::new(batch, self.work.clone())));
     }
 
     /// A message, or a call that is not answered, until the result is dropped.
@@ -68,7 +110,7 @@ pub(crate) enum Envelope<A: Actor> {
         in_hand: Option<InHand>,
     },
     /// From another node, not yet decoded.
-    Wire(Queued, Option<InHand>),
+    Wire(Queued),
     /// A watched actor ended.
     Down(ActorAddr, Down),
     /// A linked actor ended otherwise than by a stop.
@@ -106,39 +148,50 @@ impl<A: Receives<M, How>, M: Message, How: 'static> Deliver<A> for Typed<M, How>
     }
 }
 
-/// A message from another node in the queue. If the actor ends before it takes the message out, the
-/// caller is told that it did not run.
-pub(crate) struct Queued(Option<Incoming>);
+/// Messages from another node in the queue. The callers of those that the actor does not take out,
+/// because it ends before, are told that these did not run.
+pub(crate) struct Queued {
+    messages: std::vec::IntoIter<Incoming>,
+    work: Option<Arc<Work>>,
+    credits: Arc<dyn Credits>,
+    /// Taken out, and not told to the sender yet.
+    taken: (u32, u64),
+}
+
+/// So many messages, or bytes, may be taken out before their sender is told, as long as more are
+/// there: one word for many.
+const TELL_MESSAGES: u32 = 32;
+const TELL_BYTES: u64 = 64 << 10;
 
 impl Queued {
-    /// `in_hand` lasts until the message is answered.
-    pub(crate) fn new(mut incoming: Incoming, in_hand: Option<InHand>) -> Self {
-        if let Some(port) = incoming.reply.take() {
-            incoming.reply = Some(Box::new(Counted { port, _in_hand: in_hand }));
+    fn new(batch: Batch, work: Option<Arc<Work>>) -> Self {
+        let Batch { messages, credits, .. } = batch;
+        if let Some(work) = &work {
+            work.add(messages.len());
         }
-        Queued(Some(incoming))
+        Queued { messages: messages.into_iter(), work, credits, taken: (0, 0) }
     }
-    pub(crate) fn take(mut self) -> Option<Incoming> {
-        self.0.take()
-    }
-}
 
-/// The way back for an answer, counted until it is used or dropped.
-struct Counted {
-    port: Box<dyn ReplyPort>,
-    _in_hand: Option<InHand>,
-}
-
-impl ReplyPort for Counted {
-    fn answer(self: Box<Self>, outcome: Result<Encoded, Failure>) {
-        self.port.answer(outcome);
+    /// The next message, and what counts it as work.
+    pub(crate) fn take(&mut self) -> Option<(Incoming, Option<InHand>)> {
+        let message = self.messages.next()?;
+        self.taken.0 += 1;
+        self.taken.1 = self.taken.1.saturating_add(message.bytes);
+        let (messages, bytes) = self.taken;
+        if self.messages.len() == 0 || messages >= TELL_MESSAGES || bytes >= TELL_BYTES {
+            self.taken = (0, 0);
+            self.credits.taken(messages, bytes);
+        }
+        Some((message, self.work.as_ref().map(InHand::of_many)))
     }
 }
 
 impl Drop for Queued {
     fn drop(&mut self) {
-        if let Some(reply) = self.0.take().and_then(|incoming| incoming.reply) {
-            reply.answer(Err(Failure::not_sent(Cause::Stopped)));
+        while let Some((message, _in_hand)) = self.take() {
+            if let Some(reply) = message.reply {
+                reply.answer(Err(Failure::not_sent(Cause::Stopped)));
+            }
         }
     }
 }

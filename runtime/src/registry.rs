@@ -18,27 +18,32 @@ use crate::{
     error::{Cause, Failure},
     id::ActorAddr,
     message::{Fingerprint, fingerprint_of, fingerprint_of_message, name_hash},
-    remote::ReplyPort,
+    reply::WirePort,
 };
 
 pub(crate) type WireHandler<A> =
-    for<'a> fn(&'a mut A, Parcel, Option<Box<dyn ReplyPort>>, &'a Context<A>) -> BoxFuture<'a, ()>;
+    for<'a> fn(&'a mut A, Parcel, Option<WirePort>, &'a Context<A>) -> BoxFuture<'a, ()>;
 
 /// A message's name, and how its shape is found out: only when a node needs it.
 type NamedShape = (&'static str, fn(&System) -> Fingerprint);
 
-/// The handlers of one actor type, by the hash of the message's name.
-pub(crate) struct Handlers<A: Actor>(HashMap<u64, WireHandler<A>>);
+/// The handlers of one actor type, sorted by the hash of the message's name.
+pub(crate) struct Handlers<A: Actor>(Vec<(u64, WireHandler<A>)>);
 
 impl<A: Actor> Handlers<A> {
+    fn new(by_key: BTreeMap<u64, WireHandler<A>>) -> Self {
+        Handlers(by_key.into_iter().collect())
+    }
+
     pub(crate) fn get(&self, key: u64) -> Option<WireHandler<A>> {
-        self.0.get(&key).copied()
+        let found = self.0.binary_search_by_key(&key, |(key, _)| *key).ok()?;
+        self.0.get(found).map(|(_, handler)| *handler)
     }
 }
 
 /// Says what other nodes may send to an actor type; see [`Types::register`].
 pub struct Registration<A: Actor> {
-    handlers: HashMap<u64, WireHandler<A>>,
+    handlers: BTreeMap<u64, WireHandler<A>>,
     messages: Vec<NamedShape>,
 }
 
@@ -72,7 +77,7 @@ impl<A: Actor> Registration<A> {
 fn receive<'a, A: Receives<M, How>, M: Message, How: 'static>(
     actor: &'a mut A,
     parcel: Parcel,
-    port: Option<Box<dyn ReplyPort>>,
+    port: Option<WirePort>,
     context: &'a Context<A>,
 ) -> BoxFuture<'a, ()> {
     Box::pin(async move {
@@ -184,9 +189,9 @@ impl Types {
         own: bool,
         describe: impl FnOnce(Registration<A>) -> Registration<A>,
     ) {
-        let described = describe(Registration { handlers: HashMap::new(), messages: Vec::new() });
+        let described = describe(Registration { handlers: BTreeMap::new(), messages: Vec::new() });
         let registered: Arc<dyn AnyType> = Arc::new(Registered::<A> {
-            handlers: Arc::new(Handlers(described.handlers)),
+            handlers: Arc::new(Handlers::new(described.handlers)),
             messages: described.messages,
             own,
             actor: PhantomData,

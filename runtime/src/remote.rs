@@ -1,9 +1,9 @@
 //! The seam between one node and the others.
 //!
 //! The `cluster` room implements [`Remote`]; this room never learns what carries a message. What
-//! arrives is handed to [`System::deliver`](crate::System::deliver) as an [`Incoming`].
+//! arrives is handed to [`System::deliver`](crate::System::deliver) in [`Batch`]es.
 
-use std::{any::Any, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::{
     codec::{Encoded, Parcel},
     error::Failure,
-    id::{ActorAddr, ActorId, Fence, NodeId},
+    id::{ActorAddr, ActorId, Fence},
     message::Fingerprint,
     watch::Watch,
 };
@@ -19,7 +19,7 @@ use crate::{
 /// How many messages one node may have unread at one actor of another node. The receiver gives
 /// credits back as the actor takes messages out of its mailbox, so senders wait for the actor, and
 /// only those who send to it.
-pub const WINDOW: usize = 256;
+pub const WINDOW: usize = 1024;
 
 /// How many bytes (body and tensors) one node may have unread at one actor of another node. A
 /// single larger message takes the whole window and travels alone.
@@ -54,6 +54,25 @@ pub enum End {
     Kill,
 }
 
+/// A message that was not sent, or not yet.
+#[derive(Debug)]
+pub enum Unsent {
+    /// It can't be sent.
+    Failed(Failure),
+    /// It can't be sent at once; it is given back, with its answer. The failure says what is to be
+    /// waited for: room, or a connection.
+    NotNow(Box<(Outgoing, Option<Answer>)>, Failure),
+}
+
+impl Unsent {
+    /// Why, for a sender that does not wait.
+    pub fn into_failure(self) -> Failure {
+        match self {
+            Unsent::Failed(failure) | Unsent::NotNow(_, failure) => failure,
+        }
+    }
+}
+
 /// The way to other nodes.
 pub trait Remote: Send + Sync + 'static {
     /// Sends one message, waiting for a connection and for credits at most `patience`.
@@ -68,8 +87,11 @@ pub trait Remote: Send + Sync + 'static {
         patience: Duration,
     ) -> BoxFuture<'_, Result<(), Failure>>;
 
-    /// Sends one message without an answer, now or not at all.
-    fn try_send(&self, message: Outgoing) -> Result<(), Failure>;
+    /// Sends one message now, as [`send`](Self::send) does, or gives it back.
+    ///
+    /// # Errors
+    /// [`Unsent::NotNow`] if something would have to be waited for.
+    fn try_send(&self, message: Outgoing, answer: Option<Answer>) -> Result<(), Unsent>;
 
     /// Learns of the end of an actor.
     fn watch(&self, actor: ActorAddr) -> Watch;
@@ -88,13 +110,25 @@ pub trait ReplyPort: Send {
     fn answer(self: Box<Self>, outcome: Result<Encoded, Failure>);
 }
 
+/// Gives a sender the room back that its messages took.
+pub trait Credits: Send + Sync {
+    /// The actor has taken so many messages, of so many bytes together, out of its mailbox.
+    fn taken(&self, messages: u32, bytes: u64);
+}
+
+/// Messages from one other node to one actor of this one, in their order. They wake the actor once.
+pub struct Batch {
+    /// The receiver on this node.
+    pub to: ActorId,
+    /// The messages.
+    pub messages: Vec<Incoming>,
+    /// Told when they are taken, or dropped untaken.
+    pub credits: Arc<dyn Credits>,
+}
+
 /// A message that arrived from another node, not yet decoded: decoding is the work of the
 /// receiver's task, never of the reader of a connection.
 pub struct Incoming {
-    /// The node that sent it.
-    pub from: NodeId,
-    /// The receiver on this node.
-    pub to: ActorId,
     /// The hash of the message's name.
     pub key: u64,
     /// The right under which it was sent.
@@ -103,16 +137,21 @@ pub struct Incoming {
     pub parcel: Parcel,
     /// Where the answer goes; none for a cast.
     pub reply: Option<Box<dyn ReplyPort>>,
-    /// Gives the sender its credit back when dropped, which is when the actor takes the message.
-    pub credit: Box<dyn Any + Send>,
+    /// What it took of its sender's room, in bytes.
+    pub bytes: u64,
 }
 
 impl std::fmt::Debug for Incoming {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Incoming")
-            .field("from", &self.from)
+        f.debug_struct("Incoming").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batch")
             .field("to", &self.to)
-            .field("key", &self.key)
+            .field("messages", &self.messages)
             .finish_non_exhaustive()
     }
 }

@@ -14,11 +14,51 @@ use crate::{
 ///
 /// Dropped without an answer it tells the caller: *not sent* if the handler had not begun, *may
 /// have run* if it had. For a cast there is nobody to tell, and the answer is thrown away.
+///
+/// ```
+/// use footlight_runtime::{Actor, Context, DeferredHandler, Message, ReplyTo, Result};
+/// # use footlight_runtime::{Error, NodeId, System, env::Env, id::Incarnation, registry::Types};
+///
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct Arrive;
+/// impl Message for Arrive { type Reply = usize; const NAME: &'static str = "gate.arrive"; }
+///
+/// /// Lets those who arrive go on when there are two.
+/// struct Gate(Vec<ReplyTo<usize>>);
+/// # impl Actor for Gate {
+/// #     type Args = ();
+/// #     const NAME: &'static str = "gate.gate";
+/// #     async fn start(_: (), _: &Context<Self>) -> Result<Self> { Ok(Gate(Vec::new())) }
+/// # }
+///
+/// impl DeferredHandler<Arrive> for Gate {
+///     async fn handle(&mut self, _: Arrive, reply: ReplyTo<usize>, _: &Context<Self>) {
+///         self.0.push(reply);
+///         if self.0.len() == 2 {
+///             self.0.drain(..).for_each(|reply| reply.send(2));
+///         }
+///     }
+/// }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<()> {
+/// # let env = Env::system().map_err(Error::other)?;
+/// # let system = System::start(NodeId(1), Incarnation(1), Types::default(), env).await?;
+/// # let gate = system.spawn::<Gate>(()).await?;
+/// let both = futures::future::join(gate.call(Arrive), gate.call(Arrive)).await;
+/// assert_eq!(both, (Ok(2), Ok(2)));
+/// # Ok(()) }
+/// ```
 pub struct ReplyTo<R> {
     port: Option<Port<R>>,
     begun: bool,
-    /// Counted as work until it is answered; one from another node is counted by its port.
+    /// Counted as work until it is answered.
     _in_hand: Option<InHand>,
+}
+
+/// The way back to a caller on another node.
+pub(crate) struct WirePort {
+    pub(crate) port: Box<dyn ReplyPort>,
+    pub(crate) in_hand: Option<InHand>,
 }
 
 enum Port<R> {
@@ -34,8 +74,10 @@ impl<R: Serialize + DeserializeOwned + Send + 'static> ReplyTo<R> {
         ReplyTo { port: Some(Port::Local(sender)), begun: false, _in_hand: in_hand }
     }
 
-    pub(crate) fn wire(port: Box<dyn ReplyPort>) -> Self {
-        ReplyTo { port: Some(Port::Wire(port, codec::encode::<R>)), begun: false, _in_hand: None }
+    pub(crate) fn wire(port: WirePort) -> Self {
+        let WirePort { port, in_hand } = port;
+        let port = Some(Port::Wire(port, codec::encode::<R>));
+        ReplyTo { port, begun: false, _in_hand: in_hand }
     }
 
     /// For a cast: nobody waits.

@@ -24,10 +24,10 @@ use crate::{
     error::{Cause, Error, Failure},
     fence,
     id::{ActorAddr, ActorId, Incarnation, NodeId},
-    mailbox::Mailbox,
-    message::{Fingerprint, fingerprint_of_message},
+    mailbox::{Life, Mailbox},
+    message::{Fingerprint, fingerprint_of_message, name_hash},
     registry::{Catalog, Handlers, Types},
-    remote::{End, Incoming, Remote},
+    remote::{Batch, End, Remote},
     telemetry::Telemetry,
     tensor::BufferPool,
     watch::{Down, Watch},
@@ -61,7 +61,7 @@ struct Inner {
     work: Arc<Work>,
     draining: AtomicBool,
     remote: RwLock<Option<Arc<dyn Remote>>>,
-    fingerprints: DashMap<TypeId, Fingerprint>,
+    identities: DashMap<TypeId, (u64, Fingerprint)>,
     catalog: OnceLock<Catalog>,
     extensions: DashMap<TypeId, Arc<dyn Any + Send + Sync>>,
     pool: BufferPool,
@@ -94,7 +94,7 @@ impl System {
             work: Arc::default(),
             draining: AtomicBool::new(false),
             remote: RwLock::new(None),
-            fingerprints: DashMap::new(),
+            identities: DashMap::new(),
             catalog: OnceLock::new(),
             extensions: DashMap::new(),
             pool: BufferPool::default(),
@@ -301,21 +301,24 @@ impl System {
         Ok(started)
     }
 
-    /// Hands a message from another node to its receiver. Never waits and never decodes.
-    pub fn deliver(&self, incoming: Incoming) {
-        self.0.telemetry.messages_received.add(1);
-        let cause = match self.0.actors.get(&incoming.to) {
-            Some(_) if self.is_draining() && incoming.to.0 >= FIRST_FREE_ACTOR => {
+    /// Hands messages from another node to their receiver. Never waits and never decodes.
+    pub fn deliver(&self, batch: Batch) {
+        self.0.telemetry.messages_received.add(batch.messages.len() as u64);
+        let cause = match self.0.actors.get(&batch.to) {
+            Some(_) if self.is_draining() && batch.to.0 >= FIRST_FREE_ACTOR => {
                 Cause::Leaving(self.0.node)
             }
-            Some(entry) => return (entry.deliver)(incoming),
-            None if self.ends().of(incoming.to) == Some(Down::NodeLeft(self.0.node)) => {
+            Some(entry) => return (entry.deliver)(batch),
+            None if self.ends().of(batch.to) == Some(Down::NodeLeft(self.0.node)) => {
                 Cause::Leaving(self.0.node)
             }
             None => Cause::NoSuchActor,
         };
-        if let Some(reply) = incoming.reply {
-            reply.answer(Err(Failure::not_sent(cause)));
+        for message in batch.messages {
+            batch.credits.taken(1, message.bytes);
+            if let Some(reply) = message.reply {
+                reply.answer(Err(Failure::not_sent(cause.clone())));
+            }
         }
     }
 
@@ -348,10 +351,14 @@ impl System {
     /// Ends an actor, here or on another node; nothing happens if it has ended already.
     pub fn end(&self, actor: ActorAddr, how: End) {
         if self.is_here(actor) {
-            let cell = self.0.actors.get(&actor.actor).map(|entry| entry.cell.clone());
-            match (cell, how) {
-                (Some(cell), End::Stop) => cell.stop(None),
-                (Some(cell), End::Kill) => cell.kill(),
+            let found = self.0.actors.get(&actor.actor);
+            let found = found.map(|entry| (entry.life.clone(), entry.cell.clone()));
+            match (found, how) {
+                (Some((life, cell)), End::Stop) => {
+                    life.stop();
+                    cell.stop(None);
+                }
+                (Some((_, cell)), End::Kill) => cell.kill(),
                 (None, _) => {}
             }
         } else if actor.node != self.0.node
@@ -392,7 +399,7 @@ impl System {
                 if entry.work.as_ref().is_some_and(|work| work.is_done())
                     && !entry.dismissed.swap(true, Ordering::AcqRel)
                 {
-                    entry.cell.stop(None);
+                    entry.stop();
                 }
             }
             tokio::select! {
@@ -505,6 +512,14 @@ impl System {
         ActorAddr { node: self.0.node, incarnation: self.incarnation(), actor }
     }
 
+    /// As [`receives`](Self::receives), for who holds the actor's mailbox.
+    pub(crate) fn still_receives(&self, addr: ActorAddr, life: &Life) -> Result<(), Failure> {
+        if !self.is_here(addr) {
+            return Err(Failure::not_sent(Cause::NodeLost(addr.node)));
+        }
+        if life.has_ended() { Err(Failure::not_sent(Cause::NoSuchActor)) } else { Ok(()) }
+    }
+
     pub(crate) fn mailbox<A: Actor>(&self, id: ActorId) -> Option<Arc<Mailbox<A>>> {
         let mailbox = self.0.actors.get(&id)?.mailbox.clone();
         mailbox.downcast().ok()
@@ -523,12 +538,18 @@ impl System {
 
     /// The shape of a message and its reply; worked out once for each type.
     pub fn fingerprint<M: Message>(&self) -> Fingerprint {
-        if let Some(known) = self.0.fingerprints.get(&TypeId::of::<M>()) {
+        self.identity_of::<M>().1
+    }
+
+    /// How a message is known in the envelope: the hash of its name, and its shape. Worked out once
+    /// for each type.
+    pub(crate) fn identity_of<M: Message>(&self) -> (u64, Fingerprint) {
+        if let Some(known) = self.0.identities.get(&TypeId::of::<M>()) {
             return *known;
         }
-        let fingerprint = fingerprint_of_message::<M>(self);
-        self.0.fingerprints.insert(TypeId::of::<M>(), fingerprint);
-        fingerprint
+        let identity = (name_hash(M::NAME), fingerprint_of_message::<M>(self));
+        self.0.identities.insert(TypeId::of::<M>(), identity);
+        identity
     }
 
     fn ends(&self) -> MutexGuard<'_, Ends> {
@@ -553,6 +574,7 @@ impl System {
                 down = Down::NodeLeft(self.0.node);
             }
             self.ends().note(id, down.clone());
+            entry.life.end();
             true
         });
         let Some((_, entry)) = gone else { return };

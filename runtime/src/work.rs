@@ -19,6 +19,8 @@ pub(crate) struct Work {
     needed_here: AtomicBool,
     /// Tasks that the actor runs beside its messages.
     tasks: AtomicUsize,
+    /// Handlers that run although their call may have been answered.
+    handlers: AtomicUsize,
 }
 
 impl Work {
@@ -41,21 +43,26 @@ impl Work {
     /// Whether nothing is in hand and no task runs, and nobody on this node has ever sent anything:
     /// then what others have in hand does not need it.
     pub(crate) fn is_done(&self) -> bool {
-        self.count() == 0
+        self.is_idle()
             && self.tasks.load(Ordering::Acquire) == 0
             && !self.needed_here.load(Ordering::Acquire)
     }
 
-    /// One piece more, until the result is dropped.
-    pub(crate) fn take(self: &Arc<Self>) -> InHand {
-        self.add();
-        InHand(Arc::new(Piece(self.clone())))
+    fn is_idle(&self) -> bool {
+        self.count() == 0 && self.handlers.load(Ordering::Acquire) == 0
     }
 
-    fn add(&self) {
-        self.count.fetch_add(1, Ordering::AcqRel);
+    /// One piece more, until the result is dropped.
+    pub(crate) fn take(self: &Arc<Self>) -> InHand {
+        self.add(1);
+        InHand(self.clone())
+    }
+
+    /// So many pieces more, each until what [`InHand::of_many`] makes of it is dropped.
+    pub(crate) fn add(&self, pieces: usize) {
+        self.count.fetch_add(pieces, Ordering::AcqRel);
         if let Some(whole) = &self.within {
-            whole.add();
+            whole.add(pieces);
         }
     }
 
@@ -68,6 +75,16 @@ impl Work {
         }
     }
 
+    /// A handler runs until the result is dropped. For handlers that may answer and go on: those of
+    /// others are counted by what they handle.
+    pub(crate) fn handling(self: &Arc<Self>) -> Handling {
+        let all = std::iter::successors(Some(self), |work| work.within.as_ref());
+        for work in all {
+            work.handlers.fetch_add(1, Ordering::AcqRel);
+        }
+        Handling(self.clone())
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.count.load(Ordering::Acquire)
     }
@@ -76,7 +93,7 @@ impl Work {
     pub(crate) async fn done(&self) {
         loop {
             let none = self.none.notified();
-            if self.count() == 0 {
+            if self.is_idle() {
                 return;
             }
             none.await;
@@ -93,14 +110,32 @@ impl Drop for RunsTask {
     }
 }
 
-/// A piece of work, until its last clone is dropped.
-#[derive(Clone)]
-pub(crate) struct InHand(#[expect(dead_code, reason = "held for its drop")] Arc<Piece>);
+/// A piece of work, until it is dropped.
+pub(crate) struct InHand(Arc<Work>);
 
-struct Piece(Arc<Work>);
+impl InHand {
+    /// One of those that were [added](Work::add) together.
+    pub(crate) fn of_many(work: &Arc<Work>) -> Self {
+        InHand(work.clone())
+    }
+}
 
-impl Drop for Piece {
+impl Drop for InHand {
     fn drop(&mut self) {
         self.0.remove();
+    }
+}
+
+/// A handler that runs.
+pub(crate) struct Handling(Arc<Work>);
+
+impl Drop for Handling {
+    fn drop(&mut self) {
+        let all = std::iter::successors(Some(&self.0), |work| work.within.as_ref());
+        for work in all {
+            if work.handlers.fetch_sub(1, Ordering::AcqRel) == 1 {
+                work.none.notify_waiters();
+            }
+        }
     }
 }

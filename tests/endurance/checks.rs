@@ -1,9 +1,6 @@
 //! What must hold when all is whole again.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use footlight::{cluster::singleton::SingletonState, prelude::*};
 
@@ -13,7 +10,6 @@ use crate::support::{self, Tally, Who};
 pub(crate) const RECOVERY: Duration = Duration::from_secs(10);
 /// A question about how it is may take so long.
 const ASK: Duration = Duration::from_secs(2);
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What there is to be.
 pub(crate) struct Whole {
@@ -25,25 +21,6 @@ pub(crate) struct Whole {
 }
 
 impl Whole {
-    /// Waits until all is whole, and says how long that took.
-    ///
-    /// # Errors
-    /// What was seen instead, after [`RECOVERY`].
-    pub(crate) async fn wait(&self, node: &Node) -> Result<Duration, String> {
-        let since = Instant::now();
-        loop {
-            let seen = match tokio::time::timeout(RECOVERY, self.look(node)).await {
-                Ok(Ok(())) => return Ok(since.elapsed()),
-                Ok(Err(seen)) => seen,
-                Err(_) => "a question was not answered".to_owned(),
-            };
-            if since.elapsed() > RECOVERY {
-                return Err(seen);
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    }
-
     /// Whether all is whole now.
     pub(crate) async fn look(&self, node: &Node) -> Result<(), String> {
         let view = support::view_of_all(node, self.members).await;

@@ -1,7 +1,8 @@
 //! What takes longer than a test may: `cargo xtask chaos`, `cargo xtask detect`, `cargo xtask soak`.
 //!
-//! * `chaos`: a run of faults, with `faults` that are drawn from a seed and `checks` after each.
-//! * `detect`: how fast the loss of a node is known to all others, with libtorch on every core.
+//! * `chaos`: a run of faults, with `faults` that are drawn from a seed and `checks` after each, which
+//!   must hold within a time from the heal (`recovery`).
+//! * `detect`: how fast the loss of a node is known to all others, with libtorch on every core (`load`).
 //! * `soak`: joins and leaves, and what of them stays behind.
 //! * `node`: a node in a process of its own. It calls others all the time, and `calls` keeps account;
 //!   or it computes, and writes down whom it saw lost.
@@ -15,7 +16,9 @@ mod checks;
 mod compute;
 mod detect;
 mod faults;
+mod load;
 mod node;
+mod recovery;
 mod soak;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,5 @@
-//! Runs of the example `image_classification`, the program of the demo, as a user starts it.
+//! Runs of the examples as a user starts them, of `image_classification`, the program of the demo, above
+//! all.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::{
@@ -17,15 +18,18 @@ pub(crate) const LONG: Duration = Duration::from_secs(120);
 /// Marks a run's processes: each inherits it.
 const MARK: &str = "FOOTLIGHT_TEST_RUN";
 
-/// The program, which cargo builds for its tests.
-pub(crate) fn program() -> PathBuf {
+/// The program of the demo.
+pub(crate) const DEMO: &str = "image_classification";
+
+/// An example's program, which cargo builds for its tests.
+pub(crate) fn program(example: &str) -> PathBuf {
     let test = env::current_exe().unwrap();
     let folder = test.ancestors().nth(2).unwrap();
-    let program = folder.join("examples").join("image_classification");
+    let program = folder.join("examples").join(example);
     assert!(
         program.is_file(),
         "{} is not there: `cargo test` builds it, `cargo test --test …` does not; then run `cargo \
-         build --example image_classification` first",
+         build --examples` first",
         program.display()
     );
     program
@@ -52,11 +56,16 @@ pub(crate) struct Outcome {
 }
 
 impl Run {
+    /// Of the demo's program.
     pub(crate) fn start<A: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = A>) -> Self {
+        Run::of(Command::new(program(DEMO)).args(args))
+    }
+
+    /// Of a command, in surroundings of its own.
+    pub(crate) fn of(command: &mut Command) -> Self {
         let temporary = tempfile::tempdir().unwrap();
         let mark = format!("{}-{}", std::process::id(), temporary.path().display());
-        let mut child = Command::new(program())
-            .args(args)
+        let mut child = command
             .env(MARK, &mark)
             .env("TMPDIR", temporary.path())
             .env("FOOTLIGHT_STATE", temporary.path().join("state"))

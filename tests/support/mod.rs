@@ -39,6 +39,7 @@ use footlight::{
     runtime::{Incarnation, NodeId},
 };
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use diary::*;
@@ -251,6 +252,12 @@ fn flags(line: &str) -> NodeArgs {
 
 /// The life of a process that plays a node: see the module.
 pub(crate) fn play_node() {
+    play_node_with(async |_, _| {});
+}
+
+/// The same, with something that the process does besides as soon as the node is up. It is told when
+/// the node has left, and waited for.
+pub(crate) fn play_node_with(does: impl AsyncFnOnce(Node, CancellationToken)) {
     let Ok(state) = env::var("TEST_STATE") else { return };
     assert!(exit_with_parent().unwrap());
     let given = |name| env::var(name).ok().filter(|value: &String| !value.is_empty());
@@ -289,11 +296,16 @@ pub(crate) fn play_node() {
         };
         // The harness has begun a line.
         let line = format!("\nup {} {} {}", node.id(), node.incarnation().0, node.addr());
-        let mut shutdown = pin!(node.until_shutdown());
+        let mut shutdown = pin!(node.clone().until_shutdown());
         // Signals are caught from the first poll on: a test may send one as soon as it reads this.
         assert!(futures::poll!(&mut shutdown).is_pending());
         println!("{line}");
-        shutdown.await.unwrap();
+        let left = CancellationToken::new();
+        let leaves = async {
+            shutdown.await.unwrap();
+            left.cancel();
+        };
+        tokio::join!(leaves, does(node, left.clone()));
     });
     println!("left");
 }

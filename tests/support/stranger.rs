@@ -13,7 +13,8 @@ use std::{
 use footlight::{
     cluster::trust::Role,
     runtime::{
-        ActorAddr, ActorId, Down, Failure, Incarnation, NodeId, registry::Catalog, remote::End,
+        ActorAddr, ActorId, Down, Failure, Incarnation, NodeId, message::name_hash,
+        registry::Catalog, remote::End,
     },
 };
 use quinn::{
@@ -133,13 +134,24 @@ impl Stranger {
     /// Shakes hands, greets, and reads the answer.
     pub(crate) async fn greet(&self, to: SocketAddr, hello: &Hello) -> (Held, Answer) {
         let (connection, send, recv, answer) = self.introduce(to, hello).await;
-        (Held::new(connection, send, recv), answer)
+        let messages = self.messages(hello, &answer).await;
+        (Held::new(connection, messages, send, recv), answer)
     }
 
     /// The same, and never reads a word behind the answer.
     pub(crate) async fn greet_deaf(&self, to: SocketAddr, hello: &Hello) -> (Held, Answer) {
         let (connection, send, recv, answer) = self.introduce(to, hello).await;
-        (Held { connection, send, heard: mpsc::unbounded_channel().1, unread: Some(recv) }, answer)
+        let messages = self.messages(hello, &answer).await;
+        let (heard, unread) = (mpsc::unbounded_channel().1, Some(recv));
+        (Held { connection, messages, send, heard, unread }, answer)
+    }
+
+    /// The connection for the messages of a session, if it has begun.
+    async fn messages(&self, hello: &Hello, answer: &Answer) -> Option<quinn::Connection> {
+        match answer {
+            Answer::Welcome(record) => Some(self.beside(record.message_addr, hello.session).await),
+            Answer::Refused(_) => None,
+        }
     }
 
     /// Shakes hands and says something; the answer comes on the same stream.
@@ -155,10 +167,10 @@ impl Stranger {
         (connection, send, recv, answer)
     }
 
-    /// A connection for the tensors of a session.
-    pub(crate) async fn bulk(&self, to: SocketAddr, session: u64) -> quinn::Connection {
-        let (connection, _, _, known) = self.introduce(to, &session).await;
-        assert!(matches!(known, true), "the session is not known");
+    /// A connection for the messages or the tensors of a session.
+    pub(crate) async fn beside(&self, to: SocketAddr, session: u64) -> quinn::Connection {
+        let (connection, _, _, known): (_, _, _, bool) = self.introduce(to, &session).await;
+        assert!(known, "the session is not known");
         connection
     }
 
@@ -190,6 +202,7 @@ impl Stranger {
 /// A connection behind its greeting: says what it likes, and hears what comes back.
 pub(crate) struct Held {
     pub(crate) connection: quinn::Connection,
+    messages: Option<quinn::Connection>,
     pub(crate) send: quinn::SendStream,
     heard: mpsc::UnboundedReceiver<Header>,
     /// The control lane, if it is not read: dropped, it would be stopped.
@@ -199,23 +212,52 @@ pub(crate) struct Held {
 impl Held {
     fn new(
         connection: quinn::Connection,
+        messages: Option<quinn::Connection>,
         send: quinn::SendStream,
         recv: quinn::RecvStream,
     ) -> Self {
         let (tell, heard) = mpsc::unbounded_channel();
         tokio::spawn(listen(recv, tell.clone()));
-        let lanes = connection.clone();
-        tokio::spawn(async move {
-            while let Ok(lane) = lanes.accept_uni().await {
-                tokio::spawn(listen(lane, tell.clone()));
-            }
-        });
-        Held { connection, send, heard, unread: None }
+        if let Some(lanes) = messages.clone() {
+            tokio::spawn(async move {
+                while let Ok(lane) = lanes.accept_uni().await {
+                    tokio::spawn(listen(lane, tell.clone()));
+                }
+            });
+        }
+        Held { connection, messages, send, heard, unread: None }
+    }
+
+    /// The connection for messages.
+    pub(crate) fn messages(&self) -> &quinn::Connection {
+        self.messages.as_ref().expect("a greeting that was welcome")
     }
 
     /// Sends a frame on the control lane.
     pub(crate) async fn say(&mut self, header: &Header, body: &[u8]) {
         soon(self.send.write_all(&frame(header, body))).await.unwrap();
+    }
+
+    /// Asks something that everybody may, and waits for the answer: by then the node, in this life,
+    /// has read all that was said before.
+    pub(crate) async fn is_heard(&mut self, incarnation: Incarnation) {
+        const QUESTION: u64 = 7;
+        let question = Header::Message {
+            to: ActorId(1),
+            incarnation,
+            key: name_hash("cluster.find_actors"),
+            fence: None,
+            call: Some(QUESTION),
+            payload: Payload { body: 1, segments: Vec::new(), streams: Vec::new() },
+        };
+        self.say(&question, &[0]).await;
+        self.hear(|header| match header {
+            Header::Reply { call: QUESTION, .. } | Header::Failed { call: QUESTION, .. } => {
+                Some(())
+            }
+            _ => None,
+        })
+        .await;
     }
 
     /// The next frame of which `wanted` makes something.
@@ -311,6 +353,8 @@ pub(crate) enum Header {
         actor: ActorAddr,
         how: End,
     },
+    /// Of membership.
+    Packet(Vec<u8>),
 }
 
 /// How a value lies in the frame.
@@ -441,6 +485,7 @@ pub(crate) struct Record {
     pub(crate) node: NodeId,
     pub(crate) incarnation: Incarnation,
     pub(crate) addr: SocketAddr,
+    pub(crate) message_addr: SocketAddr,
     pub(crate) bulk_addr: SocketAddr,
     pub(crate) catalog: Catalog,
 }
@@ -472,11 +517,12 @@ pub(crate) enum Refusal {
 impl Hello {
     /// Greets as a node.
     pub(crate) fn of(node: NodeId, from: SocketAddr, purpose: Purpose) -> Self {
-        let (addr, bulk_addr) = (from, from);
+        let (addr, message_addr, bulk_addr) = (from, from, from);
         let record = Record {
             node,
             incarnation: Incarnation(1),
             addr,
+            message_addr,
             bulk_addr,
             catalog: Catalog::default(),
         };
@@ -486,7 +532,7 @@ impl Hello {
 
 async fn write<T: Serialize>(stream: &mut quinn::SendStream, value: &T) {
     let body = encoded(value);
-    let mut bytes = b"FTLT\x01\x00".to_vec();
+    let mut bytes = b"FTLT\x02\x00".to_vec();
     bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
     bytes.extend_from_slice(&body);
     stream.write_all(&bytes).await.unwrap();
@@ -495,7 +541,7 @@ async fn write<T: Serialize>(stream: &mut quinn::SendStream, value: &T) {
 async fn read<T: DeserializeOwned>(stream: &mut quinn::RecvStream) -> T {
     let mut head = [0; 10];
     stream.read_exact(&mut head).await.unwrap();
-    assert_eq!(head[..6], *b"FTLT\x01\x00");
+    assert_eq!(head[..6], *b"FTLT\x02\x00");
     let mut body = vec![0; u32::from_le_bytes([head[6], head[7], head[8], head[9]]) as usize];
     stream.read_exact(&mut body).await.unwrap();
     bincode::serde::decode_from_slice(&body, bincode::config::standard()).unwrap().0

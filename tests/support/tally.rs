@@ -3,9 +3,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
@@ -101,6 +103,29 @@ impl Outcome {
                     Fate::MayHaveRun => Outcome::MayHaveRun(kind),
                 }
             }
+        }
+    }
+}
+
+/// As it is written down.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Answered => f.write_str("answered"),
+            Outcome::NotSent(why) => write!(f, "not_sent {why}"),
+            Outcome::MayHaveRun(why) => write!(f, "may_have_run {why}"),
+        }
+    }
+}
+
+impl FromStr for Outcome {
+    type Err = String;
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text.split_once(' ').unwrap_or((text, "")) {
+            ("answered", "") => Ok(Outcome::Answered),
+            ("not_sent", why) => Ok(Outcome::NotSent(why.to_owned())),
+            ("may_have_run", why) => Ok(Outcome::MayHaveRun(why.to_owned())),
+            _ => Err(format!("no end of a call: {text}")),
         }
     }
 }

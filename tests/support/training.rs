@@ -16,7 +16,10 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering::SeqCst},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -26,7 +29,7 @@ use footlight::{
         data::DataSpec,
         model::{Model, ModelSpec, Models},
         parameters::optimizer::Adam,
-        training::{JobEvent, RunningJob, TrainingJob, TrainingReport},
+        training::{JobEvent, RunningJob, Trainer, TrainingJob, TrainingReport},
     },
     cluster::processes::{Process, ProcessSpec, Processes, exit_with_parent},
     prelude::*,
@@ -177,13 +180,15 @@ pub(crate) enum Part {
     Stranger,
     /// Has no part of its own, and may hold the trainer.
     Spare,
+    /// Votes in the ledger, and hosts the trainer and no part that can't be lost.
+    Voter,
 }
 
 impl Part {
     fn role(self) -> &'static str {
         match self {
             Part::Loader => "loader",
-            Part::Server => "server",
+            Part::Server | Part::Voter => "server",
             Part::Worker | Part::Stranger => "worker",
             Part::Spare => "spare",
         }
@@ -241,7 +246,8 @@ impl Stage {
             .env("TEST_ORDERS", self.dir.path().join("orders"))
             .env("TEST_SEED", self.seed.addr().to_string())
             .env("TEST_ROLE", part.role())
-            .env("TEST_KNOWS_MODEL", if matches!(part, Part::Stranger) { "no" } else { "yes" });
+            .env("TEST_KNOWS_MODEL", if matches!(part, Part::Stranger) { "no" } else { "yes" })
+            .env("TEST_TRAINERS_ONLY", if matches!(part, Part::Voter) { "yes" } else { "no" });
         let process = self._keeper.start(spec).await.unwrap();
         self.processes.push((NodeId(0), process));
     }
@@ -330,11 +336,31 @@ pub(crate) async fn failure(mut job: RunningJob) -> String {
 }
 
 pub(crate) async fn start(args: NodeArgs, knows_model: bool) -> Result<Node> {
+    let models = models(knows_model)?;
+    Node::builder(args).with(actors::cast(models)).join_timeout(LONG).start().await
+}
+
+fn models(known: bool) -> Result<Models> {
     let mut models = Models::new();
-    if knows_model {
+    if known {
         models.register::<Tiny>().map_err(Error::other)?;
     }
-    Node::builder(args).with(actors::cast(models)).join_timeout(LONG).start().await
+    Ok(models)
+}
+
+/// A node that hosts trainers, and none of the other parts of a job.
+async fn start_for_trainers(args: NodeArgs) -> Result<Node> {
+    use actors::training::trainer::{AskJob, AskOver, AskWeights, DismissParts, FollowJob};
+    let builder = Node::builder(args).extension(Arc::new(models(true)?));
+    let builder = builder.register::<Trainer>(|trainer| {
+        trainer
+            .handles::<FollowJob>()
+            .handles::<AskJob>()
+            .handles::<AskOver>()
+            .handles::<AskWeights>()
+            .handles::<DismissParts>()
+    });
+    builder.join_timeout(LONG).start().await
 }
 
 /// The life of a process that plays a node: see the module.
@@ -348,9 +374,13 @@ pub(crate) fn play_node() {
         roles: vec![env::var("TEST_ROLE").unwrap()],
         ..NodeArgs::default()
     };
-    let knows_model = env::var("TEST_KNOWS_MODEL").is_ok_and(|knows| knows == "yes");
+    let is_set = |name| env::var(name).is_ok_and(|value| value == "yes");
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let node = start(args, knows_model).await.unwrap();
+        let node = match is_set("TEST_TRAINERS_ONLY") {
+            true => start_for_trainers(args).await,
+            false => start(args, is_set("TEST_KNOWS_MODEL")).await,
+        };
+        let node = node.unwrap();
         // The harness has begun a line.
         println!("\nup {}", node.id());
         node.until_shutdown().await.unwrap();

@@ -34,6 +34,10 @@ const STEPS: &[Step] = &[
             "clippy",
             "--package=footlight",
             "--no-default-features",
+            "--lib",
+            "--bins",
+            // `hello` is what a newcomer builds first, and without libtorch.
+            "--examples",
             PROFILE,
             "--",
             "-D",

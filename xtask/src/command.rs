@@ -8,6 +8,33 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+/// Has the kernel kill the program when this process ends, however it ends: nobody would wait for what it does. Only
+/// Linux can do that. It goes by the thread that starts the program, and here that is the main thread.
+pub(crate) fn ends_with_this(command: &mut Command) -> &mut Command {
+    #[cfg(target_os = "linux")]
+    {
+        use std::io::Error;
+        use std::os::unix::process::{CommandExt, parent_id};
+
+        let parent = std::process::id();
+        let hook = move || {
+            // SAFETY: a system call that sets a number of the calling process.
+            if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
+                return Err(Error::last_os_error());
+            }
+            // A parent that died before the call above gives no signal any more.
+            if parent_id() != parent {
+                return Err(Error::from_raw_os_error(libc::ESRCH));
+            }
+            Ok(())
+        };
+        // SAFETY: between fork and exec only async-signal-safe functions may run. The hook makes two system calls,
+        // allocates nothing (these errors are plain numbers) and takes no lock.
+        unsafe { command.pre_exec(hook) };
+    }
+    command
+}
+
 /// Runs a program whose output matters only if it fails; `what` is its name in that case. The output goes to `log`,
 /// not through pipes, so that nothing has to be read meanwhile; `tick` is called several times a second.
 pub(crate) fn quietly(
@@ -18,7 +45,7 @@ pub(crate) fn quietly(
 ) -> Result<()> {
     let out = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
     let err = out.try_clone().with_context(|| format!("cannot write {}", log.display()))?;
-    let mut child = command
+    let mut child = ends_with_this(command)
         .stdin(Stdio::null())
         .stdout(out)
         .stderr(err)
@@ -67,7 +94,8 @@ pub(crate) fn openly(command: &mut Command) -> Result<()> {
     let program = Path::new(command.get_program()).file_name().unwrap_or_default();
     let words = std::iter::once(program).chain(command.get_args());
     let what = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    let status = command.status().with_context(|| format!("cannot start `{what}`"))?;
+    let status =
+        ends_with_this(command).status().with_context(|| format!("cannot start `{what}`"))?;
     if !status.success() {
         bail!("`{what}` failed ({status})");
     }

@@ -47,7 +47,7 @@ struct JobOptions {
     /// Seed of everything random.
     #[arg(long, value_name = "N")]
     seed: Option<String>,
-    /// auto, cpu or cuda:N.
+    /// auto, cpu or cuda:N; of a list as in cpu,cuda:1 each worker has the next one.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
     /// Let every process live.
@@ -90,21 +90,27 @@ pub(crate) fn prepare(options: &Options) -> Result<Command> {
     let ready = setup::prepare(wish, options.dataset, own)?;
     let build = ["build", "--release", "--package=footlight", "--example=image_classification"];
     command::openly(command::cargo().args(build))?;
-    let mut job = Command::new(target_directory()?.join("release/examples/image_classification"));
+    let program = target_directory()?.join("release/examples/image_classification");
+    Ok(job(options, &program, &ready.data))
+}
+
+fn job(options: &Options, program: &Path, data: &Path) -> Command {
+    let mut job = Command::new(program);
     job.current_dir(paths::root())
         .arg("--data")
-        .arg(&ready.data)
+        .arg(data)
+        // The accuracy that is asked for depends on it.
         .args(["--dataset", options.dataset.as_str(), "--output", "target/demo"])
         .args(options.job.arguments())
         .args(&options.more);
-    Ok(job)
+    job
 }
 
-fn target_directory() -> Result<PathBuf> {
-    let asked = command::cargo()
-        .args(["metadata", "--no-deps", "--format-version=1"])
-        .output()
-        .context("cannot start `cargo metadata`")?;
+pub(crate) fn target_directory() -> Result<PathBuf> {
+    let mut cargo = command::cargo();
+    cargo.args(["metadata", "--no-deps", "--format-version=1"]);
+    let asked =
+        command::ends_with_this(&mut cargo).output().context("cannot start `cargo metadata`")?;
     let metadata: serde_json::Value =
         serde_json::from_slice(&asked.stdout).context("`cargo metadata` did not answer in JSON")?;
     let folder = metadata["target_directory"]
@@ -143,6 +149,21 @@ mod tests {
             arguments("demo --json --dataset fashion-mnist --epochs 3 --no-kill -- --new -x")?,
             ["--epochs=3", "--no-kill", "--json", "--new", "-x"],
         );
+        Ok(())
+    }
+
+    #[test]
+    fn the_job_is_told_which_data_set_it_gets() -> Result<()> {
+        for (line, name) in
+            [("demo", "mnist"), ("demo --dataset fashion-mnist --epochs=1", "fashion-mnist")]
+        {
+            let options = Cli::try_parse_from(line.split_whitespace())?.options;
+            let job = job(&options, Path::new("program"), Path::new("/data"));
+            let words: Vec<_> = job.get_args().map(|word| word.to_string_lossy()).collect();
+            let begins = format!("--data /data --dataset {name} --output target/demo");
+            assert!(words.join(" ").starts_with(&begins), "{words:?}");
+            assert!(!words.iter().any(|word| word.starts_with("--target")), "{words:?}");
+        }
         Ok(())
     }
 

@@ -50,7 +50,7 @@ fn run_of(program: &Path, root: &Path, found: &Path, seconds: u64) -> Command {
 
 /// The one on PATH, or that of an earlier run, or a new one.
 fn cargo_fuzz() -> Result<PathBuf> {
-    if let Some(own) = tools::find("cargo-fuzz".as_ref()) {
+    if let Some(own) = tools::Programs::here().find("cargo-fuzz") {
         return Ok(own);
     }
     let cache = paths::cache()?;

@@ -1,7 +1,7 @@
 //! The developer's commands of this checkout, run as `cargo xtask …`.
 //!
 //! `setup` brings what a build needs into the user's cache directory; `demo`, `test`, `chaos`, `detect`, `soak` and `ci` do that
-//! first and then run cargo; `fuzz` needs nothing of it. Everything said here goes to standard error, so that the demo's `--json` has standard output to itself.
+//! first and then run cargo; `fuzz` needs nothing of it, and `peers` measures Footlight side by side with others. Everything said here goes to standard error, so that the demo's `--json` has standard output to itself.
 
 mod checksum;
 mod ci;
@@ -12,16 +12,20 @@ mod endurance;
 mod fuzz;
 mod libtorch;
 mod lock;
+mod options;
 mod paths;
+mod peers;
 mod progress;
 mod setup;
 mod test;
+#[cfg(test)]
+mod testing;
 mod tools;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Set-up, demo, tests and CI of Footlight.
+/// Set-up, demo, tests, endurance runs and CI of Footlight.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
 struct Cli {
@@ -38,11 +42,12 @@ enum Command {
     Detect(endurance::Detect),
     Soak(endurance::Soak),
     Fuzz(fuzz::Options),
+    Peers(peers::Options),
     Ci(ci::Options),
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let done = match options::parse::<Cli>().command {
         Command::Setup(options) => setup::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
@@ -50,6 +55,7 @@ fn main() -> ExitCode {
         Command::Detect(options) => endurance::detect(&options),
         Command::Soak(options) => endurance::soak(&options),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Peers(options) => peers::run(&options),
         Command::Ci(options) => ci::run(&options),
     };
     match done {

@@ -50,6 +50,78 @@ impl Progress {
 
 const TEMPLATE: &str = "{prefix} {bar:30.cyan/dim} {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta}";
 
+/// Work whose size nobody knows beforehand.
+pub(crate) struct Waiting {
+    bar: ProgressBar,
+    done: String,
+    begun: Instant,
+}
+
+impl Waiting {
+    /// Begins a piece of work on `what`, which reads like "installing ray".
+    pub(crate) fn begin(what: &str, doing: &str) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+        if let Ok(style) = ProgressStyle::with_template(WAITING) {
+            bar.set_style(style);
+        }
+        let done = format!("{what}: {doing}");
+        bar.set_prefix(done.clone());
+        bar.enable_steady_tick(Duration::from_millis(100));
+        if !stderr().is_terminal() {
+            eprintln!("{done}");
+        }
+        Self { bar, done, begun: Instant::now() }
+    }
+
+    /// Ends the work well, and leaves one line behind.
+    pub(crate) fn end(self) {
+        self.bar.finish_and_clear();
+        eprintln!("{} took {}", self.done, Seconds(self.begun.elapsed()));
+    }
+}
+
+/// Work in so many steps, each of them named.
+pub(crate) struct Steps {
+    bar: ProgressBar,
+}
+
+impl Steps {
+    /// Begins so many steps of `what`.
+    pub(crate) fn begin(what: &str, count: u64) -> Self {
+        let bar =
+            ProgressBar::with_draw_target(Some(count), ProgressDrawTarget::stderr_with_hz(10));
+        if let Ok(style) = ProgressStyle::with_template(STEPS) {
+            bar.set_style(style.progress_chars("━━╌"));
+        }
+        bar.set_prefix(what.to_owned());
+        // No ticks between the steps: what is measured has the machine to itself.
+        Self { bar }
+    }
+
+    /// Names the step that begins.
+    pub(crate) fn now(&self, step: String) {
+        self.bar.set_message(step);
+    }
+
+    /// So many steps are over, or will not be taken.
+    pub(crate) fn over(&self, count: u64) {
+        self.bar.inc(count);
+    }
+
+    /// Says a line above the bar.
+    pub(crate) fn say(&self, line: &str) {
+        self.bar.suspend(|| eprintln!("{line}"));
+    }
+
+    /// Ends with the last step.
+    pub(crate) fn end(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+const WAITING: &str = "{prefix} {spinner} {elapsed}";
+const STEPS: &str = "{prefix} {bar:30.cyan/dim} {pos}/{len}  {msg}  {eta}";
+
 /// A size for people.
 pub(crate) struct Bytes(pub(crate) u64);
 
@@ -88,13 +160,28 @@ pub(crate) fn folder_size(folder: &Path) -> u64 {
         .sum()
 }
 
+/// Bytes in the largest file below a folder.
+pub(crate) fn largest_file(folder: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return 0;
+    };
+    let sizes = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(data) if data.is_dir() => largest_file(&entry.path()),
+        Ok(data) => data.len(),
+        Err(_) => 0,
+    });
+    sizes.max().unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_template_is_valid() {
-        assert!(ProgressStyle::with_template(TEMPLATE).is_ok());
+    fn the_templates_are_valid() {
+        for template in [TEMPLATE, WAITING, STEPS] {
+            assert!(ProgressStyle::with_template(template).is_ok());
+        }
     }
 
     #[test]
@@ -116,6 +203,7 @@ mod tests {
         fs::create_dir(folder.path().join("in"))?;
         fs::write(folder.path().join("in/b"), [0; 7])?;
         assert_eq!(folder_size(folder.path()), 12);
+        assert_eq!(largest_file(folder.path()), 7);
         assert_eq!(folder_size(&folder.path().join("missing")), 0);
         Ok(())
     }

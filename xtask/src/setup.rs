@@ -10,8 +10,8 @@ use std::process::ExitCode;
 
 /// Get libtorch and a data set into the cache directory.
 ///
-/// Both are checked against known checksums. Run it again to finish what was interrupted; when everything is there it
-/// does nothing. LIBTORCH, if set, names a libtorch 2.11.0 of your own to use instead. The cache is FOOTLIGHT_CACHE,
+/// Both are checked against known checksums. Run it again to finish what was interrupted: files that had come are kept.
+/// When everything is there it only checks the data set. LIBTORCH, if set, names a libtorch 2.11.0 of your own to use instead. The cache is FOOTLIGHT_CACHE,
 /// or footlight/ in your cache directory.
 #[derive(Args)]
 pub(crate) struct Options {

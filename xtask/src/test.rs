@@ -9,9 +9,11 @@ use std::process::{Command, ExitCode};
 /// time to build that they would take optimised, and libtorch computes in them as fast.
 pub(crate) const PROFILE: &str = "--profile=dev";
 
-/// Run every test: units, tests across processes, and the examples in the documentation.
+const NO_FAIL_FAST: &str = "--no-fail-fast";
+
+/// Run every test: units, tests across processes, and the examples in the documentation. Not `chaos`, `detect` and `soak`.
 ///
-/// Does the set-up first if something is missing.
+/// Does the set-up first if something is missing. A test that fails does not keep the others from running.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Arguments for `cargo test`, as in `cargo xtask test -p footlight-runtime -- --nocapture`.
@@ -23,10 +25,14 @@ pub(crate) struct Options {
 pub(crate) fn tests(arguments: &[String]) -> Command {
     let mut cargo = command::cargo();
     cargo.args(["test", PROFILE]);
+    let cargos = || arguments.iter().take_while(|argument| *argument != "--");
+    // Without it, the first program with a failure hides those of all that come after it. Cargo takes it once.
+    if !cargos().any(|argument| argument == NO_FAIL_FAST) {
+        cargo.arg(NO_FAIL_FAST);
+    }
     // A package that is named is meant alone.
-    let own = arguments.iter().take_while(|argument| *argument != "--");
     let named = |argument: &String| argument.starts_with("-p") || argument.starts_with("--package");
-    if !own.into_iter().any(named) {
+    if !cargos().any(named) {
         cargo.arg("--workspace");
     }
     cargo.args(arguments);
@@ -52,8 +58,19 @@ mod tests {
 
     #[test]
     fn the_whole_workspace_unless_a_package_is_named() {
-        assert_eq!(line(&[]), "test --profile=dev --workspace");
-        assert_eq!(line(&["-p", "xtask"]), "test --profile=dev -p xtask");
-        assert_eq!(line(&["name", "--", "-p"]), "test --profile=dev --workspace name -- -p");
+        assert_eq!(line(&[]), "test --profile=dev --no-fail-fast --workspace");
+        assert_eq!(line(&["-p", "xtask"]), "test --profile=dev --no-fail-fast -p xtask");
+        assert_eq!(
+            line(&["name", "--", "-p"]),
+            "test --profile=dev --no-fail-fast --workspace name -- -p"
+        );
+    }
+
+    #[test]
+    fn one_failure_hides_no_other_and_cargo_is_told_so_once() {
+        let words = |arguments: &[&str]| line(arguments).matches("--no-fail-fast").count();
+        assert_eq!(words(&[]), 1);
+        assert_eq!(words(&["--no-fail-fast"]), 1);
+        assert_eq!(words(&["--", "--no-fail-fast"]), 2, "behind `--` it is the tests' own");
     }
 }

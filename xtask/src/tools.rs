@@ -1,10 +1,13 @@
 //! Tools that set-up and build need from the machine, and the command that installs a missing one.
 
+use crate::command;
 use anyhow::{Result, bail};
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::path::{Path, PathBuf};
+#[cfg(test)]
+use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// A tool and the packages that bring it.
@@ -25,6 +28,15 @@ pub(crate) const PIP: Tool = Tool {
     purpose: "fetches libtorch",
     debian: "python3-pip",
     fedora: "python3-pip",
+    macos: "xcode-select --install",
+};
+
+/// Python's module for environments of their own, which Debian has in a package of its own.
+pub(crate) const VENV: Tool = Tool {
+    name: "python3 with venv",
+    purpose: "holds the peers' packages",
+    debian: "python3-venv",
+    fedora: "python3",
     macos: "xcode-select --install",
 };
 
@@ -120,27 +132,35 @@ pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|data| data.uid() == 0)
 }
 
-/// The program of that name on `PATH`, or at that path.
-pub(crate) fn find(program: &OsStr) -> Option<PathBuf> {
-    find_in(program, env::var_os("PATH").unwrap_or_default().as_os_str())
-}
+/// Where programs are: the folders of a `PATH`.
+pub(crate) struct Programs(OsString);
 
-fn find_in(program: &OsStr, path: &OsStr) -> Option<PathBuf> {
-    let executable = |file: &PathBuf| {
-        use std::os::unix::fs::PermissionsExt;
-        fs::metadata(file)
-            .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
-    };
-    if Path::new(program).components().count() > 1 {
-        return Some(PathBuf::from(program)).filter(executable);
+impl Programs {
+    /// Those of this process.
+    pub(crate) fn here() -> Self {
+        Self(env::var_os("PATH").unwrap_or_default())
     }
-    env::split_paths(path).map(|folder| folder.join(program)).find(executable)
+
+    #[cfg(test)]
+    pub(crate) fn below(folder: &Path) -> Self {
+        Self(folder.into())
+    }
+
+    /// The program of that name.
+    pub(crate) fn find(&self, name: &str) -> Option<PathBuf> {
+        let executable = |file: &PathBuf| {
+            use std::os::unix::fs::PermissionsExt;
+            fs::metadata(file)
+                .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+        };
+        env::split_paths(&self.0).map(|folder| folder.join(name)).find(executable)
+    }
 }
 
 /// Whether a program starts and says that all is well.
 fn works(program: &OsStr, arguments: &[&str]) -> bool {
-    let quiet = |stdio: &mut Command| {
-        stdio
+    let quiet = |program: &mut Command| {
+        command::ends_with_this(program)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -152,7 +172,7 @@ fn works(program: &OsStr, arguments: &[&str]) -> bool {
 
 /// The Python that has pip.
 pub(crate) fn python() -> Result<PathBuf> {
-    let python = find("python3".as_ref()).ok_or_else(|| PIP.missing())?;
+    let python = Programs::here().find("python3").ok_or_else(|| PIP.missing())?;
     if !works(python.as_os_str(), &["-m", "pip", "--version"]) {
         bail!("{} has no pip, which {}: {}", python.display(), PIP.purpose, PIP.remedy());
     }
@@ -208,7 +228,7 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let program = folder.path().join("tool");
         fs::write(&program, "")?;
-        let found = || find_in("tool".as_ref(), folder.path().as_os_str());
+        let found = || Programs::below(folder.path()).find("tool");
         fs::set_permissions(&program, fs::Permissions::from_mode(0o644))?;
         assert_eq!(found(), None);
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;

@@ -21,7 +21,8 @@ use thiserror::Error;
 /// A finished job in figures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobReport {
-    /// The accuracy was reached and the job ran to its end.
+    /// The accuracy was reached, and so was what the job was to show besides: a worker that was killed on
+    /// purpose came back.
     pub ok: bool,
     /// The data set's name, such as `mnist`.
     pub dataset: String,

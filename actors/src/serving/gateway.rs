@@ -110,6 +110,7 @@ impl Gateway {
             .layer(DefaultBodyLimit::max(MAX_BODY))
             .with_state(models);
         let (stop, stopped) = oneshot::channel::<()>();
+        #[expect(clippy::disallowed_methods, reason = "axum starts a task for each connection so")]
         tokio::spawn(async move {
             let served = axum::serve(listener, app)
                 .with_graceful_shutdown(async {

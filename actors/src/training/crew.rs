@@ -1,10 +1,12 @@
 //! The workers of a job, kept up.
 
-use std::{collections::HashMap, pin::Pin, time::Duration};
+use std::{collections::HashMap, net::IpAddr, pin::Pin, time::Duration};
 
-use footlight_cluster::Placement;
+use footlight_cluster::{Member, Placement};
 use footlight_runtime::{
-    Actor, ActorAddr, ActorRef, Error, Result, System, fence,
+    Actor, ActorAddr, ActorRef, Error, NodeId, Result, System,
+    compute::DeviceChoice,
+    fence,
     supervision::{Backoff, ChildEvent, ChildSpec, OneForOne, Restart, Supervisor},
 };
 use tokio::sync::mpsc;
@@ -123,11 +125,12 @@ fn worker(job: &Placed, index: u32, owner: ActorAddr) -> ChildSpec {
         (job.spec.clone(), job.weights.clone(), job.loader.clone(), job.node.clone());
     // A worker ends by itself only with its node, and then there is work of its left.
     ChildSpec::new(format!("worker-{index}"), Restart::Permanent, move |attempt| {
-        let args = WorkerSpec {
+        let mut args = WorkerSpec {
             worker: worker_number(&spec, index, attempt.number),
             model: spec.model.clone(),
             seed: spec.seed,
-            device: spec.device,
+            device: device(&spec.devices, index),
+            nth: 0,
             loader: loader.clone(),
             weights: weights.clone(),
             owner,
@@ -135,7 +138,9 @@ fn worker(job: &Placed, index: u32, owner: ActorAddr) -> ChildSpec {
         let (node, submitter) = (node.clone(), spec.submitter);
         async move {
             // Looked up anew at each start: nodes come and go.
-            let mut order = nodes_for(&node.members(), submitter, "worker", Worker::NAME)?;
+            let members = node.members();
+            let mut order = nodes_for(&members, submitter, "worker", Worker::NAME)?;
+            args.nth = nth_on_its_machine(&machines(&order, &members), index);
             let first = index as usize % order.len().max(1);
             order.rotate_left(first);
             Ok(node.spawn::<Worker>(args).on(Placement::any_of(order)).await?.addr())
@@ -143,8 +148,49 @@ fn worker(job: &Placed, index: u32, owner: ActorAddr) -> ChildSpec {
     })
 }
 
+fn device(devices: &[DeviceChoice], index: u32) -> DeviceChoice {
+    let place = index as usize % devices.len().max(1);
+    devices.get(place).copied().unwrap_or_default()
+}
+
+/// The machine of each node: its address, as nothing else tells nodes of one machine.
+fn machines(nodes: &[NodeId], members: &[Member]) -> Vec<Option<IpAddr>> {
+    let of = |node: &NodeId| members.iter().find(|member| member.id == *node);
+    nodes.iter().map(|node| Some(of(node)?.address.ip())).collect()
+}
+
+/// How many workers before this one go to the same machine, if each goes to the next node.
+fn nth_on_its_machine(machines: &[Option<IpAddr>], index: u32) -> u32 {
+    let machine = |worker: u32| machines.get(worker as usize % machines.len().max(1));
+    (0..index).filter(|before| machine(*before) == machine(index)).count() as u32
+}
+
 /// Each start of a worker has a number of its own, also under the trainers that follow.
 fn worker_number(spec: &JobSpec, index: u32, starts: u32) -> u64 {
     let trainer = fence::held().map_or(0, |fence| fence.generation);
     (trainer << 32) + u64::from(starts) * u64::from(spec.workers) + u64::from(index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_worker_has_the_next_device_of_the_list() {
+        let list = [DeviceChoice::Cpu, DeviceChoice::Cuda(1)];
+        let dealt = [0, 1, 2, 3].map(|index| device(&list, index));
+        assert_eq!(dealt, [list[0], list[1], list[0], list[1]]);
+        assert_eq!(device(&list[..1], 5), DeviceChoice::Cpu);
+    }
+
+    #[test]
+    fn workers_are_counted_on_each_machine() {
+        let [a, b] = ["10.0.0.1", "10.0.0.2"].map(|ip| Some(ip.parse::<IpAddr>().unwrap()));
+        let nth = |machines: &[_]| [0, 1, 2, 3, 4].map(|index| nth_on_its_machine(machines, index));
+        // One node or several on one machine; a node on each of two; two nodes on one of two.
+        assert_eq!(nth(&[a]), [0, 1, 2, 3, 4]);
+        assert_eq!(nth(&[a, a]), [0, 1, 2, 3, 4]);
+        assert_eq!(nth(&[a, b]), [0, 0, 1, 1, 2]);
+        assert_eq!(nth(&[a, a, b]), [0, 1, 0, 2, 3]);
+    }
 }

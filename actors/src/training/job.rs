@@ -58,8 +58,8 @@ pub struct JobSpec {
     pub workers: u32,
     /// Shards of the parameter server.
     pub servers: u32,
-    /// Where the workers compute.
-    pub device: DeviceChoice,
+    /// Where the workers compute: each the next one, and then from the first on again.
+    pub devices: Vec<DeviceChoice>,
     /// Samples of a batch, over all workers.
     pub batch: u32,
     /// Slots of a batch: the parts that are computed one by one. The result depends on their
@@ -77,7 +77,7 @@ pub struct JobSpec {
 
 impl TrainingJob {
     /// A job of 6 epochs with Adam (learning rate 5e-3, cosine), batch 128 in 4 slots, 2 workers,
-    /// 2 shards, on a GPU where there is one, seed 0.
+    /// 2 shards, on GPUs where there are some, seed 0.
     pub fn new(name: impl Into<String>, model: ModelSpec, data: DataSpec) -> Self {
         TrainingJob {
             spec: JobSpec {
@@ -87,7 +87,7 @@ impl TrainingJob {
                 optimizer: Adam::new(5e-3).schedule(Schedule::Cosine).into(),
                 workers: 2,
                 servers: 2,
-                device: DeviceChoice::Auto,
+                devices: vec![DeviceChoice::Auto],
                 batch: 128,
                 slots: 4,
                 epochs: 6,
@@ -114,9 +114,14 @@ impl TrainingJob {
         self.spec.servers = servers;
         self
     }
-    /// Where the workers compute.
-    pub fn device(mut self, device: DeviceChoice) -> Self {
-        self.spec.device = device;
+    /// Where the workers compute, all alike.
+    pub fn device(self, device: DeviceChoice) -> Self {
+        self.devices([device])
+    }
+    /// Where each worker computes: worker *i* has entry *i* mod the list's length. `Auto` gives the
+    /// workers of one machine its GPUs in turn.
+    pub fn devices(mut self, devices: impl IntoIterator<Item = DeviceChoice>) -> Self {
+        self.spec.devices = devices.into_iter().collect();
         self
     }
     /// Samples of a batch, over all workers.
@@ -168,6 +173,9 @@ impl TrainingJob {
             if number == 0 {
                 return wrong(what, "must be at least 1");
             }
+        }
+        if spec.devices.is_empty() {
+            return wrong("devices", "must be at least one");
         }
         if spec.slots > spec.batch {
             return wrong("slots", "can't be more than samples of a batch");

@@ -81,7 +81,9 @@ impl Weights {
                 // The version may take its time, and a connection may break: asking again does no
                 // harm, and a shard that is lost gives another error.
                 Err(error) if matches!(error.cause(), Cause::TimedOut(_)) => {}
-                Err(error) if matches!(error.cause(), Cause::Unreachable(_)) => {
+                Err(error)
+                    if matches!(error.cause(), Cause::Unreachable(_) | Cause::CutOff { .. }) =>
+                {
                     tokio::time::sleep(ASK_AGAIN).await;
                 }
                 answer => {

@@ -44,6 +44,8 @@ pub struct WorkerSpec {
     pub seed: u64,
     /// Where to compute.
     pub device: DeviceChoice,
+    /// Which of the job's workers on its machine this one is, from 0.
+    pub nth: u32,
     /// Who hands out slots.
     pub loader: ActorRef<DataLoader>,
     /// Where the parameters are.
@@ -57,7 +59,7 @@ impl Actor for Worker {
     const NAME: &'static str = "training.worker";
 
     async fn start(spec: WorkerSpec, context: &Context<Self>) -> Result<Self> {
-        let device = spec.device.resolve()?;
+        let device = spec.device.resolve_nth(spec.nth as usize)?;
         let name = format!("worker-{}", spec.worker);
         let system = context.system();
         let replica = ReplicaThread::build(system, name, &spec.model, spec.seed, device).await?;

@@ -16,6 +16,7 @@ fn record(node: u64, incarnation: u64) -> Record {
         incarnation: Incarnation(incarnation),
         version: 1,
         addr: "127.0.0.1:1".parse().unwrap(),
+        message_addr: "127.0.0.1:3".parse().unwrap(),
         bulk_addr: "127.0.0.1:2".parse().unwrap(),
         http: None,
         roles: Vec::new(),

@@ -16,6 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     MAX_SNAPSHOT,
+    leases::LeaseTime,
     message::{
         Append, Ask, AskVote, Guarded, Invite, NoVoter, NotServed, Piece, Request, WatchGuarded,
         WatchKeys,
@@ -72,7 +73,7 @@ impl LedgerActor {
     {
         let Ok(permit) = self.0.gate.clone().try_acquire_owned() else { return reply.send(busy) };
         let answer = answer(self.0.clone());
-        tokio::spawn(async move {
+        self.0.control.spawn(async move {
             reply.send(answer.await);
             drop(permit);
         });
@@ -81,7 +82,7 @@ impl LedgerActor {
     /// Hands a message of another voter to this one.
     fn between<Q, A, F>(
         &self,
-        (to, rpc): (VoterId, Opaque),
+        (to, lease, rpc): (VoterId, LeaseTime, Opaque),
         reply: ReplyTo<Result<Opaque, NoVoter>>,
         context: &Context<Self>,
         ask: impl FnOnce(Arc<Voter>, Q) -> F + Send + 'static,
@@ -93,6 +94,9 @@ impl LedgerActor {
         let system = context.system().clone();
         let busy = Err(NoVoter::Failed("this node has too much to do".to_owned()));
         self.serve(reply, busy, |seat| async move {
+            if !seat.has_leases_of(lease) {
+                return Err(NoVoter::OtherSettings);
+            }
             let voter = seat.voter_called(to)?;
             let question = rpc.decode::<Q>(&system).map_err(told)?;
             let answer = ask(voter, question).await?;
@@ -100,11 +104,20 @@ impl LedgerActor {
         });
     }
 
-    fn ask(&self, request: Request, guarded: bool, reply: ReplyTo<<Request as Message>::Reply>) {
-        if !request.ask.is_askable() || !(guarded || request.ask.is_open()) {
+    /// `guarded` is who asks, if by a guarded message.
+    fn ask(
+        &self,
+        request: Request,
+        guarded: Option<NodeId>,
+        reply: ReplyTo<<Request as Message>::Reply>,
+    ) {
+        if !request.ask.is_askable() || !(guarded.is_some() || request.ask.is_open()) {
             return reply.send(Err(NotServed::Forbidden));
         }
         self.serve(reply, Err(NotServed::Busy), |seat| async move {
+            if request.ask.counts_time() && !seat.has_leases_of(request.lease) {
+                return Err(NotServed::OtherSettings);
+            }
             match request.ask {
                 Ask::Retire(node) => seat.retire(request.ledger, node).await,
                 ask => seat.voter_of(request.ledger)?.answer(ask, guarded).await,
@@ -149,7 +162,7 @@ impl DeferredHandler<Append> for LedgerActor {
         reply: ReplyTo<<Append as Message>::Reply>,
         context: &Context<Self>,
     ) {
-        let rpc = (append.to, append.rpc);
+        let rpc = (append.to, append.lease, append.rpc);
         self.between(rpc, reply, context, |voter, rpc: AppendEntriesRequest<Types>| async move {
             let answer = voter.raft.append_entries(rpc).await.map_err(told)?;
             if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
@@ -167,7 +180,7 @@ impl DeferredHandler<AskVote> for LedgerActor {
         reply: ReplyTo<<AskVote as Message>::Reply>,
         context: &Context<Self>,
     ) {
-        let rpc = (vote.to, vote.rpc);
+        let rpc = (vote.to, vote.lease, vote.rpc);
         self.between(rpc, reply, context, |voter, rpc: VoteRequest<VoterId>| async move {
             voter.raft.vote(rpc).await.map_err(told)
         });
@@ -181,7 +194,7 @@ impl DeferredHandler<Piece> for LedgerActor {
         reply: ReplyTo<<Piece as Message>::Reply>,
         context: &Context<Self>,
     ) {
-        let rpc = (piece.to, piece.rpc);
+        let rpc = (piece.to, piece.lease, piece.rpc);
         self.between(rpc, reply, context, |voter, rpc: InstallSnapshotRequest<Types>| async move {
             // openraft makes room up to the offset that it is told.
             if rpc.offset.saturating_add(rpc.data.len() as u64) > MAX_SNAPSHOT as u64 {
@@ -216,18 +229,18 @@ impl DeferredHandler<Request> for LedgerActor {
         reply: ReplyTo<<Request as Message>::Reply>,
         _: &Context<Self>,
     ) {
-        self.ask(request, false, reply);
+        self.ask(request, None, reply);
     }
 }
 
 impl DeferredHandler<Guarded> for LedgerActor {
     async fn handle(
         &mut self,
-        request: Guarded,
+        guarded: Guarded,
         reply: ReplyTo<<Guarded as Message>::Reply>,
         _: &Context<Self>,
     ) {
-        self.ask(request.0, true, reply);
+        self.ask(guarded.request, Some(guarded.from.node()), reply);
     }
 }
 

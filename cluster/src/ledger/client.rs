@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use footlight_runtime::{Fate, NodeId, env::deadline_after, error::Cause};
+use footlight_runtime::{Fate, NodeId, codec::Sender, env::deadline_after, error::Cause};
 use futures::StreamExt;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -21,8 +21,9 @@ use super::{
     command::{Command, Expect, Holder, Life, Outcome, RequestId, Versioned},
     directory::{Directory, Told},
     held::{HeldLease, Keeper},
-    leases::{MARGIN, TTL},
+    leases::LeaseTime,
     message::{Answer, Ask, Guarded, NotServed, Request, WatchGuarded, WatchKeys, is_secret},
+    mismatch::Mismatch,
     state::MAX_OUTCOMES,
     voter::lock,
     watch::Seen,
@@ -58,6 +59,9 @@ pub(crate) struct Client {
     /// As many writes as the ledger tells apart for one client.
     writes: Arc<Semaphore>,
     keeper: Keeper,
+    /// How long a lease lasts.
+    pub(super) lease: LeaseTime,
+    pub(super) mismatch: Mismatch,
 }
 
 /// The numbers of this node's writes.
@@ -91,8 +95,8 @@ impl Write<'_> {
 
 /// A lease that was granted.
 ///
-/// It ends 2 s after it was acquired or renewed, counted from when the question was sent, and its
-/// holder must stop a little before, at [`until`](Self::until).
+/// It ends [some time](super::LedgerSettings::lease) after it was acquired or renewed, counted from
+/// when the question was sent, and its holder must stop a little before, at [`until`](Self::until).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     pub(super) name: String,
@@ -124,14 +128,17 @@ impl Lease {
 }
 
 impl Client {
-    pub(crate) fn new(network: &Arc<Network>) -> Arc<Self> {
+    pub(crate) fn new(network: &Arc<Network>, lease: Duration) -> Arc<Self> {
+        let lease = LeaseTime(lease);
         let me = Life { node: network.node(), incarnation: network.system.incarnation() };
         Arc::new_cyclic(|client| Client {
             network: Arc::downgrade(network),
             me,
             numbers: Mutex::default(),
             writes: Arc::new(Semaphore::new(MAX_OUTCOMES)),
-            keeper: Keeper::new(client.clone(), network.control_thread.clone()),
+            keeper: Keeper::new(client.clone(), network.control_thread.clone(), lease),
+            lease,
+            mismatch: Mismatch::default(),
         })
     }
 
@@ -176,7 +183,8 @@ impl Client {
                 if !asked.insert(node) {
                     continue;
                 }
-                let request = Request { ledger: ledger.unwrap_or(directory.ledger), ask: ask() };
+                let ledger = ledger.unwrap_or(directory.ledger);
+                let request = Request { ledger, lease: self.lease, ask: ask() };
                 let trial = Self::attempt(&network, node, request, &directory, deadline).await;
                 match trial {
                     Trial::Answered(answer) => return Ok((answer, directory.ledger)),
@@ -184,9 +192,12 @@ impl Client {
                         // Whom it names is asked next, if it has not been asked in this round.
                         order.insert(0, leader);
                     }
-                    Trial::Refused(NotServed::Forbidden) => {
-                        let why = NotServed::Forbidden.to_string();
-                        return Err(LedgerError::Forbidden(why));
+                    Trial::Refused(why @ (NotServed::Forbidden | NotServed::ForVoters)) => {
+                        return Err(LedgerError::Forbidden(why.to_string()));
+                    }
+                    Trial::Refused(NotServed::OtherSettings) => {
+                        self.mismatch.say();
+                        return Err(LedgerError::OtherSettings);
                     }
                     Trial::Refused(NotServed::Unconfirmed) | Trial::Lost(true) => {
                         may_be_done |= writes;
@@ -221,7 +232,10 @@ impl Client {
         let asked = async {
             match request.ask.is_open() {
                 true => there.call_within(request, patience).await,
-                false => there.call_within(Guarded(request), patience).await,
+                false => {
+                    let from = Sender::here(&network.system);
+                    there.call_within(Guarded { request, from }, patience).await
+                }
             }
         };
         let news = async {
@@ -450,7 +464,8 @@ impl Ledger {
     /// Takes a lease, if it is free. Does not wait until it is: see
     /// [`acquire_when_free`](Self::acquire_when_free).
     ///
-    /// The lease ends after 2 s if it is not [renewed](Self::renew); [`hold`](Self::hold) does that.
+    /// The lease ends after [a while](super::LedgerSettings::lease) if it is not
+    /// [renewed](Self::renew); [`hold`](Self::hold) does that.
     ///
     /// # Errors
     /// [`LedgerError::Held`] if somebody has it, this holder included.
@@ -461,7 +476,7 @@ impl Ledger {
         let (outcome, ledger) = self.client.write(command, self.patience).await?;
         match outcome {
             Outcome::Granted(generation) => {
-                Ok(Lease { name, generation, ledger, until: sent + TTL - MARGIN })
+                Ok(Lease { name, generation, ledger, until: self.client.lease.until(sent) })
             }
             Outcome::Held { by, generation } => {
                 Err(LedgerError::Held { lease: name, by, generation })
@@ -473,8 +488,8 @@ impl Ledger {
     /// Takes a lease as soon as it is free, however long that takes; asks four times a second.
     ///
     /// # Errors
-    /// [`LedgerError::Bound`], [`LedgerError::Forbidden`] and [`LedgerError::Ended`]: what waiting
-    /// does not mend.
+    /// [`LedgerError::Bound`], [`LedgerError::Forbidden`], [`LedgerError::OtherSettings`] and
+    /// [`LedgerError::Ended`]: what waiting does not mend.
     pub async fn acquire_when_free(
         &self,
         lease: &str,
@@ -503,13 +518,13 @@ impl Ledger {
         let sent = Instant::now();
         let grants = vec![(lease.name.clone(), lease.generation)];
         match self.client.renew(grants, lease.ledger, self.patience).await?[..] {
-            [true] => Ok(Lease { until: sent + TTL - MARGIN, ..lease.clone() }),
+            [true] => Ok(Lease { until: self.client.lease.until(sent), ..lease.clone() }),
             _ => Err(LedgerError::Lost { lease: lease.name.clone(), generation: lease.generation }),
         }
     }
 
-    /// Keeps a lease: it is renewed every 500 ms until the result is dropped or released, or it is
-    /// lost.
+    /// Keeps a lease: it is renewed, four times as often as it must be, until the result is dropped
+    /// or released, or it is lost.
     pub fn hold(&self, lease: Lease) -> HeldLease {
         self.client.keeper.keep(lease)
     }
@@ -525,7 +540,7 @@ impl Ledger {
     /// Reads a key: the latest that was written before this was asked, or later.
     ///
     /// # Errors
-    /// If the voters do not answer.
+    /// If the voters do not answer; [`LedgerError::Forbidden`] if the key is not for this node.
     pub async fn get(&self, key: &str) -> Result<Option<Versioned>, LedgerError> {
         let ask = || Ask::Get { key: key.to_owned() };
         match self.client.ask(ask, None, self.patience).await?.0 {

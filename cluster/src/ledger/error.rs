@@ -68,6 +68,12 @@ pub enum LedgerError {
     /// This node's certificate does not allow it.
     #[error("this node may not do that to the ledger: {0}")]
     Forbidden(String),
+    /// This node's leases do not last as long as those of the node that was asked.
+    #[error(
+        "this node was started with other settings for the ledger than its voters: start all nodes \
+         of a cluster with the same `--network`"
+    )]
+    OtherSettings,
     /// The node is ending.
     #[error("this node is ending")]
     Ended,

@@ -15,14 +15,12 @@ use tokio::{
 use super::{
     LedgerError, LedgerId,
     client::{Client, Lease, PATIENCE},
-    leases::{MARGIN, RENEWAL, TTL},
+    leases::LeaseTime,
     voter::lock,
 };
 
 /// Most leases in one question.
 const BATCH: usize = 512;
-/// A renewal is asked for so long, then anew: by then there may be another leader.
-const ASKED: Duration = Duration::from_millis(1_000);
 /// After a renewal that nobody answered.
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -45,6 +43,7 @@ pub(super) struct Keeper(Arc<Shared>);
 struct Shared {
     client: Weak<Client>,
     control: Handle,
+    time: LeaseTime,
     kept: Mutex<Kept>,
 }
 
@@ -56,8 +55,8 @@ struct Kept {
 }
 
 impl Keeper {
-    pub(super) fn new(client: Weak<Client>, control: Handle) -> Self {
-        Keeper(Arc::new(Shared { client, control, kept: Mutex::default() }))
+    pub(super) fn new(client: Weak<Client>, control: Handle, time: LeaseTime) -> Self {
+        Keeper(Arc::new(Shared { client, control, time, kept: Mutex::default() }))
     }
 
     pub(super) fn keep(&self, lease: Lease) -> HeldLease {
@@ -66,18 +65,18 @@ impl Keeper {
         let mut kept = lock(&self.0.kept);
         kept.leases.insert(key, sender);
         if !std::mem::replace(&mut kept.renews, true) {
-            self.0.control.spawn(renew(Arc::downgrade(&self.0)));
+            self.0.control.spawn(renew(Arc::downgrade(&self.0), self.0.time));
         }
         HeldLease { lease, until, keeper: self.0.clone(), released: false }
     }
 }
 
-/// Renews all that is kept, every 500 ms; ends when nothing is kept any more.
-async fn renew(shared: Weak<Shared>) {
-    let mut pause = RENEWAL;
+/// Renews all that is kept, again and again; ends when nothing is kept any more.
+async fn renew(shared: Weak<Shared>, time: LeaseTime) {
+    let mut pause = time.renewal();
     loop {
         sleep(pause).await;
-        pause = RENEWAL;
+        pause = time.renewal();
         let Some(shared) = shared.upgrade() else { return };
         let Some(client) = shared.client.upgrade() else { return };
         let ledgers = {
@@ -98,12 +97,13 @@ async fn renew(shared: Weak<Shared>) {
         });
         let asked = batches.map(async |(ledger, grants)| {
             let sent = Instant::now();
-            let Ok(held) = client.renew(grants.clone(), ledger, ASKED).await else { return false };
+            let renewed = client.renew(grants.clone(), ledger, time.patience()).await;
+            let Ok(held) = renewed else { return false };
             let mut kept = lock(&shared.kept);
             for ((lease, generation), held) in grants.into_iter().zip(held) {
                 let key = (ledger, lease, generation);
                 match (kept.leases.get(&key), held) {
-                    (Some(until), true) => drop(until.send_replace(sent + TTL - MARGIN)),
+                    (Some(until), true) => drop(until.send_replace(time.until(sent))),
                     // Its sender goes with it: the holder learns that it is lost.
                     (Some(_), false) => drop(kept.leases.remove(&key)),
                     (None, _) => {}

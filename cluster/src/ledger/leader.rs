@@ -18,7 +18,7 @@ use super::{
     LedgerId, Told,
     actor::LedgerActor,
     command::{Command, Life, Reign},
-    leases::Timers,
+    leases::{LeaseTime, Timers},
     message::Invite,
     seat::{Seat, go_up_in},
     types::{Keeps, VoterId},
@@ -47,7 +47,8 @@ const CHANGE: Duration = Duration::from_secs(10);
 /// A voter that is so many entries behind has caught up: the rest comes in a moment.
 const NEAR: u64 = 64;
 
-/// A voter's time as the leader. Each duty is done by a task, one at a time.
+/// A voter's time as the leader. Each duty is done by a task, one at a time, on the control thread:
+/// a leader must not seem gone because actors keep every core busy.
 pub(super) struct Leader {
     pub(super) reign: Reign,
     first: JoinHandle<()>,
@@ -80,9 +81,9 @@ impl Drop for Leader {
 }
 
 impl Leader {
-    pub(super) fn begin(reign: Reign, voter: &Arc<Voter>) -> Self {
+    pub(super) fn begin(reign: Reign, voter: &Arc<Voter>, lease: LeaseTime) -> Self {
         let now = Instant::now();
-        *lock(&voter.timers) = Some((reign, Timers::begin(now)));
+        *lock(&voter.timers) = Some((reign, Timers::begin(now, lease)));
         Leader {
             reign,
             // What leaders before this one wrote is committed with the first entry of its own.
@@ -116,7 +117,7 @@ impl Leader {
             self.merged = now;
             tracing::info!("this ledger goes up in an older one that the cluster has");
             // It ends the voter, and so this leader: it must not be ended by that.
-            self.merging = Some(tokio::spawn(go_up_in(seat.clone(), voter.clone(), older)));
+            self.merging = Some(voter.control.spawn(go_up_in(seat.clone(), voter.clone(), older)));
         }
         if is_free(&self.lapsing) {
             self.lapse(voter, now);
@@ -161,8 +162,8 @@ impl Leader {
         if over.is_empty() {
             return;
         }
-        let voter = voter.clone();
-        self.sweeping = Some(tokio::spawn(async move {
+        let (control, voter) = (voter.control.clone(), voter.clone());
+        self.sweeping = Some(control.spawn(async move {
             for life in over {
                 let _ = voter.lead(Command::Forget(life)).await;
             }
@@ -175,24 +176,25 @@ impl Leader {
         if step != Step::Nothing {
             tracing::debug!(?step, "who votes");
         }
-        let voter = voter.clone();
+        let (control, voter) = (voter.control.clone(), voter.clone());
         self.changing = Some(match step {
             Step::Nothing => return,
             Step::Invite(node) => {
                 let (network, refused) = (network.clone(), self.refused.clone());
-                tokio::spawn(async move {
-                    if let Err(why) = invite(&voter, &network, node).await {
+                let lease = seat.client.lease;
+                control.spawn(async move {
+                    if let Err(why) = invite(&voter, &network, node, lease).await {
                         tracing::debug!(%node, why, "a node can't vote");
                         lock(&refused).insert(node, Instant::now());
                     }
                 })
             }
             Step::Vote(voters) => {
-                tokio::spawn(change(voter, ChangeMembers::ReplaceAllVoters(voters)))
+                control.spawn(change(voter, ChangeMembers::ReplaceAllVoters(voters)))
             }
             Step::Dismiss(learner) => {
                 let learner = [learner].into_iter().collect();
-                tokio::spawn(change(voter, ChangeMembers::RemoveNodes(learner)))
+                control.spawn(change(voter, ChangeMembers::RemoveNodes(learner)))
             }
         });
     }
@@ -249,13 +251,18 @@ impl Leader {
 }
 
 /// Asks a node to listen, and adds it to those that do.
-async fn invite(voter: &Voter, network: &Arc<Network>, node: NodeId) -> Result<(), String> {
+async fn invite(
+    voter: &Voter,
+    network: &Arc<Network>,
+    node: NodeId,
+    lease: LeaseTime,
+) -> Result<(), String> {
     let there = LedgerActor::of(node, network).ok_or("it is no member now")?;
     // What it says of itself is not enough: a voter gets the authority's key.
     if !network.has_right(node, Right::Vote) {
         return Err("it is not connected, or its certificate does not let it vote".to_owned());
     }
-    let invite = Invite { ledger: voter.deed.ledger, founded: voter.deed.founded };
+    let invite = Invite { ledger: voter.deed.ledger, founded: voter.deed.founded, lease };
     let invited = there.call_within(invite, INVITED).await;
     let (id, on_disk) = invited.map_err(|error| error.to_string())??;
     if id.node != node {
@@ -278,8 +285,8 @@ async fn change(voter: Arc<Voter>, change: ChangeMembers<VoterId, Keeps>) {
 
 /// Writes in a task of its own. If it fails, the next look tries again.
 fn does(voter: &Arc<Voter>, command: Command) -> JoinHandle<()> {
-    let voter = voter.clone();
-    tokio::spawn(async move {
+    let (control, voter) = (voter.control.clone(), voter.clone());
+    control.spawn(async move {
         if let Err(error) = voter.lead(command).await {
             tracing::debug!(%error, "a leader's entry was not written");
         }

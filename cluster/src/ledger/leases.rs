@@ -1,10 +1,11 @@
 //! The leader's clock for leases, as a state machine: time and events in, lapsed grants out.
 //!
 //! A lease's holder and the leader count its time each by its own monotonic clock, and never
-//! compare the two. Let [`TTL`] be the time of a lease.
+//! compare the two. The [time](LeaseTime) is the same for both: nobody is answered, and no voter
+//! heeds another, who was started with another one.
 //!
 //! * The holder counts from the moment when it *sent* the request that the leader granted, and
-//!   stops [`MARGIN`] before the end.
+//!   stops a [tenth](LeaseTime::margin) before the end.
 //! * The leader counts from the moment when it *received* the request, which is later. It answers a
 //!   renewal only after a majority of voters has confirmed, after the renewal arrived, that it is
 //!   still the leader.
@@ -20,22 +21,42 @@
 //! for the whole time from then on. An old leader that is cut off can't get a confirmation: it
 //! renews nothing, and what it would let lapse never gets into the log.
 //!
-//! This asks of the clocks that they run equally fast to within [`MARGIN`] / [`TTL`], 10 %. A
-//! machine that sleeps (a suspended laptop, a paused virtual one) may stop its clock: there a
-//! holder may believe too long, and fences are what is left. That is what generations are for.
+//! This asks of the clocks that they run equally fast to within that tenth. A machine that sleeps (a
+//! suspended laptop, a paused virtual one) may stop its clock: there a holder may believe too long,
+//! and fences are what is left. That is what generations are for.
 
 use std::{collections::BTreeMap, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::state::Grant;
 
-/// A lease that is not renewed ends after 2 s.
-pub const TTL: Duration = Duration::from_secs(2);
-/// Leases are renewed every 500 ms.
-pub const RENEWAL: Duration = Duration::from_millis(500);
-/// A holder stops so long before the lease's end: a tenth.
-pub const MARGIN: Duration = Duration::from_millis(200);
+/// How long a lease lasts that is not renewed, and what follows from that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LeaseTime(pub(super) Duration);
+
+impl LeaseTime {
+    /// It is renewed so often.
+    pub(super) fn renewal(self) -> Duration {
+        self.0 / 4
+    }
+
+    /// A renewal is asked for so long, then anew: by then there may be another leader.
+    pub(super) fn patience(self) -> Duration {
+        self.0 / 2
+    }
+
+    /// Its holder stops so long before its end.
+    pub(super) fn margin(self) -> Duration {
+        self.0 / 10
+    }
+
+    /// How long its holder may believe in it that asked for it, or renewed it, at `sent`.
+    pub(super) fn until(self, sent: Instant) -> Instant {
+        sent + self.0 - self.margin()
+    }
+}
 
 /// A look at the clock that comes so much too late means that this thread stood still.
 const STALL: Duration = Duration::from_millis(250);
@@ -50,14 +71,15 @@ struct Timer {
 /// The timers of a leader, from its election on.
 #[derive(Debug)]
 pub(super) struct Timers {
+    time: LeaseTime,
     timers: BTreeMap<String, Timer>,
     looked: Instant,
 }
 
 impl Timers {
     /// A leader that was elected at `now` begins to count.
-    pub(super) fn begin(now: Instant) -> Self {
-        Timers { timers: BTreeMap::new(), looked: now }
+    pub(super) fn begin(now: Instant, time: LeaseTime) -> Self {
+        Timers { time, timers: BTreeMap::new(), looked: now }
     }
 
     /// A grant was renewed by a request that arrived at `received`, and leadership was confirmed
@@ -66,7 +88,7 @@ impl Timers {
         if let Some(timer) = self.timers.get_mut(lease)
             && timer.generation == generation
         {
-            timer.ends = timer.ends.max(received + TTL);
+            timer.ends = timer.ends.max(received + self.time.0);
         }
     }
 
@@ -88,7 +110,7 @@ impl Timers {
         });
         let mut lapsed = Vec::new();
         for (lease, grant) in leases {
-            let whole = Timer { generation: grant.generation, ends: now + TTL };
+            let whole = Timer { generation: grant.generation, ends: now + self.time.0 };
             let timer = self.timers.entry(lease.clone()).or_insert(whole);
             timer.ends += grace;
             if timer.ends <= now {

@@ -6,6 +6,8 @@ use super::*;
 use crate::ledger::command::Holder;
 
 const EVERY: Duration = Duration::from_millis(100);
+const TTL: Duration = Duration::from_secs(2);
+const TIME: LeaseTime = LeaseTime(TTL);
 
 fn held(generation: u64) -> BTreeMap<String, Grant> {
     let holder = Holder { node: NodeId(1), incarnation: Incarnation(1), text: String::new() };
@@ -30,19 +32,19 @@ fn lapses(timers: &mut Timers, leases: &BTreeMap<String, Grant>, from: Instant) 
 #[test]
 fn a_lease_that_is_not_renewed_lapses_after_its_whole_time_and_not_before() {
     let start = Instant::now();
-    let mut timers = Timers::begin(start);
+    let mut timers = Timers::begin(start, TIME);
     assert_eq!(lapses(&mut timers, &held(5), start), TTL);
 }
 
 #[test]
 fn a_renewal_counts_from_when_it_was_received() {
     let start = Instant::now();
-    let mut timers = Timers::begin(start);
+    let mut timers = Timers::begin(start, TIME);
     assert!(timers.look(&held(5), start, EVERY).is_empty());
     timers.renewed("x", 5, start + millis(700));
     assert_eq!(lapses(&mut timers, &held(5), start), millis(700) + TTL);
     // Another generation's renewal, and an older one, change nothing.
-    let mut timers = Timers::begin(start);
+    let mut timers = Timers::begin(start, TIME);
     assert!(timers.look(&held(5), start, EVERY).is_empty());
     timers.renewed("x", 5, start + millis(700));
     timers.renewed("x", 4, start + millis(900));
@@ -53,19 +55,19 @@ fn a_renewal_counts_from_when_it_was_received() {
 #[test]
 fn a_new_leader_and_a_new_grant_get_the_whole_time_anew() {
     let start = Instant::now();
-    let mut timers = Timers::begin(start);
+    let mut timers = Timers::begin(start, TIME);
     assert!(timers.look(&held(5), start, EVERY).is_empty());
     let later = start + millis(100);
     assert!(timers.look(&held(6), later, EVERY).is_empty());
     assert_eq!(lapses(&mut timers, &held(6), later), TTL);
-    let mut elected = Timers::begin(later);
+    let mut elected = Timers::begin(later, TIME);
     assert_eq!(lapses(&mut elected, &held(5), later), TTL);
 }
 
 #[test]
 fn what_could_not_be_heard_while_the_leader_stood_still_is_waited_for() {
     let start = Instant::now();
-    let mut timers = Timers::begin(start);
+    let mut timers = Timers::begin(start, TIME);
     assert!(timers.look(&held(5), start, EVERY).is_empty());
     // It stood still for three seconds: the renewals of that time wait at its door.
     let awake = start + Duration::from_secs(3);
@@ -174,7 +176,7 @@ mod simulation {
             }
             self.voters[candidate].leads = None;
             if 2 * votes.len() > VOTERS {
-                let timers = Timers::begin(self.at(candidate));
+                let timers = Timers::begin(self.at(candidate), TIME);
                 self.voters[candidate].leads = Some((term, timers));
             }
         }
@@ -208,7 +210,7 @@ mod simulation {
                 timers.look(&leases, received, EVERY);
                 timers.renewed("x", mine, received);
             }
-            let until = sent + u64::try_from((TTL - MARGIN).as_millis()).unwrap();
+            let until = sent + u64::try_from((TTL - TIME.margin()).as_millis()).unwrap();
             self.beliefs[client] = Some((mine, until));
         }
 

@@ -1,18 +1,24 @@
 //! What nodes say to each other about the ledger: messages to [`LEDGER_ACTOR`](super::LEDGER_ACTOR).
 
-use footlight_runtime::{Message, NodeId, Streamed, codec::Opaque};
+use footlight_runtime::{
+    Message, NodeId, Streamed,
+    codec::{Opaque, Sender},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
     LedgerId,
     command::{Command, Outcome, RequestId, Versioned},
+    leases::LeaseTime,
     types::VoterId,
 };
 
+/// Holds the authority's key: only voters read it, and only by its name.
+const OF_THE_VOTERS: &str = "ca";
 /// Keys that hold what opens the cluster: only [`Guarded`] messages read them.
-const SECRET: [&str; 2] = ["ca", "token/"];
+const SECRET: [&str; 2] = [OF_THE_VOTERS, "token/"];
 /// Keys that only [`Guarded`] messages write.
-pub(super) const PROTECTED: [&str; 3] = ["ca", "token/", "revoked/"];
+pub(super) const PROTECTED: [&str; 3] = [OF_THE_VOTERS, "token/", "revoked/"];
 
 /// What those send who use the ledger.
 pub(crate) const OF_CLIENTS: [&str; 2] = [Request::NAME, WatchKeys::NAME];
@@ -32,6 +38,16 @@ pub(super) fn is_secret(key: &str) -> bool {
     is_in(key, &SECRET)
 }
 
+/// Whether a key is told to nobody but the ledger's voters.
+pub(super) fn is_for_voters(key: &str) -> bool {
+    key == OF_THE_VOTERS
+}
+
+/// Whether a key is told to those who list or watch.
+pub(super) fn is_listed(key: &str, guarded: bool) -> bool {
+    !is_for_voters(key) && (guarded || !is_secret(key))
+}
+
 /// openraft's message from one voter to another, and its answer, in openraft's own types.
 macro_rules! between_voters {
     ($(#[$doc:meta])* $name:ident = $wire:literal) => {
@@ -40,6 +56,8 @@ macro_rules! between_voters {
         pub(super) struct $name {
             /// The voter that is meant: a node that has lost its store is another one.
             pub to: VoterId,
+            /// How long a lease lasts, as the sender was told.
+            pub lease: LeaseTime,
             /// The question.
             pub rpc: Opaque,
         }
@@ -73,6 +91,9 @@ pub(super) enum NoVoter {
     /// It may be here soon.
     #[error("this node has not opened its ledger yet")]
     NotYet,
+    /// Leases last longer or shorter for it than for the other one.
+    #[error("this node was started with other settings for the ledger: see `--network`")]
+    OtherSettings,
     /// It is here and can't.
     #[error("{0}")]
     Failed(String),
@@ -86,6 +107,8 @@ pub(super) struct Invite {
     pub ledger: LedgerId,
     /// When it was founded, in microseconds since 1970.
     pub founded: u64,
+    /// How long a lease lasts there.
+    pub lease: LeaseTime,
 }
 
 impl Message for Invite {
@@ -99,6 +122,8 @@ impl Message for Invite {
 pub(super) struct Request {
     /// The ledger that is meant.
     pub ledger: LedgerId,
+    /// How long a lease lasts, as the sender was told.
+    pub lease: LeaseTime,
     /// The question.
     pub ask: Ask,
 }
@@ -108,9 +133,15 @@ impl Message for Request {
     const NAME: &'static str = "ledger.request";
 }
 
-/// A [`Request`] that may touch every key: what opens the cluster, too.
+/// A [`Request`] that may touch every key: what opens the cluster, too. What only voters may read is
+/// told only if the sender is one.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Guarded(pub Request);
+pub(super) struct Guarded {
+    /// The question.
+    pub request: Request,
+    /// Who asks.
+    pub from: Sender,
+}
 
 impl Message for Guarded {
     type Reply = Result<Answer, NotServed>;
@@ -182,9 +213,15 @@ pub(super) enum NotServed {
     /// It has too much to do.
     #[error("it has too many questions to answer")]
     Busy,
+    /// Leases last longer or shorter for it than for who asked.
+    #[error("it was started with other settings for the ledger: see `--network`")]
+    OtherSettings,
     /// Such a question must not be asked by this message.
     #[error("only nodes that may touch the keys `ca`, `token/…` and `revoked/…` may ask that")]
     Forbidden,
+    /// Whoever asks for the authority's key is no voter.
+    #[error("only its voters read the key `{OF_THE_VOTERS}`")]
+    ForVoters,
 }
 
 /// Tell of keys that begin so: first those that are there, then each change.
@@ -237,6 +274,15 @@ impl Ask {
             Ask::List { prefix, .. } => !is_secret(prefix),
             Ask::Renew { .. } | Ask::IsVoter(_) | Ask::HasAbsorbed(_) => true,
             Ask::Retire(_) => false,
+        }
+    }
+
+    /// Whether it is about having a lease for some time.
+    pub(super) fn counts_time(&self) -> bool {
+        let acquires = |command: &Command| matches!(command, Command::Acquire { .. });
+        match self {
+            Ask::Write { command, .. } => acquires(command),
+            ask => matches!(ask, Ask::Renew { .. }),
         }
     }
 

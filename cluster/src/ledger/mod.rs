@@ -37,6 +37,7 @@
 //! * **LE-9** A key with an owner is gone soon after that life of the owner's node is over.
 //! * **LE-10** Of two ledgers that meet, the one founded first stays. What it grants after that has
 //!   a greater generation than what the other granted.
+//! * **LE-11** The authority's key is told to those who vote now, and to no other node.
 //!
 //! Not promised: that a lease's holder and the next one never overlap on a machine whose clock
 //! stands still while it sleeps. Receivers that check the generation refuse the older one even then.
@@ -53,6 +54,7 @@ mod leases;
 mod machine;
 mod merge;
 mod message;
+mod mismatch;
 mod raft_log;
 mod seat;
 mod state;
@@ -74,7 +76,6 @@ pub use command::{
 pub use directory::LedgerStatus;
 pub use error::LedgerError;
 pub use held::HeldLease;
-pub use leases::{MARGIN, RENEWAL, TTL};
 pub use view::{LedgerId, LedgerView};
 pub use watch::LedgerWatch;
 
@@ -90,7 +91,7 @@ pub const VOTER_ROLE: &str = "server";
 /// The longest snapshot that is accepted, in bytes: the bounds of what it holds, and some.
 const MAX_SNAPSHOT: usize = 64 * 1024 * 1024;
 
-/// How the voters work; the same on all nodes.
+/// How the ledger works; the same on all nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerSettings {
     /// The leader speaks up so often. It is also the time that a voter has for an answer: more than
@@ -103,6 +104,10 @@ pub struct LedgerSettings {
     /// A voter that membership has declared down is replaced after this time: it may only be
     /// restarting. Default: 10 s.
     pub replace_after: Duration,
+    /// A lease that is not renewed ends after this time. Its holder renews it four times as often,
+    /// and stops a tenth of it earlier. Longer than it takes to elect a leader and to ask it, or
+    /// every election ends all leases. Default: 2 s.
+    pub lease: Duration,
     /// Most voters. Default: 5, of which two may be lost.
     pub voters: usize,
 }
@@ -114,15 +119,18 @@ impl LedgerSettings {
             heartbeat: Duration::from_millis(100),
             election: Duration::from_millis(350)..Duration::from_millis(500),
             replace_after: Duration::from_secs(10),
+            lease: Duration::from_secs(2),
             voters: 5,
         }
     }
 
-    /// For round trips of up to 300 ms: the next leader stands 2.5 s to 4 s after one was lost.
+    /// For round trips of up to 300 ms: the next leader stands 2.5 s to 4 s after one was lost, and
+    /// a lease that is not renewed ends after 8 s.
     pub fn wan() -> Self {
         LedgerSettings {
             heartbeat: Duration::from_millis(500),
             election: Duration::from_millis(1_250)..Duration::from_millis(1_650),
+            lease: Duration::from_secs(8),
             ..LedgerSettings::lan()
         }
     }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use footlight_runtime::{NodeId, System};
+use footlight_runtime::{NodeId, System, codec::Sender};
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
 use tokio::{
@@ -27,6 +27,7 @@ use super::{
     directory::Directory,
     known,
     leader::Leader,
+    leases::LeaseTime,
     merge,
     message::{Answer, Ask, Guarded, Invite, NoVoter, NotServed, Request},
     store::{Closed, Deed, Store, StoreError},
@@ -69,6 +70,8 @@ enum Founds {
 pub(crate) struct Seat {
     network: Weak<Network>,
     pub(super) client: Arc<Client>,
+    /// The control thread, on which all of the ledger's tasks run.
+    pub(super) control: Handle,
     /// Where the store lies; without one it is in memory.
     dir: Option<PathBuf>,
     pub(super) settings: LedgerSettings,
@@ -111,6 +114,7 @@ impl Seat {
         Arc::new(Seat {
             network: Arc::downgrade(network),
             client,
+            control: network.control_thread.clone(),
             dir,
             settings,
             founds: Mutex::new(if first { Founds::Now } else { Founds::Never }),
@@ -125,19 +129,15 @@ impl Seat {
     }
 
     /// Takes part from now on; on the control thread, and without waiting for a disk.
-    pub(crate) async fn begin(
-        self: Arc<Self>,
-        system: &System,
-        control: &Handle,
-    ) -> footlight_runtime::Result<()> {
+    pub(crate) async fn begin(self: Arc<Self>, system: &System) -> footlight_runtime::Result<()> {
         system.extend(self.clone());
         let system = system.clone();
-        let actor = control.spawn(async move {
+        let actor = self.control.spawn(async move {
             // Spawned here, it lives here.
             system.spawn_well_known::<LedgerActor>(LEDGER_ACTOR, ()).await
         });
         actor.await.map_err(|error| footlight_runtime::Error::other(error.to_string()))??;
-        control.spawn(run(self));
+        self.control.clone().spawn(run(self));
         Ok(())
     }
 
@@ -177,8 +177,20 @@ impl Seat {
         voter.ok_or(NotServed::NoVoter)
     }
 
+    /// Whether leases last as long here as for another node; if not, it is said.
+    pub(super) fn has_leases_of(&self, other: LeaseTime) -> bool {
+        let same = other.0 == self.settings.lease;
+        if !same {
+            self.client.mismatch.say();
+        }
+        same
+    }
+
     /// The leader has chosen this node.
     pub(super) async fn invited(&self, invite: Invite) -> Result<(VoterId, bool), String> {
+        if !self.has_leases_of(invite.lease) {
+            return Err(NoVoter::OtherSettings.to_string());
+        }
         let _changing = self.changing.lock().await;
         let on_disk = self.dir.is_some();
         match &*lock(&self.place) {
@@ -239,7 +251,8 @@ impl Seat {
     async fn start(&self, store: (Store, Closed)) -> Result<Arc<Voter>, StoreError> {
         let range = &self.settings.election;
         let patience = millis(range.start) + self.draw(millis(range.end - range.start));
-        let voter = Voter::start(store, self.network.clone(), &self.settings, patience).await?;
+        let (network, control) = (self.network.clone(), self.control.clone());
+        let voter = Voter::start(store, network, control, &self.settings, patience).await?;
         if voter.deed.founder {
             // Does nothing if it was done before: it may have been killed in between.
             voter.found(self.dir.is_some()).await?;
@@ -325,8 +338,10 @@ impl Seat {
             Some(leader) => {
                 let Some(network) = self.network.upgrade() else { return };
                 let Some(there) = LedgerActor::of(leader, &network) else { return };
-                let request = Guarded(Request { ledger: view.id, ask: Ask::Retire(me) });
-                match there.call_within(request, RETIRE).await {
+                let (ledger, lease) = (view.id, self.client.lease);
+                let request = Request { ledger, lease, ask: Ask::Retire(me) };
+                let from = Sender::here(&network.system);
+                match there.call_within(Guarded { request, from }, RETIRE).await {
                     Ok(answer) => answer.map_err(|error| error.to_string()),
                     Err(error) => Err(error.to_string()),
                 }
@@ -477,7 +492,7 @@ impl Task {
             return IDLE;
         };
         if self.leader.as_ref().is_none_or(|leader| leader.reign != reign) {
-            self.leader = Some(Leader::begin(reign, &voter));
+            self.leader = Some(Leader::begin(reign, &voter, self.seat.client.lease));
         }
         if let Some(leader) = &mut self.leader {
             leader.look(&self.seat, &voter, network, other.map(|other| other.ledger));
@@ -527,7 +542,7 @@ impl Task {
             return;
         }
         let seat = self.seat.clone();
-        self.asking = Some(tokio::spawn(async move {
+        self.asking = Some(self.seat.control.spawn(async move {
             let ask = || match other {
                 true => Ask::HasAbsorbed(voter.deed.ledger),
                 false => Ask::IsVoter(voter.deed.me),

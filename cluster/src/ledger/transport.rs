@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use super::{
     actor::LedgerActor,
+    leases::LeaseTime,
     message::{Append, AskVote, NoVoter, Piece},
     types::{Keeps, Types, VoterId},
 };
@@ -32,6 +33,8 @@ const LAST_BACKOFF: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(super) struct Wires {
     pub(super) network: Weak<Network>,
+    /// How long a lease lasts.
+    pub(super) lease: LeaseTime,
     /// Told of voters that are none any more: their nodes say that they don't know them.
     pub(super) unknown: mpsc::UnboundedSender<VoterId>,
 }
@@ -71,7 +74,7 @@ impl Wire {
     async fn ask<M, How, Q, A>(
         &self,
         question: &Q,
-        message: impl FnOnce(VoterId, Opaque) -> M,
+        message: impl FnOnce(VoterId, LeaseTime, Opaque) -> M,
         patience: Duration,
     ) -> Result<A, Failed>
     where
@@ -88,7 +91,7 @@ impl Wire {
         let there = there
             .ok_or_else(|| failed(format!("node {} is no member now", self.target.node), true))?;
         let rpc = Opaque::of(question).map_err(|error| failed(error.to_string(), false))?;
-        let answer = there.call_within(message(self.target, rpc), patience).await;
+        let answer = there.call_within(message(self.target, self.wires.lease, rpc), patience).await;
         let answer = answer.map_err(|error| failed(error.to_string(), false))?;
         match answer {
             Ok(answer) => {
@@ -120,7 +123,7 @@ impl RaftNetwork<Types> for Wire {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<VoterId>, RPCError<VoterId, Keeps, RaftError<VoterId>>> {
-        Ok(self.ask(&rpc, |to, rpc| Append { to, rpc }, option.hard_ttl()).await?)
+        Ok(self.ask(&rpc, |to, lease, rpc| Append { to, lease, rpc }, option.hard_ttl()).await?)
     }
 
     async fn vote(
@@ -128,7 +131,7 @@ impl RaftNetwork<Types> for Wire {
         rpc: VoteRequest<VoterId>,
         option: RPCOption,
     ) -> Result<VoteResponse<VoterId>, RPCError<VoterId, Keeps, RaftError<VoterId>>> {
-        Ok(self.ask(&rpc, |to, rpc| AskVote { to, rpc }, option.hard_ttl()).await?)
+        Ok(self.ask(&rpc, |to, lease, rpc| AskVote { to, lease, rpc }, option.hard_ttl()).await?)
     }
 
     async fn install_snapshot(
@@ -141,7 +144,7 @@ impl RaftNetwork<Types> for Wire {
     > {
         // The one refusal that the sender can mend: it begins the snapshot again.
         let answer: Result<_, InstallSnapshotError> =
-            self.ask(&rpc, |to, rpc| Piece { to, rpc }, option.hard_ttl()).await?;
+            self.ask(&rpc, |to, lease, rpc| Piece { to, lease, rpc }, option.hard_ttl()).await?;
         answer.map_err(|error| {
             let error = RaftError::APIError(error);
             RPCError::RemoteError(openraft::error::RemoteError::new(self.target, error))

@@ -12,6 +12,7 @@ use openraft::{
     error::{CheckIsLeaderError, ClientWriteError, RaftError},
 };
 use tokio::{
+    runtime::Handle,
     sync::{mpsc, oneshot},
     time::{Instant, timeout, timeout_at},
 };
@@ -19,9 +20,9 @@ use tokio::{
 use super::{
     LedgerSettings, LedgerView,
     command::{Command, Entry, Outcome, Reign},
-    leases::Timers,
+    leases::{LeaseTime, Timers},
     machine::{Machine, View},
-    message::{Answer, Ask, NotServed, is_secret},
+    message::{Answer, Ask, NotServed, is_for_voters, is_listed},
     state::State,
     store::{Closed, Deed, Store, StoreError},
     transport::Wires,
@@ -46,6 +47,8 @@ pub(super) struct Voter {
     pub(super) raft: Raft,
     pub(super) view: Arc<View>,
     pub(super) deed: Deed,
+    /// The node's control thread, on which all of this voter's tasks run.
+    pub(super) control: Handle,
     /// The leader's timers, while this voter leads.
     pub(super) timers: Mutex<Option<(Reign, Timers)>>,
     /// Those who wait until the leader knows that it still is.
@@ -58,10 +61,12 @@ pub(super) struct Voter {
 }
 
 impl Voter {
-    /// Starts a voter on its store, on the present runtime.
+    /// Starts a voter on its store. On the control thread: openraft starts tasks of its own where
+    /// it is called.
     pub(super) async fn start(
         (store, closed): (Store, Closed),
         network: Weak<crate::network::Network>,
+        control: Handle,
         settings: &LedgerSettings,
         patience: u64,
     ) -> Result<Arc<Self>, StoreError> {
@@ -71,15 +76,16 @@ impl Voter {
         let (unknown, heard) = mpsc::unbounded_channel();
         let failed = |error: String| StoreError::Failed(error);
         let config = config(settings, patience).map_err(failed)?;
-        let wires = Wires { network, unknown };
+        let wires = Wires { network, lease: LeaseTime(settings.lease), unknown };
         let raft = Raft::new(deed.me, Arc::new(config), wires, store, machine).await;
         let raft = raft.map_err(|error| failed(error.to_string()))?;
         let (waiting, asked) = mpsc::unbounded_channel();
-        tokio::spawn(confirm(raft.clone(), asked));
+        control.spawn(confirm(raft.clone(), asked));
         Ok(Arc::new(Voter {
             raft,
             view,
             deed,
+            control,
             timers: Mutex::new(None),
             waiting,
             closed: Mutex::new(Some(closed)),
@@ -206,8 +212,20 @@ impl Voter {
         self.write(Entry { id: None, command }).await
     }
 
-    /// Answers a question; secret keys are listed for those who may see them.
-    pub(super) async fn answer(&self, ask: Ask, guarded: bool) -> Result<Answer, NotServed> {
+    /// Whether a node votes, as far as the log of this voter says.
+    fn is_voter(&self, node: NodeId) -> bool {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow();
+        metrics.membership_config.membership().voter_ids().any(|voter| voter.node == node)
+    }
+
+    /// Answers a question. `guarded` is who asks, if by a guarded message: secret keys are listed
+    /// for it, and if it votes, it may read those of the voters.
+    pub(super) async fn answer(
+        &self,
+        ask: Ask,
+        guarded: Option<NodeId>,
+    ) -> Result<Answer, NotServed> {
         let received = Instant::now();
         match ask {
             Ask::Write { id, command } => {
@@ -223,12 +241,16 @@ impl Voter {
             }
             Ask::Get { key } => {
                 self.confirmed().await?;
+                // Now that it is sure that this voter leads, it knows who votes.
+                if is_for_voters(&key) && !guarded.is_some_and(|node| self.is_voter(node)) {
+                    return Err(NotServed::ForVoters);
+                }
                 Ok(Answer::Value(self.view.read(|state| state.get(&key).cloned())))
             }
             Ask::List { prefix, after } => {
                 self.confirmed().await?;
                 let after = after.as_deref();
-                Ok(self.view.read(|state| list(state, &prefix, after, guarded)))
+                Ok(self.view.read(|state| list(state, &prefix, after, guarded.is_some())))
             }
             Ask::Renew { grants } => {
                 self.confirmed().await?;
@@ -270,7 +292,7 @@ fn list(state: &State, prefix: &str, after: Option<&str>, guarded: bool) -> Answ
     let mut bytes = 0;
     let mut listed = Vec::new();
     for (key, value) in state.with_prefix(prefix) {
-        if after.is_some_and(|after| key.as_str() <= after) || (!guarded && is_secret(key)) {
+        if after.is_some_and(|after| key.as_str() <= after) || !is_listed(key, guarded) {
             continue;
         }
         bytes += key.len() + value.value.len();

@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::{
     command::Versioned,
     machine::Since,
-    message::{Watched, is_secret},
+    message::{Watched, is_listed},
     voter::Voter,
 };
 
@@ -37,7 +37,9 @@ pub(super) fn serve(
     permit: OwnedSemaphorePermit,
 ) -> Streamed<Watched> {
     let (sender, stream) = Streamed::channel(ROOM);
-    tokio::spawn(async move {
+    // With the voter's other tasks, whatever thread asks.
+    let control = voter.control.clone();
+    control.spawn(async move {
         let tell = tell(&voter, &prefix, guarded, &sender);
         let out_of_touch = async {
             let mut missed = 0;
@@ -65,7 +67,7 @@ async fn tell(
     guarded: bool,
     to: &footlight_runtime::stream::StreamSender<Watched>,
 ) {
-    let may_see = |key: &str| key.starts_with(prefix) && (guarded || !is_secret(key));
+    let may_see = |key: &str| key.starts_with(prefix) && is_listed(key, guarded);
     let mut moves = voter.view.moves();
     'begin: loop {
         moves.borrow_and_update();

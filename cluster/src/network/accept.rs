@@ -8,13 +8,14 @@ use std::{
 };
 
 use tokio::{
+    runtime::Handle,
     task::AbortHandle,
     time::{Instant, timeout},
 };
 
 use super::{
     Network,
-    dial::{AFTER_YOU, CONNECT_TIMEOUT, established, explain, host},
+    dial::{CONNECT_TIMEOUT, established, explain, host},
     peer::Answering,
 };
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
         admission::{Admission, Verdict},
         bulk,
         endpoint::{Endpoint, Purpose as Carries, trust_peer},
-        handshake::{self, Answer, BulkHello, HandshakeError, Hello, Purpose, Refusal},
+        handshake::{self, Answer, HandshakeError, Hello, Purpose, Refusal, SideHello},
         session::Session,
     },
     trust::{PeerIdentity, Right, peer_identity, tls},
@@ -42,7 +43,7 @@ pub(crate) async fn refuse_all(network: Arc<Network>) {
 
 /// Answers the connections that arrive on the control endpoint.
 pub(crate) async fn accept(network: Arc<Network>) {
-    let door = Door::new(&network);
+    let door = Door::new(&network, &network.control_thread);
     while let Some(incoming) = network.endpoint.accept().await {
         let here = network.clone();
         door.consider(&network.endpoint, incoming, |connecting, place| async move {
@@ -53,13 +54,29 @@ pub(crate) async fn accept(network: Arc<Network>) {
     }
 }
 
+/// Answers the connections that arrive on the endpoint for messages.
+pub(crate) async fn accept_messages(network: Arc<Network>) {
+    let door = Door::new(&network, &network.control_thread);
+    while let Some(incoming) = network.messages.accept().await {
+        let here = network.clone();
+        door.consider(&network.messages, incoming, |connecting, place| async move {
+            let (session, connection) =
+                answer_beside(&here, connecting, Carries::Messages, Right::Ask).await?;
+            drop(place);
+            session.carry(connection);
+            Ok(())
+        });
+    }
+}
+
 /// Answers the connections that arrive on the bulk endpoint.
 pub(crate) async fn accept_bulk(network: Arc<Network>) {
-    let door = Door::new(&network);
+    let door = Door::new(&network, &network.bulk_thread);
     while let Some(incoming) = network.bulk.accept().await {
         let here = network.clone();
         door.consider(&network.bulk, incoming, |connecting, place| async move {
-            let (session, connection) = answer_bulk(&here, connecting).await?;
+            let (session, connection) =
+                answer_beside(&here, connecting, Carries::Bulk, Right::Belong).await?;
             // From here on it is no handshake that could give way to another.
             drop(place);
             bulk::receive(session, connection).await;
@@ -73,6 +90,8 @@ struct Door(Arc<Inner>);
 
 struct Inner {
     network: Arc<Network>,
+    /// The thread of this door's connections.
+    thread: Handle,
     admission: Mutex<Admission>,
     under_way: Mutex<BTreeMap<u64, AbortHandle>>,
     known: Mutex<(Instant, BTreeSet<IpAddr>)>,
@@ -94,10 +113,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Door {
-    fn new(network: &Arc<Network>) -> Self {
+    fn new(network: &Arc<Network>, thread: &Handle) -> Self {
         let now = Instant::now();
         Door(Arc::new(Inner {
             network: network.clone(),
+            thread: thread.clone(),
             admission: Mutex::new(Admission::new(now)),
             under_way: Mutex::default(),
             known: Mutex::new((now, members(network))),
@@ -141,7 +161,7 @@ impl Door {
         };
         let answer = answer(connecting, held);
         let inner = self.0.clone();
-        let task = tokio::spawn(async move {
+        let task = self.0.thread.spawn(async move {
             if let Err(why) = answer.await {
                 inner.say(Instant::now(), &format!("{from}: {why}"));
             }
@@ -311,28 +331,33 @@ async fn refuse(
     connection.close(0u32.into(), b"refused");
 }
 
-async fn answer_bulk(
+/// Finds out which session a connection for messages or tensors belongs to.
+async fn answer_beside(
     network: &Network,
     connecting: quinn::Connecting,
+    carries: Carries,
+    needed: Right,
 ) -> Result<(Arc<Session>, quinn::Connection), String> {
     let connection = established(connecting, None).await.map_err(|error| error.to_string())?;
     let identity = peer_identity(&connection).map_err(|error| error.to_string())?;
     let introduced = timeout(CONNECT_TIMEOUT, async {
         let (mut send, mut recv) =
             connection.accept_bi().await.map_err(|error| error.to_string())?;
-        let hello: BulkHello =
+        let hello: SideHello =
             handshake::read(&mut recv, network.version).await.map_err(|error| error.to_string())?;
         // Its greeting may overtake the welcome that makes the session known here.
         let known = timeout(CONNECT_TIMEOUT / 2, async {
-            let peer = network.peer_or_new(identity.node);
+            let mut news = network.known.subscribe();
             loop {
                 if let Some(session) = network.session_by_id(identity.node, hello.session) {
                     return session;
                 }
-                peer.wait_change(AFTER_YOU).await;
+                if news.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
             }
         });
-        let session = match identity.role.may(Right::Belong) {
+        let session = match identity.role.may(needed) {
             true => known.await.ok(),
             false => None,
         };
@@ -342,14 +367,16 @@ async fn answer_bulk(
         session.ok_or_else(|| format!("node {} names an unknown session", identity.node))
     });
     let session = introduced.await.map_err(|_| "no greeting in time".to_owned())??;
-    trust_peer(&connection, Carries::Bulk);
+    trust_peer(&connection, carries);
     Ok((session, connection))
 }
 
 impl Network {
     fn session_by_id(&self, node: footlight_runtime::NodeId, id: u64) -> Option<Arc<Session>> {
-        let session = self.peer(node)?.session()?;
-        (session.id == id).then_some(session)
+        let member = self.peer(node).and_then(|peer| peer.session());
+        let observer = || self.observers.get(&id).map(|session| session.clone());
+        let observer = || observer().filter(|session| session.identity().node == node);
+        member.filter(|session| session.id == id).or_else(observer)
     }
 }
 

@@ -24,9 +24,8 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The node with the greater id leaves the other so long to dial first: two connections at once
 /// would be one too many.
 pub(super) const AFTER_YOU: Duration = Duration::from_millis(300);
-/// After so long without a packet or a connection a member is called unreachable. Longer than it
-/// takes to declare one down that nobody reaches.
-const SILENCE: Duration = Duration::from_secs(2);
+/// A member whose connection fell silent is dialed for so long before it is called unreachable.
+const TRIES: Duration = Duration::from_secs(2);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(1);
 
@@ -174,7 +173,7 @@ pub(crate) async fn dial(
     match answer {
         Answer::Refused(Refusal::Duplicate) if expected.is_none() => {
             drop(turn);
-            let other = peer.wait_session(Instant::now() + CONNECT_TIMEOUT).await;
+            let other = peer.wait_session(network.node(), Instant::now() + CONNECT_TIMEOUT).await;
             other.map_err(|_| DialError::Duplicate)
         }
         Answer::Refused(Refusal::Duplicate) => Err(DialError::Duplicate),
@@ -240,6 +239,9 @@ pub(crate) async fn maintain(network: Arc<Network>, peer: Arc<Peer>) {
 
 async fn keep(network: &Arc<Network>, peer: &Arc<Peer>) {
     let leaving = || network.leaving.load(Ordering::Acquire);
+    // After so long without a packet or a connection a member is called unreachable: by then one
+    // that nobody reaches has been declared down.
+    let after = network.silence;
     let mut retry = FIRST_RETRY;
     let mut without = Instant::now();
     if network.node() > peer.id && peer.session().is_none() {
@@ -249,14 +251,18 @@ async fn keep(network: &Arc<Network>, peer: &Arc<Peer>) {
         if let Some(session) = peer.session() {
             retry = FIRST_RETRY;
             network.reaches(peer, true);
+            let mut silent = Duration::ZERO;
             tokio::select! {
+                biased;
                 () = session.ended() => {}
-                () = silence(&session) => {
-                    session.close(format!("nothing was heard for {SILENCE:?}"));
+                () = silence(&session, after) => {
+                    session.close(format!("nothing was heard for {after:?}"));
+                    silent = after.saturating_sub(TRIES);
                 }
                 () = peer.until_lost() => break,
             }
-            without = Instant::now();
+            let now = Instant::now();
+            without = now.checked_sub(silent).unwrap_or(now);
             if network.node() > peer.id {
                 peer.wait_change(AFTER_YOU).await;
             }
@@ -275,7 +281,7 @@ async fn keep(network: &Arc<Network>, peer: &Arc<Peer>) {
             Err(error) => {
                 tracing::debug!(%error, "a member can't be reached");
                 // Membership counts it in, so others reach it.
-                if without.elapsed() >= SILENCE && !peer.is_lost() {
+                if without.elapsed() >= after && !peer.is_lost() {
                     network.reaches(peer, false);
                 }
                 peer.trouble(error.to_string());
@@ -286,11 +292,11 @@ async fn keep(network: &Arc<Network>, peer: &Arc<Peer>) {
     }
 }
 
-/// Waits until nothing has come over a session for [`SILENCE`], though keep-alives do twice a
-/// second. Counted in looks and not by the clock: this node may have stood still itself.
-async fn silence(session: &Session) {
+/// Waits until nothing has come over a session for a time, though keep-alives do twice a second.
+/// Counted in looks and not by the clock: this node may have stood still itself.
+async fn silence(session: &Session, lasts: Duration) {
     const LOOKS: u32 = 8;
-    let mut look = tokio::time::interval(SILENCE / LOOKS);
+    let mut look = tokio::time::interval(lasts / LOOKS);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut heard, mut silent) = (session.heard_packets(), 0);
     while silent < LOOKS {

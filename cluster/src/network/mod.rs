@@ -44,7 +44,7 @@ use footlight_runtime::{
     ActorAddr, ActorId, Down, Incarnation, NodeId, System, Watch,
     env::deadline_after,
     error::{Cause, Failure},
-    remote::{Answer, End, Outgoing, Remote},
+    remote::{Answer, End, Outgoing, Remote, Unsent},
     telemetry::Counts,
 };
 use futures::future::BoxFuture;
@@ -61,10 +61,9 @@ use crate::{
     membership::MemberId,
     record::Record,
     transport::{
-        bulk,
         endpoint::{Endpoint, Purpose as Carries},
         frame::Header,
-        handshake::{NodeRecord, Purpose},
+        handshake::{self, NodeRecord, Purpose},
         session::{Host, Session},
     },
     trust::{
@@ -103,6 +102,8 @@ pub(crate) struct Network {
     pub(crate) version: u16,
     pub(crate) purpose: Purpose,
     pub(crate) endpoint: Endpoint,
+    /// Driven by the threads that run the actors.
+    pub(crate) messages: Endpoint,
     pub(crate) bulk: Endpoint,
     pub(crate) control_thread: Handle,
     bulk_thread: Handle,
@@ -128,8 +129,10 @@ pub(crate) struct Network {
     pub(crate) membership: mpsc::UnboundedSender<Input>,
     /// Membership packets that wait.
     pub(crate) packets: AtomicUsize,
-    /// Told whenever a node becomes known.
+    /// Told whenever a node becomes known, or a session stands.
     known: watch::Sender<()>,
+    /// A connection over which nothing came for so long is given up.
+    silence: Duration,
     me: Weak<Network>,
 }
 
@@ -141,17 +144,20 @@ impl Network {
         version: u16,
         purpose: Purpose,
         endpoint: Endpoint,
+        messages: Endpoint,
         bulk: Endpoint,
         identity: NodeIdentity,
         keyring: Arc<Keyring>,
         control_thread: Handle,
         bulk_thread: Handle,
         membership: mpsc::UnboundedSender<Input>,
+        silence: Duration,
     ) -> Arc<Self> {
         let greeting = NodeRecord {
             node: own.node,
             incarnation: own.incarnation,
             addr: own.addr,
+            message_addr: own.message_addr,
             bulk_addr: own.bulk_addr,
             catalog: system.catalog().clone(),
         };
@@ -166,6 +172,7 @@ impl Network {
             version,
             purpose,
             endpoint,
+            messages,
             bulk,
             control_thread,
             bulk_thread,
@@ -181,6 +188,7 @@ impl Network {
             membership,
             packets: AtomicUsize::new(0),
             known: watch::Sender::new(()),
+            silence,
             me: me.clone(),
         })
     }
@@ -248,6 +256,7 @@ impl Network {
         self.show_newer(session);
         if session.purpose == Purpose::Observer {
             self.observers.insert(session.id, session.clone());
+            self.known.send_replace(());
             let (network, session) = (self.me.clone(), session.clone());
             self.control_thread.spawn(async move {
                 session.ended().await;
@@ -261,6 +270,8 @@ impl Network {
         self.connections.fetch_add(1, Ordering::Relaxed);
         let peer = self.peer_or_new(session.peer.node);
         peer.install(session);
+        // A connection for its messages may be waiting for it.
+        self.known.send_replace(());
         self.tell_own(session);
         let (network, ended) = (self.me.clone(), session.clone());
         self.control_thread.spawn(async move {
@@ -323,7 +334,9 @@ impl Network {
                         // The other node's connection may be the one that stands.
                         let session = match session {
                             Some(session) => Ok(session),
-                            None => peer.wait_session(Instant::now() + patience).await,
+                            None => {
+                                peer.wait_session(network.node(), Instant::now() + patience).await
+                            }
                         };
                         // A datagram could overtake the handshake's end and be lost.
                         if let Ok(session) = session {
@@ -352,7 +365,7 @@ impl Network {
                 return Err(Failure::not_sent(Cause::Unreachable(why)));
             }
         };
-        peer.wait_session(deadline).await
+        peer.wait_session(self.node(), deadline).await
     }
 
     fn watch_remote(&self, actor: ActorAddr) -> Watch {
@@ -421,16 +434,20 @@ impl Remote for Network {
         })
     }
 
-    fn try_send(&self, message: Outgoing) -> Result<(), Failure> {
-        let peer = self.peer(message.to.node);
-        let session = peer.and_then(|peer| peer.session()).ok_or_else(|| {
-            if self.is_past(message.to) {
-                return Failure::not_sent(Cause::NodeLost(message.to.node));
-            }
-            let why = format!("no connection with node {} yet", message.to.node);
-            Failure::not_sent(Cause::Unreachable(why))
-        })?;
-        session.try_send(message)
+    fn try_send(&self, message: Outgoing, answer: Option<Answer>) -> Result<(), Unsent> {
+        let to = message.to;
+        let peer = self.peer(to.node);
+        if let Some(session) = peer.as_ref().and_then(|peer| peer.session()) {
+            return session.try_send(message, answer);
+        }
+        if self.is_past(to) {
+            return Err(Unsent::Failed(Failure::not_sent(Cause::NodeLost(to.node))));
+        }
+        let cut_off = peer.and_then(|peer| peer.cut_off(self.node()));
+        let why = cut_off.unwrap_or_else(|| {
+            Cause::Unreachable(format!("no connection with node {} yet", to.node))
+        });
+        Err(Unsent::NotNow(Box::new((message, answer)), Failure::not_sent(why)))
     }
 
     fn watch(&self, actor: ActorAddr) -> Watch {
@@ -535,17 +552,22 @@ impl Host for Network {
         &self.bulk_thread
     }
 
-    fn bulk(
+    fn dial_beside(
         &self,
-        session: &Arc<Session>,
+        session: &Session,
+        carries: Carries,
     ) -> BoxFuture<'static, Result<quinn::Connection, String>> {
-        let dialed = self.bulk.dial(session.peer.bulk_addr, Carries::Bulk);
+        let dialed = match carries {
+            Carries::Bulk => self.bulk.dial(session.peer.bulk_addr, carries),
+            _ => self.messages.dial(session.peer.message_addr, carries),
+        };
         let (version, id, peer) = (self.version, session.id, session.peer.node);
         Box::pin(async move {
             let connecting = dialed.map_err(|error| error.to_string())?;
             let connection = dial::established(connecting, Some(peer)).await;
             let connection = connection.map_err(|error| error.to_string())?;
-            tokio::time::timeout(dial::CONNECT_TIMEOUT, bulk::introduce(&connection, version, id))
+            let introduced = handshake::introduce(&connection, version, id);
+            tokio::time::timeout(dial::CONNECT_TIMEOUT, introduced)
                 .await
                 .map_err(|_| "the other node does not answer the greeting".to_owned())?
                 .map_err(|error| error.to_string())?;

@@ -73,6 +73,12 @@ impl State {
         self.connected().filter(|session| session.peer.incarnation >= self.lives.latest)
     }
 
+    /// That the two can't reach each other, if that is known.
+    fn cut_off(&self, from: NodeId, to: NodeId) -> Option<Cause> {
+        let why = || self.trouble.as_deref().unwrap_or("no connection").to_owned();
+        self.unreachable.then(|| Cause::CutOff { from, to, why: why() })
+    }
+
     /// Tells the node of watches that nobody needs any more.
     fn unwatch(&self, unneeded: Vec<u64>) {
         if let Some(session) = self.live() {
@@ -319,8 +325,17 @@ impl Peer {
         self.tell_all(gone);
     }
 
-    /// Waits for a session.
-    pub(crate) async fn wait_session(&self, deadline: Instant) -> Result<Arc<Session>, Failure> {
+    /// That this node and `me` can't reach each other, if that is known.
+    pub(crate) fn cut_off(&self, me: NodeId) -> Option<Cause> {
+        self.state().cut_off(me, self.id)
+    }
+
+    /// Waits for a session with the node `me`.
+    pub(crate) async fn wait_session(
+        &self,
+        me: NodeId,
+        deadline: Instant,
+    ) -> Result<Arc<Session>, Failure> {
         let mut changed = self.changed.subscribe();
         loop {
             {
@@ -331,13 +346,8 @@ impl Peer {
                 if let Some(session) = state.live() {
                     return Ok(session.clone());
                 }
-                if state.unreachable {
-                    let why = state.trouble.as_deref().unwrap_or("no connection");
-                    let why = format!(
-                        "this node and node {} can't reach each other, though others reach both: {why}",
-                        self.id
-                    );
-                    return Err(Failure::not_sent(Cause::Unreachable(why)));
+                if let Some(cut) = state.cut_off(me, self.id) {
+                    return Err(Failure::not_sent(cut));
                 }
             }
             if !matches!(tokio::time::timeout_at(deadline, changed.changed()).await, Ok(Ok(()))) {

@@ -57,6 +57,7 @@ impl Network {
     /// If TLS can't use them; then nothing changes.
     pub(crate) fn show(&self, credentials: Arc<Credentials>) -> Result<(), EndpointError> {
         self.endpoint.set_credentials(&credentials)?;
+        self.messages.set_credentials(&credentials)?;
         self.bulk.set_credentials(&credentials)?;
         self.keyring.show(credentials);
         self.sessions().iter().for_each(|session| self.show_newer(session));

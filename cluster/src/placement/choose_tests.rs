@@ -247,17 +247,18 @@ proptest! {
         prop_assert_eq!(all, known);
         let of = |id: &NodeId| members.iter().find(|member| member.id == *id).unwrap();
         for member in found.fit.iter().map(of) {
-            prop_assert!(member.is_up());
+            prop_assert!(may_be_up(member));
             prop_assert!(member.resources.cpus >= cpus);
             prop_assert!(placement.away_from.iter().all(|actor| actor.node != member.id));
             prop_assert!(placement.beside.iter().all(|actor| actor.node == member.id));
         }
-        // Those with room now come first, and among them a spread goes to those with the fewest.
-        let room = |id: &NodeId| of(id).free.cpus >= cpus;
-        prop_assert!(found.fit.is_sorted_by_key(|id| !room(id)));
+        // Suspects come last; before them those with room now come first, and among these a spread
+        // goes to those with the fewest.
+        let rank = |id: &NodeId| (!of(id).is_up(), of(id).free.cpus < cpus);
+        prop_assert!(found.fit.is_sorted_by_key(rank));
         if placement.prefer == Prefer::Spread {
             let count = |id: &NodeId| placed.get(id).copied().unwrap_or(0);
-            prop_assert!(found.fit.is_sorted_by_key(|id| (!room(id), count(id))));
+            prop_assert!(found.fit.is_sorted_by_key(|id| (rank(id), count(id))));
         }
         let mut sorted = members.clone();
         sorted.sort_by_key(|member| member.id);

@@ -26,7 +26,7 @@ pub(crate) struct Manager {
 impl Manager {
     pub(crate) fn start(system: System, ledger: Ledger, control: &Handle) -> Self {
         let leave = CancellationToken::new();
-        let task = control.spawn(follow(system, ledger, leave.clone()));
+        let task = control.spawn(follow(system, ledger, leave.clone(), control.clone()));
         Manager { leave, task: Mutex::new(Some(task)) }
     }
 
@@ -48,7 +48,7 @@ struct Place {
     task: Option<JoinHandle<()>>,
 }
 
-async fn follow(system: System, ledger: Ledger, leave: CancellationToken) {
+async fn follow(system: System, ledger: Ledger, leave: CancellationToken, control: Handle) {
     let mut places: HashMap<String, Place> = HashMap::new();
     let mut changes = ledger.watch(PREFIX);
     loop {
@@ -93,7 +93,7 @@ async fn follow(system: System, ledger: Ledger, leave: CancellationToken) {
                         over,
                     };
                     let before = place.task.take();
-                    place.task = Some(tokio::spawn(async move {
+                    place.task = Some(control.spawn(async move {
                         if let Some(before) = before {
                             let _ = before.await;
                         }

@@ -143,7 +143,11 @@ impl<A: Actor> SingletonRef<A> {
 fn is_gone(cause: &Cause) -> bool {
     matches!(
         cause,
-        Cause::NodeLost(_) | Cause::NoSuchActor | Cause::Stopped | Cause::Unreachable(_)
+        Cause::NodeLost(_)
+            | Cause::NoSuchActor
+            | Cause::Stopped
+            | Cause::Unreachable(_)
+            | Cause::CutOff { .. }
     )
 }
 

@@ -19,12 +19,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    endpoint::IDLE_TIMEOUT,
-    frame::MAX_SEGMENT,
-    handshake::{self, BulkHello},
-    session::Session,
-};
+use super::{endpoint::IDLE_TIMEOUT, frame::MAX_SEGMENT, session::Session};
 
 /// A tensor up to this many bytes gets its memory when it is announced on its stream; a longer one
 /// only if its message has announced it too, else as it comes.
@@ -60,19 +55,6 @@ fn broken(error: impl std::fmt::Display) -> BulkError {
 
 fn cut_off(error: impl std::fmt::Display) -> BulkError {
     BulkError::CutOff(error.to_string())
-}
-
-/// Tells the receiver which session the tensors on this connection belong to, and waits until it
-/// agrees.
-pub(crate) async fn introduce(
-    connection: &quinn::Connection,
-    version: u16,
-    session: u64,
-) -> Result<(), BulkError> {
-    let (mut send, mut recv) = connection.open_bi().await.map_err(broken)?;
-    handshake::write(&mut send, version, &BulkHello { session }).await.map_err(broken)?;
-    let agreed: bool = handshake::read(&mut recv, version).await.map_err(broken)?;
-    if agreed { Ok(()) } else { Err(broken("the other node does not know this session")) }
 }
 
 /// Sends what the queue brings until the session ends.

@@ -1,8 +1,8 @@
 //! A node's QUIC endpoint: one socket that both listens and dials, with settings for its path.
 //!
-//! A node has one endpoint for control (membership, calls, small messages) and, once tensors flow,
-//! others for bulk, so that a call never waits behind a full socket buffer. The figures behind the
-//! numbers here stand in docs/architecture.md.
+//! A node has three: for control (membership, watches, ends), for messages, and for bulk, so that a
+//! message never waits behind a tensor, nor membership behind either. The figures behind the numbers
+//! here stand in docs/architecture.md.
 
 use std::{
     fmt,
@@ -43,6 +43,8 @@ const LOOPBACK_IN_FLIGHT: u64 = 2 << 20;
 const UNPROVED_WINDOW: u32 = 64 << 10;
 
 const KEEP_ALIVE: Duration = Duration::from_millis(500);
+/// How many times as long a connection for messages takes with both.
+const MESSAGES_PATIENCE: u32 = 6;
 const CID_LENGTH: usize = 8;
 
 /// What lies between two ends.
@@ -64,32 +66,39 @@ impl PathKind {
 /// What a connection carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {
-    /// Small messages and membership's datagrams.
+    /// Membership's datagrams, watches, ends: what must not wait for anything.
     Control,
+    /// Messages, answers and small tensors.
+    Messages,
     /// Large tensors, one unidirectional stream each.
     Bulk,
 }
 
 /// The transport's settings for a path and a purpose.
 ///
-/// | | control | bulk |
-/// | --- | --- | --- |
-/// | a stream may hold, unread | 4 MiB | 32 MiB |
-/// | a connection may hold, unread (64 KiB until its dialer has proved who it is) | 16 MiB | 64 MiB |
-/// | sent and not acknowledged, network | 16 MiB | 64 MiB |
-/// | the same, loopback | 2 MiB | 2 MiB |
-/// | streams open at once, two-way / one-way | 256 / 1024 | 16 / 1024 |
-/// | datagrams kept to receive / to send | 1 MiB / 256 KiB | none |
-/// | first congestion window | quinn's | 1 MiB on loopback |
+/// | | control | messages | bulk |
+/// | --- | --- | --- | --- |
+/// | a stream may hold, unread | 4 MiB | 4 MiB | 32 MiB |
+/// | a connection may hold, unread (64 KiB until its dialer has proved who it is) | 16 MiB | 16 MiB | 64 MiB |
+/// | sent and not acknowledged, network | 16 MiB | 16 MiB | 64 MiB |
+/// | the same, loopback | 2 MiB | 2 MiB | 2 MiB |
+/// | streams open at once, two-way / one-way | 256 / 1024 | 16 / 16 | 16 / 1024 |
+/// | datagrams kept to receive / to send | 1 MiB / 256 KiB | none | none |
+/// | first congestion window | quinn's | quinn's | 1 MiB on loopback |
+/// | keep-alive after a silence of | 0.5 s | 3 s | 0.5 s |
+/// | ends after a silence of | 10 s | 60 s | 10 s |
 ///
 /// On loopback packets have [`MAX_PAYLOAD`] from the start; on a network they start at 1200 bytes
-/// and discovery finds up to 1452 (control), or up to [`MAX_PAYLOAD`] where the path has jumbo
-/// frames (bulk). A keep-alive goes out after 500 ms of silence.
+/// and discovery finds up to 1452, or up to [`MAX_PAYLOAD`] where the path has jumbo frames (bulk).
+///
+/// The connection for messages is driven by the threads that run the actors, and these may be busy:
+/// so it is patient, and it ends with the control connection that it belongs to.
 pub fn transport_config(path: PathKind, purpose: Purpose) -> TransportConfig {
     let mut config = TransportConfig::default();
-    config.keep_alive_interval(Some(KEEP_ALIVE)).max_idle_timeout(Some(IdleTimeout::from(
-        VarInt::from_u32(IDLE_TIMEOUT.as_millis() as u32),
-    )));
+    let patience = if purpose == Purpose::Messages { MESSAGES_PATIENCE } else { 1 };
+    config.keep_alive_interval(Some(KEEP_ALIVE * patience)).max_idle_timeout(Some(
+        IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT.as_millis() as u32 * patience)),
+    ));
     match path {
         PathKind::Loopback => config
             .initial_mtu(MAX_PAYLOAD)
@@ -108,14 +117,16 @@ pub fn transport_config(path: PathKind, purpose: Purpose) -> TransportConfig {
     let connection = connection_window(purpose);
     let (stream, two_way) = match purpose {
         Purpose::Control => (4 * MIB, 256u32),
+        Purpose::Messages => (4 * MIB, 16),
         Purpose::Bulk => (32 * MIB, 16),
     };
+    let one_way = if purpose == Purpose::Messages { 16u32 } else { 1024 };
     config
         .stream_receive_window(stream.into())
         .receive_window(connection.into())
         .send_window(connection.into())
         .max_concurrent_bidi_streams(two_way.into())
-        .max_concurrent_uni_streams(1024u32.into());
+        .max_concurrent_uni_streams(one_way.into());
     if path == PathKind::Loopback {
         // The round trip is next to nothing, so more than this only waits in the receiver's socket
         // buffer, and is lost there while the receiver has no processor (measured with both cores
@@ -125,6 +136,9 @@ pub fn transport_config(path: PathKind, purpose: Purpose) -> TransportConfig {
     match purpose {
         Purpose::Control => {
             config.datagram_receive_buffer_size(Some(1 << 20)).datagram_send_buffer_size(256 << 10);
+        }
+        Purpose::Messages => {
+            config.datagram_receive_buffer_size(None);
         }
         Purpose::Bulk => {
             config.datagram_receive_buffer_size(None);
@@ -143,7 +157,7 @@ const MIB: u32 = 1 << 20;
 /// What a connection may hold unread, in bytes.
 fn connection_window(purpose: Purpose) -> u32 {
     match purpose {
-        Purpose::Control => 16 * MIB,
+        Purpose::Control | Purpose::Messages => 16 * MIB,
         Purpose::Bulk => 64 * MIB,
     }
 }
@@ -296,7 +310,7 @@ impl Endpoint {
         &self,
         incoming: quinn::Incoming,
     ) -> Result<quinn::Connecting, quinn::ConnectionError> {
-        if self.purpose == Purpose::Bulk {
+        if self.purpose != Purpose::Control {
             return incoming.accept();
         }
         let (gatekeeper, mut config) =

@@ -41,9 +41,9 @@ impl Items {
         Items { session, stream, events, taken: 0, ended: false }
     }
 
-    fn control(&self, header: Header) {
+    fn tell(&self, header: Header) {
         if let Some(session) = self.session.upgrade() {
-            session.control(header);
+            session.on_lane(self.stream as usize, header);
         }
     }
 }
@@ -61,7 +61,7 @@ impl Stream for Items {
                 self.taken += 1;
                 if self.taken as usize >= STREAM_WINDOW / 4 {
                     let items = std::mem::take(&mut self.taken);
-                    self.control(Header::StreamCredit { stream: self.stream, items });
+                    self.tell(Header::StreamCredit { stream: self.stream, items });
                 }
                 Poll::Ready(Some(Ok(parcel)))
             }
@@ -81,7 +81,7 @@ impl Stream for Items {
 impl Drop for Items {
     fn drop(&mut self) {
         if !self.ended {
-            self.control(Header::StreamCancel { stream: self.stream });
+            self.tell(Header::StreamCancel { stream: self.stream });
         }
         if let Some(session) = self.session.upgrade() {
             session.forget_incoming(self.stream);

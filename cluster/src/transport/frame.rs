@@ -143,12 +143,109 @@ fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<MAX_HEADER>()
 }
 
-/// A frame as pieces of memory, in the order in which they are written.
-pub(crate) type Pieces = Vec<Bytes>;
+/// Frames as memory, in the order in which they are to be written: small ones lie one behind the
+/// other in one buffer, since many small pieces cost more than their copies.
+#[derive(Debug, Default)]
+pub(crate) struct Pieces {
+    open: BytesMut,
+    chunks: Vec<Bytes>,
+    /// Of all chunks; the open buffer not counted.
+    closed_len: usize,
+}
 
-/// A frame without a payload.
-pub(crate) fn bare(header: &Header) -> Result<Pieces, FrameError> {
-    seal(header, Bytes::new(), Vec::new())
+/// A part of a frame up to this many bytes is copied behind the one before it.
+const COPIED: usize = 4 << 10;
+/// The open buffer is closed when it has grown to this, so that its memory can be sent and freed.
+const OPEN_BUFFER: usize = 64 << 10;
+
+impl Pieces {
+    pub(crate) fn len(&self) -> usize {
+        self.closed_len + self.open.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Moves all that there is behind `chunks`. The buffer's memory is used again when what lay in
+    /// it has been sent.
+    pub(crate) fn drain_into(&mut self, chunks: &mut Vec<Bytes>) {
+        self.close();
+        chunks.append(&mut self.chunks);
+        self.closed_len = 0;
+    }
+
+    /// All that there is, as it would be written.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn concat(mut self) -> Vec<u8> {
+        let mut chunks = Vec::new();
+        self.drain_into(&mut chunks);
+        chunks.concat()
+    }
+
+    fn close(&mut self) {
+        if !self.open.is_empty() {
+            let closed = self.open.split().freeze();
+            self.closed_len += closed.len();
+            self.chunks.push(closed);
+        }
+    }
+
+    fn put(&mut self, part: Bytes) {
+        if part.len() <= COPIED {
+            self.open.extend_from_slice(&part);
+        } else {
+            self.close();
+            self.closed_len += part.len();
+            self.chunks.push(part);
+        }
+    }
+
+    /// Lays a frame behind those that are there; of one that can't be made, nothing stays.
+    pub(crate) fn frame(
+        &mut self,
+        header: &Header,
+        body: Bytes,
+        inline: Vec<Bytes>,
+    ) -> Result<(), FrameError> {
+        const LENGTHS: usize = 6;
+        let rest = body.len() + inline.iter().map(Bytes::len).sum::<usize>();
+        if self.open.len() >= OPEN_BUFFER {
+            self.close();
+        }
+        let start = self.open.len();
+        self.open.put_bytes(0, LENGTHS);
+        let mut writer = (&mut self.open).writer();
+        let made = bincode::serde::encode_into_std_write(header, &mut writer, config())
+            .map_err(|error| FrameError::Header(error.to_string()))
+            .and_then(|header_length| {
+                let length = 2 + header_length + rest;
+                match length > MAX_FRAME || header_length > MAX_HEADER {
+                    true => Err(FrameError::TooLong(length)),
+                    false => Ok((length as u32, header_length as u16)),
+                }
+            });
+        let (length, header_length) = match made {
+            Ok(lengths) => lengths,
+            Err(error) => {
+                self.open.truncate(start);
+                return Err(error);
+            }
+        };
+        let mut lengths = &mut self.open[start..start + LENGTHS];
+        lengths.put_u32_le(length);
+        lengths.put_u16_le(header_length);
+        self.put(body);
+        inline.into_iter().for_each(|segment| self.put(segment));
+        Ok(())
+    }
+}
+
+/// How many bytes a frame without a payload takes.
+pub(crate) fn bare_len(header: &Header) -> Result<usize, FrameError> {
+    let mut pieces = Pieces::default();
+    pieces.frame(header, Bytes::new(), Vec::new())?;
+    Ok(pieces.len())
 }
 
 /// Splits a value into what goes inside the frame and the large segments that get streams, which
@@ -197,44 +294,16 @@ pub(crate) fn lay_out(
 }
 
 impl Laid {
-    /// The frame and the large segments; `header` puts the payload into its header.
+    /// Lays the frame behind those that are there; `header` puts the payload into its header. Gives
+    /// the large segments.
     pub(crate) fn seal(
         self,
+        into: &mut Pieces,
         header: impl FnOnce(Payload) -> Header,
-    ) -> Result<(Pieces, Vec<(u64, Bytes)>), FrameError> {
-        let pieces = seal(&header(self.payload), self.body, self.inline)?;
-        Ok((pieces, self.large))
+    ) -> Result<Vec<(u64, Bytes)>, FrameError> {
+        into.frame(&header(self.payload), self.body, self.inline)?;
+        Ok(self.large)
     }
-}
-
-fn seal(header: &Header, body: Bytes, inline: Vec<Bytes>) -> Result<Pieces, FrameError> {
-    let header = bincode::serde::encode_to_vec(header, config())
-        .map_err(|error| FrameError::Header(error.to_string()))?;
-    let rest = body.len() + inline.iter().map(Bytes::len).sum::<usize>();
-    let length = 2 + header.len() + rest;
-    if length > MAX_FRAME || header.len() > MAX_HEADER {
-        return Err(FrameError::TooLong(length));
-    }
-    // Small bodies are copied behind the header: one piece is cheaper than two.
-    let small = rest <= 1024;
-    let mut front = BytesMut::with_capacity(6 + header.len() + if small { rest } else { 0 });
-    front.put_u32_le(length as u32);
-    front.put_u16_le(header.len() as u16);
-    front.put_slice(&header);
-    if small {
-        front.put_slice(&body);
-        for segment in &inline {
-            front.put_slice(segment);
-        }
-        return Ok(vec![front.freeze()]);
-    }
-    let mut pieces = Vec::with_capacity(2 + inline.len());
-    pieces.push(front.freeze());
-    if !body.is_empty() {
-        pieces.push(body);
-    }
-    pieces.extend(inline.into_iter().filter(|segment| !segment.is_empty()));
-    Ok(pieces)
 }
 
 /// A frame that arrived.
@@ -299,7 +368,8 @@ pub(crate) fn open(mut bytes: Bytes) -> Result<Frame, FrameError> {
 /// to say the same.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn again(frame: &Frame) -> Result<Bytes, FrameError> {
-    let pieces = seal(&frame.header, frame.body.clone(), frame.inline.clone())?;
+    let mut pieces = Pieces::default();
+    pieces.frame(&frame.header, frame.body.clone(), frame.inline.clone())?;
     Ok(Bytes::from(pieces.concat()).slice(4..))
 }
 
@@ -320,12 +390,14 @@ mod tests {
         }
     }
 
+    /// All bytes of one frame behind its length.
     fn joined(pieces: Pieces) -> Bytes {
-        let mut all = BytesMut::new();
-        pieces.iter().for_each(|piece| all.put_slice(piece));
-        let length = all.split_to(4).get_u32_le() as usize;
+        let total = pieces.len();
+        let mut all = Bytes::from(pieces.concat());
+        assert_eq!(all.len(), total);
+        let length = all.get_u32_le() as usize;
         assert_eq!(length, all.len());
-        all.freeze()
+        all
     }
 
     #[test]
@@ -338,7 +410,8 @@ mod tests {
             streams: Vec::new(),
         };
         let laid = lay_out(&mut value, || 77).unwrap();
-        let (pieces, beside) = laid.seal(message).unwrap();
+        let mut pieces = Pieces::default();
+        let beside = laid.seal(&mut pieces, message).unwrap();
         assert_eq!(beside, vec![(77, large)]);
         let frame = open(joined(pieces)).unwrap();
         assert_eq!(frame.body, Bytes::from_static(b"body"));
@@ -353,11 +426,25 @@ mod tests {
 
     #[test]
     fn a_frame_with_bytes_left_over_or_missing_is_refused() {
-        let whole = joined(bare(&Header::Leaving).unwrap());
+        let mut pieces = Pieces::default();
+        pieces.frame(&Header::Leaving, Bytes::new(), Vec::new()).unwrap();
+        let whole = joined(pieces);
         let mut longer = BytesMut::from(&whole[..]);
         longer.put_u8(0);
         assert_eq!(open(longer.freeze()).unwrap_err(), FrameError::Lengths);
         assert!(open(whole.slice(..whole.len() - 1)).is_err());
+    }
+
+    #[test]
+    fn of_a_frame_that_can_t_be_made_nothing_stays_among_the_others() {
+        let mut pieces = Pieces::default();
+        pieces.frame(&Header::Leaving, Bytes::new(), Vec::new()).unwrap();
+        let before = pieces.len();
+        let packet = Header::Packet(vec![0; MAX_HEADER + 1]);
+        assert!(pieces.frame(&packet, Bytes::new(), Vec::new()).is_err());
+        assert_eq!(pieces.len(), before);
+        pieces.frame(&Header::Leaving, Bytes::new(), Vec::new()).unwrap();
+        assert_eq!(pieces.len(), 2 * before);
     }
 
     proptest! {

@@ -71,12 +71,16 @@ fn arrived(inbox: &mut Inbox, frame: Frame, system: &System) -> Result<(), Inbox
     let bring = |inbox: &mut Inbox, turn: u64| {
         for &(id, len) in large.iter().filter(|(id, _)| id % 4 == turn || id % 4 == 2) {
             let bytes = vec![1; len + usize::from(id % 16 > 12)];
-            inbox.segment(id, bytes.into())?.into_iter().for_each(|whole| decode(whole, system));
+            let mut ready = Vec::new();
+            inbox.segment(id, bytes.into(), &mut ready)?;
+            ready.into_iter().for_each(|whole| decode(whole, system));
         }
         Ok(())
     };
     bring(inbox, 0)?;
-    inbox.frame(frame)?.into_iter().for_each(|whole| decode(whole, system));
+    let mut ready = Vec::new();
+    inbox.frame(frame, &mut ready)?;
+    ready.into_iter().for_each(|whole| decode(whole, system));
     bring(inbox, 1)
 }
 
@@ -120,7 +124,7 @@ mod corpus {
         record::{Load, Record},
         resources::Needs,
         spawn::{Owner, RequestId},
-        transport::frame::{Header, Payload},
+        transport::frame::{Header, Payload, Pieces},
     };
 
     fn folder() -> PathBuf {
@@ -222,7 +226,9 @@ mod corpus {
     }
 
     fn said(header: &Header) -> Vec<u8> {
-        frame::bare(header).unwrap().concat()
+        let mut pieces = Pieces::default();
+        pieces.frame(header, Bytes::new(), Vec::new()).unwrap();
+        pieces.concat()
     }
 
     fn value(value: &Encoded, header: impl FnOnce(Payload) -> Header) -> Vec<u8> {
@@ -232,7 +238,9 @@ mod corpus {
             streams: Vec::new(),
         };
         let laid = frame::lay_out(&mut value, || 0).unwrap();
-        laid.seal(header).unwrap().0.concat()
+        let mut pieces = Pieces::default();
+        laid.seal(&mut pieces, header).unwrap();
+        pieces.concat()
     }
 
     fn message(of: &Encoded, call: Option<u64>, fence: Option<Fence>) -> Vec<u8> {
@@ -312,6 +320,7 @@ mod corpus {
             incarnation: Incarnation(3),
             version: 12,
             addr: "127.0.0.1:1".parse().unwrap(),
+            message_addr: "[::1]:4".parse().unwrap(),
             bulk_addr: "[::1]:2".parse().unwrap(),
             http: Some("127.0.0.1:3".parse().unwrap()),
             roles: vec!["worker".into()],

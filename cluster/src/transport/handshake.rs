@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::trust::{Right, Role};
 
 /// The version of everything behind the preamble. Nodes of different versions refuse each other.
-pub(crate) const PROTOCOL_VERSION: u16 = 1;
+pub(crate) const PROTOCOL_VERSION: u16 = 2;
 
 const MAGIC: [u8; 4] = *b"FTLT";
 /// Longest Hello or answer: some 20,000 registered messages.
@@ -32,6 +32,8 @@ pub(crate) struct NodeRecord {
     pub incarnation: Incarnation,
     /// Where it takes connections.
     pub addr: SocketAddr,
+    /// Where it takes the connections that carry messages.
+    pub message_addr: SocketAddr,
     /// Where it takes the connections that carry large tensors.
     pub bulk_addr: SocketAddr,
     /// Actor types it can host and messages they take, with their shapes.
@@ -104,6 +106,8 @@ pub(crate) enum HandshakeError {
     Garbled(String),
     #[error("it refused: {0}")]
     Refused(Refusal),
+    #[error("the other node does not know this session")]
+    UnknownSession,
     #[error("the connection broke during the greeting: {0}")]
     Broken(String),
 }
@@ -170,8 +174,25 @@ pub(crate) async fn read_at_most<T: DeserializeOwned>(
     Ok(value)
 }
 
-/// The first words on a bulk connection: which session its tensors belong to.
+/// The first words on a connection for messages or tensors: which session it belongs to. The answer
+/// is whether that is known.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct BulkHello {
+pub(crate) struct SideHello {
     pub(crate) session: u64,
+}
+
+/// Says the first words on a connection for messages or tensors, and waits until the other node
+/// agrees.
+pub(crate) async fn introduce(
+    connection: &quinn::Connection,
+    version: u16,
+    session: u64,
+) -> Result<(), HandshakeError> {
+    let broken = |error: quinn::ConnectionError| HandshakeError::Broken(error.to_string());
+    let (mut send, mut recv) = connection.open_bi().await.map_err(broken)?;
+    write(&mut send, version, &SideHello { session }).await?;
+    match read(&mut recv, version).await? {
+        true => Ok(()),
+        false => Err(HandshakeError::UnknownSession),
+    }
 }

@@ -63,8 +63,8 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    /// A frame arrived. Returns what can be delivered now, in order.
-    pub(crate) fn frame(&mut self, frame: Frame) -> Result<Vec<Whole>, InboxError> {
+    /// A frame arrived. What can be delivered now is laid behind `ready`, in order.
+    pub(crate) fn frame(&mut self, frame: Frame, ready: &mut Vec<Whole>) -> Result<(), InboxError> {
         let order = match &frame.header {
             Header::Message { to, .. } => Order::Actor(*to),
             Header::Reply { call, .. } | Header::Failed { call, .. } => Order::Call(*call),
@@ -73,9 +73,16 @@ impl Inbox {
             }
             _ => {
                 let Frame { header, body, .. } = frame;
-                return Ok(vec![Whole { header, body, segments: Vec::new() }]);
+                ready.push(Whole { header, body, segments: Vec::new() });
+                return Ok(());
             }
         };
+        // Most messages: nothing of them is still to come, and nothing before them waits.
+        if large(&frame).next().is_none() && !self.held.contains_key(&order) {
+            let Frame { header, body, inline } = frame;
+            ready.push(Whole { header, body, segments: inline });
+            return Ok(());
+        }
         for (id, len) in large(&frame) {
             if let Some(bytes) = self.arrived.get(&id) {
                 self.unnamed = self.unnamed.saturating_sub(1);
@@ -89,24 +96,29 @@ impl Inbox {
         }
         self.held_frames += 1;
         self.held.entry(order).or_default().push_back(frame);
-        self.release(order)
+        self.release(order, ready)
     }
 
-    /// A large tensor arrived. Returns what can be delivered now, in order.
-    pub(crate) fn segment(&mut self, id: u64, bytes: Bytes) -> Result<Vec<Whole>, InboxError> {
+    /// A large tensor arrived. What can be delivered now is laid behind `ready`, in order.
+    pub(crate) fn segment(
+        &mut self,
+        id: u64,
+        bytes: Bytes,
+        ready: &mut Vec<Whole>,
+    ) -> Result<(), InboxError> {
         let length = bytes.len();
         if self.arrived.insert(id, bytes).is_some() {
             return Err(InboxError::Twice(id));
         }
         if let Some((order, _)) = self.expected.remove(&id) {
-            return self.release(order);
+            return self.release(order, ready);
         }
         self.unnamed += 1;
         self.unnamed_bytes += length;
         if self.unnamed > MAX_EARLY || self.unnamed_bytes > MAX_EARLY_BYTES {
             return Err(InboxError::TooManyEarly);
         }
-        Ok(Vec::new())
+        Ok(())
     }
 
     /// Whether nothing waits for tensors.
@@ -120,19 +132,18 @@ impl Inbox {
         self.expected.get(&id).is_some_and(|(_, announced)| *announced == length)
     }
 
-    fn release(&mut self, order: Order) -> Result<Vec<Whole>, InboxError> {
-        let mut ready = Vec::new();
-        let Some(held) = self.held.get_mut(&order) else { return Ok(ready) };
+    fn release(&mut self, order: Order, ready: &mut Vec<Whole>) -> Result<(), InboxError> {
+        let Some(held) = self.held.get_mut(&order) else { return Ok(()) };
         while let Some(frame) = held.front() {
             if !large(frame).all(|(id, _)| self.arrived.contains_key(&id)) {
-                return Ok(ready);
+                return Ok(());
             }
             let Some(frame) = held.pop_front() else { break };
             self.held_frames = self.held_frames.saturating_sub(1);
             ready.push(whole(frame, &mut self.arrived)?);
         }
         self.held.remove(&order);
-        Ok(ready)
+        Ok(())
     }
 }
 
@@ -187,6 +198,18 @@ mod tests {
         }
     }
 
+    fn frame(inbox: &mut Inbox, frame: Frame) -> Vec<u64> {
+        let mut ready = Vec::new();
+        inbox.frame(frame, &mut ready).unwrap();
+        keys(ready)
+    }
+
+    fn segment(inbox: &mut Inbox, id: u64) -> Result<Vec<u64>, InboxError> {
+        let mut ready = Vec::new();
+        inbox.segment(id, ABC, &mut ready)?;
+        Ok(keys(ready))
+    }
+
     fn keys(whole: Vec<Whole>) -> Vec<u64> {
         whole
             .into_iter()
@@ -202,19 +225,19 @@ mod tests {
     #[test]
     fn a_large_message_holds_back_only_its_own_receiver_and_keeps_its_place() {
         let mut inbox = Inbox::default();
-        assert!(keys(inbox.frame(message(20, 1, &[7, 8])).unwrap()).is_empty());
-        assert!(keys(inbox.frame(message(20, 2, &[])).unwrap()).is_empty());
-        assert_eq!(keys(inbox.frame(message(21, 3, &[])).unwrap()), [3]);
-        assert!(keys(inbox.segment(8, ABC).unwrap()).is_empty());
-        assert_eq!(keys(inbox.segment(7, ABC).unwrap()), [1, 2]);
-        assert_eq!(keys(inbox.frame(message(20, 4, &[])).unwrap()), [4]);
+        assert!(frame(&mut inbox, message(20, 1, &[7, 8])).is_empty());
+        assert!(frame(&mut inbox, message(20, 2, &[])).is_empty());
+        assert_eq!(frame(&mut inbox, message(21, 3, &[])), [3]);
+        assert!(segment(&mut inbox, 8).unwrap().is_empty());
+        assert_eq!(segment(&mut inbox, 7).unwrap(), [1, 2]);
+        assert_eq!(frame(&mut inbox, message(20, 4, &[])), [4]);
     }
 
     #[test]
     fn a_tensor_may_arrive_before_its_message() {
         let mut inbox = Inbox::default();
-        assert!(keys(inbox.segment(7, ABC).unwrap()).is_empty());
-        assert_eq!(keys(inbox.frame(message(20, 1, &[7])).unwrap()), [1]);
+        assert!(segment(&mut inbox, 7).unwrap().is_empty());
+        assert_eq!(frame(&mut inbox, message(20, 1, &[7])), [1]);
         assert!(inbox.arrived.is_empty() && inbox.expected.is_empty() && inbox.held.is_empty());
         assert_eq!((inbox.unnamed, inbox.unnamed_bytes, inbox.held_frames), (0, 0, 0));
     }
@@ -222,8 +245,8 @@ mod tests {
     #[test]
     fn a_tensor_of_another_length_than_announced_is_a_breach() {
         let mut inbox = Inbox::default();
-        inbox.frame(message(20, 1, &[7])).unwrap();
-        let error = inbox.segment(7, Bytes::from_static(b"ab")).unwrap_err();
+        frame(&mut inbox, message(20, 1, &[7]));
+        let error = inbox.segment(7, Bytes::from_static(b"ab"), &mut Vec::new()).unwrap_err();
         assert_eq!(error, InboxError::Length { id: 7, announced: 3, got: 2 });
     }
 
@@ -231,8 +254,8 @@ mod tests {
     fn tensors_that_nobody_names_are_bounded() {
         let mut inbox = Inbox::default();
         for id in 0..MAX_EARLY as u64 {
-            inbox.segment(id, ABC).unwrap();
+            segment(&mut inbox, id).unwrap();
         }
-        assert_eq!(inbox.segment(u64::MAX, ABC).unwrap_err(), InboxError::TooManyEarly);
+        assert_eq!(segment(&mut inbox, u64::MAX).unwrap_err(), InboxError::TooManyEarly);
     }
 }

@@ -1,56 +1,158 @@
 //! Frames on one QUIC stream: written in batches, read without waiting for anybody.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicUsize, Ordering},
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
 use super::frame::{self, FrameError, Pieces};
 
-/// Most frames that one write takes from the queue.
-const BATCH: usize = 256;
-
-/// A queue of frames for one stream. It has no bound of its own: messages enter it with credits,
+/// Frames on their way to one stream. It has no bound of its own: messages enter it with credits,
 /// and of what needs none (answers, credits, ends) the bytes are counted, and counted off when they
 /// are written.
-pub(crate) type Queue = mpsc::UnboundedSender<(Pieces, usize)>;
+///
+/// What is put in while the stream is being written to goes out with the next write: a batch costs
+/// one wake-up, and the first frame of an idle lane waits for nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Lane {
+    waiting: Mutex<Waiting>,
+    /// The writer has something to do.
+    work: Notify,
+}
 
-/// Writes what the queue brings until the queue or the connection ends.
-pub(crate) async fn write(
-    mut queue: mpsc::UnboundedReceiver<(Pieces, usize)>,
-    connection: quinn::Connection,
-    mut stream: quinn::SendStream,
-    backlog: Arc<AtomicUsize>,
-) {
-    let mut batch = Vec::with_capacity(BATCH);
-    let mut chunks = Vec::with_capacity(BATCH);
-    loop {
-        let taken = tokio::select! {
-            biased;
-            taken = queue.recv_many(&mut batch, BATCH) => taken,
-            _ = connection.closed() => return,
-        };
-        if taken == 0 {
-            break;
-        }
-        let uncredited: usize = batch.iter().map(|(_, uncredited)| uncredited).sum();
-        chunks.extend(batch.drain(..).flat_map(|(pieces, _)| pieces));
-        let written = stream.write_all_chunks(&mut chunks).await;
-        backlog.fetch_sub(uncredited, Ordering::AcqRel);
-        if let Err(error) = written {
-            // A peer that stops a lane while the session lives would wait for ever for what it asked.
-            if let quinn::WriteError::Stopped(_) = error {
-                connection.close(1u32.into(), b"the peer stopped reading a lane");
-            }
-            // The connection has ended, and the session with it.
-            return;
-        }
-        chunks.clear();
+#[derive(Debug, Default)]
+struct Waiting {
+    pieces: Pieces,
+    /// Of them, the bytes that entered without credits.
+    uncredited: usize,
+    /// The writer sleeps.
+    idle: bool,
+    /// Nothing comes after what is there.
+    closed: bool,
+    /// Nobody writes any more.
+    dead: bool,
+}
+
+impl Lane {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    let _ = stream.finish();
+
+    /// Lets `put` lay frames behind those that wait. Those without credits are counted in
+    /// `backlog`. `None` if the stream has ended.
+    pub(crate) fn put<R>(
+        &self,
+        backlog: Option<&AtomicUsize>,
+        put: impl FnOnce(&mut Pieces) -> R,
+    ) -> Option<R> {
+        let mut waiting = self.waiting();
+        if waiting.dead {
+            return None;
+        }
+        let before = waiting.pieces.len();
+        let result = put(&mut waiting.pieces);
+        if let Some(backlog) = backlog {
+            let bytes = waiting.pieces.len() - before;
+            waiting.uncredited += bytes;
+            backlog.fetch_add(bytes, Ordering::AcqRel);
+        }
+        let wake = std::mem::take(&mut waiting.idle);
+        drop(waiting);
+        if wake {
+            self.work.notify_one();
+        }
+        Some(result)
+    }
+
+    /// Nothing is put in any more: the writer finishes the stream behind what is there.
+    pub(crate) fn close(&self) {
+        self.waiting().closed = true;
+        self.work.notify_one();
+    }
+
+    /// Takes all that waits; the bytes of it that had no credits, or `None` at the end.
+    async fn take(&self, chunks: &mut Vec<Bytes>) -> Option<usize> {
+        loop {
+            {
+                let mut waiting = self.waiting();
+                if !waiting.pieces.is_empty() {
+                    waiting.pieces.drain_into(chunks);
+                    return Some(std::mem::take(&mut waiting.uncredited));
+                }
+                if waiting.closed {
+                    return None;
+                }
+                waiting.idle = true;
+            }
+            self.work.notified().await;
+        }
+    }
+
+    /// Writes what comes until the lane is closed or the connection ends.
+    pub(crate) async fn write(
+        &self,
+        connection: &quinn::Connection,
+        mut stream: quinn::SendStream,
+        backlog: &AtomicUsize,
+    ) {
+        let _end = End(self);
+        let mut chunks = Vec::new();
+        loop {
+            let uncredited = tokio::select! {
+                biased;
+                taken = self.take(&mut chunks) => taken,
+                _ = connection.closed() => return,
+            };
+            let Some(uncredited) = uncredited else { break };
+            let written = stream.write_all_chunks(&mut chunks).await;
+            backlog.fetch_sub(uncredited, Ordering::AcqRel);
+            if let Err(error) = written {
+                // A peer that stops a lane while the session lives would wait for ever for what it
+                // asked.
+                if let quinn::WriteError::Stopped(_) = error {
+                    connection.close(1u32.into(), b"the peer stopped reading a lane");
+                }
+                // The connection has ended, and the session with it.
+                return;
+            }
+            chunks.clear();
+        }
+        let _ = stream.finish();
+    }
+}
+
+/// Whatever ends a lane's writer, nothing waits for it afterwards.
+struct End<'a>(&'a Lane);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        *self.0.waiting() = Waiting { dead: true, ..Waiting::default() };
+    }
+}
+
+/// The lanes of a session: closed when it is dropped, so that their writers end.
+#[derive(Debug)]
+pub(crate) struct Lanes<const N: usize>([Arc<Lane>; N]);
+
+impl<const N: usize> Default for Lanes<N> {
+    fn default() -> Self {
+        Lanes(std::array::from_fn(|_| Arc::default()))
+    }
+}
+
+impl<const N: usize> Lanes<N> {
+    pub(crate) fn get(&self, lane: usize) -> &Arc<Lane> {
+        &self.0[lane % N]
+    }
+}
+
+impl<const N: usize> Drop for Lanes<N> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|lane| lane.close());
+    }
 }
 
 /// Why a lane can't be read any further.
@@ -74,6 +176,17 @@ pub(crate) struct Reader {
 impl Reader {
     pub(crate) fn new(stream: quinn::RecvStream) -> Self {
         Reader { stream, chunk: Bytes::new() }
+    }
+
+    /// The bytes of the next frame if all of it is here already.
+    pub(crate) fn ready(&mut self) -> Result<Option<Bytes>, FrameError> {
+        let Some(length) = self.chunk.first_chunk::<4>() else { return Ok(None) };
+        let length = frame::check_length(u32::from_le_bytes(*length))?;
+        if self.chunk.len() - 4 < length {
+            return Ok(None);
+        }
+        self.chunk.advance(4);
+        Ok(Some(self.chunk.split_to(length)))
     }
 
     /// The bytes of the next frame behind its length; `None` at the stream's end.

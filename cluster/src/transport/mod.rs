@@ -20,6 +20,7 @@
 //! * `flow`: streams of items; `bulk`: large tensors.
 
 pub(crate) mod admission;
+#[allow(clippy::disallowed_methods, reason = "its tasks run on the bulk thread, as it does")]
 pub(crate) mod bulk;
 pub mod endpoint;
 pub(crate) mod flow;

@@ -22,7 +22,7 @@ pub(crate) struct Window {
 
 /// What a message of so many bytes takes from the window: a longer one than the window takes it
 /// whole.
-fn cost(bytes: u64) -> u32 {
+pub(crate) fn cost(bytes: u64) -> u32 {
     bytes.min(WINDOW_BYTES as u64) as u32
 }
 
@@ -116,13 +116,19 @@ impl Ledger {
         Ok(())
     }
 
-    /// The actor has taken a message out. Returns what is to be paid now.
-    pub(crate) fn taken(&mut self, actor: ActorId, bytes: u64) -> Option<(u32, u64)> {
+    /// The actor has taken messages out: `bytes` is the sum of what they [cost](cost). Returns what
+    /// is to be paid now.
+    pub(crate) fn taken(
+        &mut self,
+        actor: ActorId,
+        messages: u32,
+        bytes: u64,
+    ) -> Option<(u32, u64)> {
         let account = self.accounts.get_mut(&actor)?;
-        account.unread = account.unread.saturating_sub(1);
-        account.unread_bytes = account.unread_bytes.saturating_sub(u64::from(cost(bytes)));
-        account.owed += 1;
-        account.owed_bytes += u64::from(cost(bytes));
+        account.unread = account.unread.saturating_sub(messages);
+        account.unread_bytes = account.unread_bytes.saturating_sub(bytes);
+        account.owed += messages;
+        account.owed_bytes += bytes;
         let due = account.unread == 0
             || account.owed as usize >= WINDOW / 4
             || account.owed_bytes >= WINDOW_BYTES as u64 / 4;
@@ -159,7 +165,7 @@ mod tests {
                 Err(Failure::not_sent(Cause::Overloaded)),
                 "a message as large as the window travels alone"
             );
-            let (messages, bytes) = ledger.taken(ACTOR, u64::MAX).unwrap();
+            let (messages, bytes) = ledger.taken(ACTOR, 1, u64::from(cost(u64::MAX))).unwrap();
             window.give(messages, bytes);
         }
         assert_eq!(window.messages.available_permits(), WINDOW);
@@ -189,13 +195,13 @@ mod tests {
                         unread.push_back(bytes);
                     }
                 } else if let Some(bytes) = unread.pop_front()
-                    && let Some((messages, bytes)) = ledger.taken(ACTOR, bytes)
+                    && let Some((messages, bytes)) = ledger.taken(ACTOR, 1, u64::from(cost(bytes)))
                 {
                     window.give(messages, bytes);
                 }
             }
             while let Some(bytes) = unread.pop_front() {
-                if let Some((messages, bytes)) = ledger.taken(ACTOR, bytes) {
+                if let Some((messages, bytes)) = ledger.taken(ACTOR, 1, u64::from(cost(bytes))) {
                     window.give(messages, bytes);
                 }
             }

@@ -48,7 +48,7 @@ pub enum Right {
     Spawn,
     /// End actors on other nodes.
     End,
-    /// Vote in the ledger, and so hold the authority's key.
+    /// Vote in the ledger. Who does holds the authority's key; who only may is not told it.
     Vote,
     /// Make, list and revoke tokens.
     Tokens,

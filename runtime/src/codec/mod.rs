@@ -1,11 +1,12 @@
 //! The one place that knows how values become bytes: bincode 2 with serde.
 //!
-//! Three things can't be understood from bytes alone: a tensor (its data stays outside the encoded
-//! body, as a segment), a reference to an actor, and a stream. They find what they need in a
-//! scope (`scope.rs`) that surrounds each encoding and decoding.
+//! Four things can't be understood from bytes alone: a tensor (its data stays outside the encoded
+//! body, as a segment), a reference to an actor, a stream, and who sent it all. They find what they
+//! need in a scope (`scope.rs`) that surrounds each encoding and decoding.
 
 pub mod opaque;
 pub(crate) mod scope;
+mod sender;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -15,6 +16,7 @@ use crate::{error::Failure, id::NodeId, system::System};
 
 pub use opaque::Opaque;
 pub use scope::ScopeError;
+pub use sender::Sender;
 
 /// The longest encoded body that is made or accepted, in bytes. Tensors don't count: they are
 /// outside the body.

@@ -125,7 +125,7 @@ impl<'de> Deserialize<'de> for Opaque {
             .map(scope::take_stream)
             .collect::<Result<_, _>>()
             .map_err(D::Error::custom)?;
-        let from = system.node();
+        let from = scope::sender().map_err(D::Error::custom)?;
         let parcel = Parcel { body: wire.body.0, segments, streams, system, from };
         Ok(Opaque { inner: Mutex::new(Some(Inner::Arrived(parcel))) })
     }

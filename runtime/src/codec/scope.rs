@@ -1,5 +1,5 @@
-//! What surrounds one encoding or decoding: the tensors' segments, the streams, and the node that
-//! resolves references to actors.
+//! What surrounds one encoding or decoding: the tensors' segments, the streams, the node that
+//! resolves references to actors, and the one that has sent the value.
 //!
 //! serde hands no context to `Serialize` and `Deserialize`, and both run on one thread from start
 //! to end without an await, so the scope is a thread-local that is set for exactly that time.
@@ -11,14 +11,25 @@ use bytes::Bytes;
 use super::{CodecError, Encoded, IncomingStream, OutgoingStream, Parcel};
 use crate::{
     error::{Cause, Failure},
+    id::NodeId,
     system::System,
 };
 
 enum Scope {
     Outside,
-    Encoding { segments: Vec<Bytes>, streams: Vec<OutgoingStream> },
-    Decoding { segments: Vec<Option<Bytes>>, streams: Vec<Option<IncomingStream>>, system: System },
-    Tracing { system: System },
+    Encoding {
+        segments: Vec<Bytes>,
+        streams: Vec<OutgoingStream>,
+    },
+    Decoding {
+        segments: Vec<Option<Bytes>>,
+        streams: Vec<Option<IncomingStream>>,
+        system: System,
+        from: NodeId,
+    },
+    Tracing {
+        system: System,
+    },
 }
 
 thread_local! {
@@ -73,6 +84,7 @@ pub(super) fn decoding<R>(parcel: Parcel, work: impl FnOnce() -> R) -> R {
         segments: parcel.segments.into_iter().map(Some).collect(),
         streams: parcel.streams.into_iter().map(Some).collect(),
         system: parcel.system,
+        from: parcel.from,
     });
     work()
 }
@@ -133,6 +145,15 @@ pub(crate) fn take_stream(index: u32) -> Result<IncomingStream, ScopeError> {
 pub(crate) fn system() -> Result<System, ScopeError> {
     SCOPE.with_borrow(|scope| match scope {
         Scope::Decoding { system, .. } | Scope::Tracing { system } => Ok(system.clone()),
+        _ => Err(ScopeError::Outside),
+    })
+}
+
+/// The node that has sent the value that is being decoded.
+pub(crate) fn sender() -> Result<NodeId, ScopeError> {
+    SCOPE.with_borrow(|scope| match scope {
+        Scope::Decoding { from, .. } => Ok(*from),
+        Scope::Tracing { system } => Ok(system.node()),
         _ => Err(ScopeError::Outside),
     })
 }

@@ -21,7 +21,8 @@ pub enum Device {
 /// What a user asks for: `auto`, `cpu` or `cuda:N`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub enum DeviceChoice {
-    /// The first GPU if there is one, else the processor.
+    /// A GPU if there is one, else the processor. The first GPU, or each in turn for computations that
+    /// share a machine: [`DeviceChoice::resolve_nth`].
     #[default]
     Auto,
     /// The processor.
@@ -54,6 +55,15 @@ impl DeviceChoice {
     /// # Errors
     /// [`ComputeError::NoDevice`] for a GPU that isn't there.
     pub fn resolve(self) -> Result<Device, ComputeError> {
+        self.resolve_nth(0)
+    }
+
+    /// The same for one of several computations that share this machine, counted from 0: `auto` gives
+    /// them the GPUs in turn, as far as this process may see them.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub fn resolve_nth(self, nth: usize) -> Result<Device, ComputeError> {
         if self == DeviceChoice::Cpu {
             return Ok(Device::Cpu);
         }
@@ -64,14 +74,19 @@ impl DeviceChoice {
             }
             _ => 0,
         };
-        pick(self, count, &library)
+        pick(self, nth, count, &library)
     }
 }
 
-fn pick(choice: DeviceChoice, count: usize, library: &CudaLibrary) -> Result<Device, ComputeError> {
+fn pick(
+    choice: DeviceChoice,
+    nth: usize,
+    count: usize,
+    library: &CudaLibrary,
+) -> Result<Device, ComputeError> {
     match choice {
         DeviceChoice::Cuda(index) if index < count => Ok(Device::Cuda(index)),
-        DeviceChoice::Auto if count > 0 => Ok(Device::Cuda(0)),
+        DeviceChoice::Auto if count > 0 => Ok(Device::Cuda(nth % count)),
         DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::Cpu),
         DeviceChoice::Cuda(index) => Err(ComputeError::NoDevice {
             wanted: format!("cuda:{index}"),
@@ -197,16 +212,25 @@ mod tests {
     }
 
     #[test]
-    fn auto_is_the_first_gpu_or_else_the_processor() {
-        assert_eq!(pick(DeviceChoice::Auto, 2, &CudaLibrary::Loaded), Ok(Device::Cuda(0)));
-        assert_eq!(pick(DeviceChoice::Auto, 0, &CudaLibrary::Absent), Ok(Device::Cpu));
-        assert_eq!(pick(DeviceChoice::Cuda(1), 2, &CudaLibrary::Loaded), Ok(Device::Cuda(1)));
+    fn auto_is_a_gpu_or_else_the_processor() {
+        assert_eq!(pick(DeviceChoice::Auto, 0, 2, &CudaLibrary::Loaded), Ok(Device::Cuda(0)));
+        assert_eq!(pick(DeviceChoice::Auto, 1, 0, &CudaLibrary::Absent), Ok(Device::Cpu));
+        assert_eq!(pick(DeviceChoice::Cuda(1), 0, 2, &CudaLibrary::Loaded), Ok(Device::Cuda(1)));
+    }
+
+    #[test]
+    fn auto_gives_those_who_share_a_machine_its_gpus_in_turn_and_a_named_one_stays() {
+        let four = |choice| [0, 1, 2, 3].map(|nth| pick(choice, nth, 3, &CudaLibrary::Loaded));
+        assert_eq!(four(DeviceChoice::Auto), [0, 1, 2, 0].map(|gpu| Ok(Device::Cuda(gpu))));
+        assert_eq!(four(DeviceChoice::Cuda(2)), [2; 4].map(|gpu| Ok(Device::Cuda(gpu))));
+        assert_eq!(four(DeviceChoice::Cpu), [Device::Cpu; 4].map(Ok));
     }
 
     #[test]
     fn a_gpu_that_is_not_there_is_an_error_that_says_why() {
-        let why =
-            |count, library| pick(DeviceChoice::Cuda(2), count, &library).unwrap_err().to_string();
+        let why = |count, library| {
+            pick(DeviceChoice::Cuda(2), 0, count, &library).unwrap_err().to_string()
+        };
         assert_eq!(
             why(2, CudaLibrary::Loaded),
             "no device cuda:2: there are 2 GPUs, cuda:0 to cuda:1"

@@ -5,7 +5,7 @@ use std::{fmt, mem, sync::Arc};
 use bytes::Bytes;
 use ndarray::{ArrayBase, ArrayViewD, Data, Dimension, IxDyn};
 
-use super::{DType, Element, PoolBuffer};
+use super::{DType, Element, PoolBuffer, WireFormat};
 
 /// The most axes that a [`HostTensor`] has.
 pub const MAX_RANK: usize = 16;
@@ -90,6 +90,32 @@ pub enum TensorError {
         /// The byte there.
         found: u8,
     },
+    /// The length of encoded values isn't what their number and format need.
+    #[error("{values} values as {format} take {expected} bytes, but there are {found}")]
+    EncodedLength {
+        /// The format asked for.
+        format: WireFormat,
+        /// How many values.
+        values: usize,
+        /// Bytes that these take.
+        expected: usize,
+        /// Bytes that there are.
+        found: usize,
+    },
+    /// A code on the wire that stands for no format here: the sender is newer, or the data broken.
+    #[error("{code} is no format of elements that this version knows")]
+    UnknownFormat {
+        /// The code.
+        code: u8,
+    },
+    /// A format for f32 elements on elements of another type, which travel only as they are.
+    #[error("elements of type {dtype} don't travel as {format}: only f32 does")]
+    Format {
+        /// The format named.
+        format: WireFormat,
+        /// The type of the elements.
+        dtype: DType,
+    },
 }
 
 impl HostTensor {
@@ -151,6 +177,12 @@ impl HostTensor {
             aligned.freeze()
         };
         Ok(HostTensor { dtype, shape: shape.into(), data })
+    }
+
+    /// A tensor of which the caller knows that HT-1 to HT-4 hold.
+    pub(super) fn from_checked(dtype: DType, shape: Arc<[usize]>, data: Bytes) -> Self {
+        debug_assert_eq!(check(dtype, &shape, data.len()), Ok(()));
+        HostTensor { dtype, shape, data }
     }
 
     /// The element type.

@@ -129,3 +129,30 @@ async fn failures_go_from_link_to_link() {
     }
     assert!(system.census().is_empty());
 }
+
+/// What other nodes ask for is bounded: a node that asks for more learns it, and no link is lost.
+#[tokio::test]
+async fn an_actor_has_only_so_many_links_that_others_ask_for() {
+    const MOST: usize = 4096;
+    let system = system().await;
+    let bound = system.spawn::<Bound>(()).await.unwrap();
+    let me = bound.addr().actor;
+    let mut others = Vec::new();
+    for _ in 0..=MOST {
+        others.push(system.spawn::<Bound>(()).await.unwrap());
+    }
+    let (last, first) = others.split_last().unwrap();
+    for other in first {
+        system.hold_half_link(me, other.addr()).unwrap();
+    }
+    let refused = system.hold_half_link(me, last.addr()).unwrap_err();
+    assert_eq!(refused.to_string(), "the actor has 4096 links already");
+    // One that is there may be asked for again, and makes room when it goes.
+    system.hold_half_link(me, first[0].addr()).unwrap();
+    assert!(system.drop_half_link(me, first[0].addr()));
+    system.hold_half_link(me, last.addr()).unwrap();
+    assert_eq!(system.links_of(me).len(), MOST);
+    let watch = bound.watch();
+    soon(last.call(Fall {})).await.unwrap_err();
+    assert!(matches!(soon(watch).await, Down::Failed(why) if why.starts_with("linked ")));
+}

@@ -12,7 +12,7 @@ use crate::{
     ActorAddr, ActorId, Cause, Fate, Watch,
     cell::{Birth, Cell, start_error},
     error::Failure,
-    remote::{Answer, End, Outgoing, Remote},
+    remote::{Answer, End, Outgoing, Remote, Unsent},
 };
 
 /// An actor whose state panics when it is dropped.
@@ -198,8 +198,8 @@ impl Remote for Nowhere {
     ) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async { Err(Failure::not_sent(Cause::Overloaded)) })
     }
-    fn try_send(&self, _: Outgoing) -> Result<(), Failure> {
-        Err(Failure::not_sent(Cause::Overloaded))
+    fn try_send(&self, _: Outgoing, _: Option<Answer>) -> Result<(), Unsent> {
+        Err(Unsent::Failed(Failure::not_sent(Cause::Overloaded)))
     }
     fn watch(&self, actor: ActorAddr) -> Watch {
         Watch::new(actor).1

@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use footlight::{
-    cluster::{NodeActor, trust::TokenSource},
+    cluster::{NodeActor, Observed, trust::TokenSource},
     prelude::{Message, Node, NodeArgs},
-    runtime::actor::Receives,
+    runtime::{NodeId, actor::Receives},
 };
 
 /// Whom to ask.
@@ -40,7 +40,20 @@ impl Target {
         Target { node: address.to_string(), ..self.clone() }
     }
 
-    /// Asks the node one question, without becoming a member.
+    /// Connects with the node, without becoming a member.
+    pub(crate) async fn connect(&self) -> anyhow::Result<Line> {
+        let options = NodeArgs {
+            state: self.state.clone(),
+            token: self.token.clone(),
+            ..NodeArgs::default()
+        };
+        let patience = Duration::from_secs_f64(self.timeout);
+        let builder = Node::builder(options).join_timeout(patience);
+        let (asker, observed) = builder.observe(&self.node).await?;
+        Ok(Line { asker, observed, patience })
+    }
+
+    /// Asks the node one question.
     pub(crate) async fn ask<M: Message, How: 'static>(
         &self,
         question: M,
@@ -48,17 +61,10 @@ impl Target {
     where
         NodeActor: Receives<M, How>,
     {
-        let options = NodeArgs {
-            state: self.state.clone(),
-            token: self.token.clone(),
-            ..NodeArgs::default()
-        };
-        let timeout = Duration::from_secs_f64(self.timeout);
-        let builder = Node::builder(options).join_timeout(timeout);
-        let (asker, observed) = builder.observe(&self.node).await?;
-        let answer = observed.actor(&asker).call_within(question, timeout).await;
-        asker.leave().await?;
-        Ok(answer?)
+        let line = self.connect().await?;
+        let answer = line.ask(question).await;
+        line.close().await?;
+        answer
     }
 
     /// Gives the node an order, which it may refuse to carry out.
@@ -68,5 +74,40 @@ impl Target {
         NodeActor: Receives<M, How>,
     {
         self.ask(order).await?.map_err(anyhow::Error::msg)
+    }
+}
+
+/// A connection with a node.
+pub(crate) struct Line {
+    asker: Node,
+    observed: Observed,
+    patience: Duration,
+}
+
+impl Line {
+    /// Asks the node.
+    pub(crate) async fn ask<M: Message, How: 'static>(
+        &self,
+        question: M,
+    ) -> anyhow::Result<M::Reply>
+    where
+        NodeActor: Receives<M, How>,
+    {
+        let there = self.observed.actor(&self.asker);
+        Ok(there.call_within(question, self.patience).await?)
+    }
+
+    /// Which node is at the other end.
+    pub(crate) fn node(&self) -> NodeId {
+        self.observed.node()
+    }
+
+    /// Waits until the node says that it has ended; else why the connection broke.
+    pub(crate) async fn gone(&self) -> Result<(), String> {
+        self.observed.gone().await
+    }
+
+    pub(crate) async fn close(self) -> anyhow::Result<()> {
+        Ok(self.asker.leave().await?)
     }
 }

@@ -9,10 +9,10 @@ use footlight::{
     runtime::NodeId,
 };
 use indicatif::ProgressBar;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
-    ask::{Target, seconds},
+    ask::{Line, Target, seconds},
     print::print,
 };
 
@@ -26,6 +26,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 Examples:
   footlight drain 4200661ce99b5a62 --node 127.0.0.1:7400
   footlight drain 10.0.0.7:7400 --node 10.0.0.1:7400 --within 120
+  footlight drain 10.0.0.7:7400 --node 10.0.0.1:7400 --no-wait
 
 The node takes nothing new, finishes what its actors have in hand, and leaves. What is supervised
 starts elsewhere.")]
@@ -48,51 +49,90 @@ pub(crate) struct DrainArgs {
 #[command(after_help = "\
 Examples:
   footlight leave --node 127.0.0.1:7401
+  footlight leave --node 127.0.0.1:7401 --no-wait
 
-The node stops its actors at once and leaves. To let it finish what it has in hand, use `drain`.")]
+The node that is asked stops its actors at once and leaves; the command waits until it has. To let it
+finish what it has in hand, use `drain`.")]
 pub(crate) struct LeaveArgs {
     #[command(flatten)]
     target: Target,
+    /// Return when it has begun
+    #[arg(long)]
+    no_wait: bool,
 }
 
 /// Drains a node, and waits until it has left.
 pub(crate) async fn drain(args: DrainArgs) -> anyhow::Result<()> {
     let status = args.target.ask(AskStatus).await?;
     let victim = find(&status, &args.victim)?;
-    let (id, node) = (victim.id, args.target.at(victim.address));
-    let draining = node.ask(Drain { within: args.within.map(Duration::from_secs_f64) }).await?;
+    let id = victim.id;
+    let (line, pid) = call(&args.target.at(victim.address)).await?;
+    ensure!(line.node() == id, "node {} is there now, not node {id}", line.node());
+    let draining = line.ask(Drain { within: args.within.map(Duration::from_secs_f64) }).await?;
     let within = draining.within;
     eprintln!("node {id} drains: {} in hand, it leaves within {within:?}", draining.in_hand);
     if args.no_wait {
-        return Ok(());
+        return line.close().await;
     }
     let deadline = Instant::now() + within + GOODBYE;
-    let spinner = ProgressBar::new_spinner().with_message(format!("waiting for node {id}"));
-    spinner.enable_steady_tick(LOOK_AGAIN);
-    // The node that was asked may be the one that leaves: then its silence is the answer.
-    let is_itself = status.node == id;
-    loop {
-        match args.target.ask(AskStatus).await {
-            Ok(status) => {
-                let there = status.members.iter().find(|member| member.id == id);
-                if there.is_none_or(|member| member.state.is_gone()) {
-                    break;
-                }
-            }
-            Err(_) if is_itself => break,
-            Err(error) => return Err(error),
-        }
-        ensure!(Instant::now() < deadline, "node {id} has not left {:?} after its time", GOODBYE);
-        tokio::time::sleep(LOOK_AGAIN).await;
+    wait_until_gone(&line, pid, deadline).await?;
+    line.close().await?;
+    if status.node != id {
+        wait_until_seen(&args.target, id, deadline).await?;
     }
-    spinner.finish_and_clear();
     print(&format!("node {id} has left"))
 }
 
-/// Makes a node leave at once.
+/// Makes a node leave at once, and waits until it has.
 pub(crate) async fn leave(args: LeaveArgs) -> anyhow::Result<()> {
-    args.target.ask(Drain { within: Some(Duration::ZERO) }).await?;
-    print(&format!("the node at {} leaves", args.target.node))
+    let (line, pid) = call(&args.target).await?;
+    line.ask(Drain { within: Some(Duration::ZERO) }).await?;
+    let id = line.node();
+    if args.no_wait {
+        line.close().await?;
+        return print(&format!("node {id} leaves"));
+    }
+    wait_until_gone(&line, pid, Instant::now() + GOODBYE).await?;
+    line.close().await?;
+    print(&format!("node {id} has left"))
+}
+
+/// Connects with a node that is to leave; gives its process too.
+async fn call(target: &Target) -> anyhow::Result<(Line, u32)> {
+    let line = target.connect().await?;
+    let pid = line.ask(AskStatus).await?.pid;
+    Ok((line, pid))
+}
+
+/// Waits until the node that is asked knows it: whoever asks it next finds it so.
+async fn wait_until_seen(target: &Target, id: NodeId, deadline: Instant) -> anyhow::Result<()> {
+    loop {
+        let status = target.ask(AskStatus).await?;
+        let there = status.members.iter().find(|member| member.id == id);
+        if there.is_none_or(|member| member.state.is_gone()) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "node {} has not heard that {id} has left", status.node);
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+async fn wait_until_gone(line: &Line, pid: u32, deadline: Instant) -> anyhow::Result<()> {
+    let id = line.node();
+    let spinner = ProgressBar::new_spinner().with_message(format!("waiting for node {id}"));
+    spinner.enable_steady_tick(LOOK_AGAIN);
+    let gone = timeout_at(deadline, line.gone()).await;
+    spinner.finish_and_clear();
+    match gone {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(why)) => bail!(
+            "the connection with node {id} broke while it was leaving ({why}): `footlight status` \
+             at another node shows what has become of it"
+        ),
+        Err(_) => bail!(
+            "node {id} has not left in its time: end its process on its machine with `kill -9 {pid}`"
+        ),
+    }
 }
 
 /// The member that is meant.

@@ -13,6 +13,7 @@ mod token;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use footlight::cli;
 use tracing_subscriber::EnvFilter;
 
 const EXAMPLES: &str = "\
@@ -24,8 +25,13 @@ Examples:
   footlight status --node 127.0.0.1:7400 --json        the same for programs
   footlight actors --node 127.0.0.1:7400               which actors run where
   footlight drain 4200661ce99b5a62 --node 127.0.0.1:7400
-  footlight token create --node 127.0.0.1:7400 --role worker --ttl 1h
+                                                       let one finish what it does, and leave
+  footlight leave --node 127.0.0.1:7401                make the node there leave at once
+  footlight ca create --state DIR                      for a cluster that other machines reach
+  footlight token create --node 10.0.0.1:7400 --state DIR --role worker --ttl 1h
                                                        lets a node of another machine join
+  footlight revoke 4200661ce99b5a62 --node 10.0.0.1:7400 --state DIR
+                                                       throws a node out for good
 
 Logs go to the standard error output; RUST_LOG says which (default: warn).";
 
@@ -58,19 +64,13 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args: Args = cli::parse();
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,openraft=off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match run(args.command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // One line, whatever the text came from.
-            let text = format!("{error:#}");
-            let line: Vec<&str> = text.split_whitespace().collect();
-            eprintln!("error: {}", line.join(" "));
-            ExitCode::FAILURE
-        }
+        Err(error) => cli::fail(&error),
     }
 }
 
@@ -95,4 +95,15 @@ fn run(command: Command) -> anyhow::Result<()> {
     // The node has ended by now; nothing that still blocks is worth waiting for.
     runtime.shutdown_background();
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_option_stands_in_another_s_way() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
 }

@@ -3,7 +3,6 @@
 use std::{
     io::{self, Write},
     net::SocketAddr,
-    time::Duration,
 };
 
 use footlight::{
@@ -18,28 +17,24 @@ Examples:
   footlight node --listen 127.0.0.1:7400
   footlight node --listen 127.0.0.1:0 --seed 127.0.0.1:7400 --role worker
   footlight node --listen 10.0.0.2:7400 --seed 10.0.0.1:7400 --state DIR --token @worker.token
+  footlight node --listen 10.8.0.2:7400 --seed 10.8.0.1:7400 --state DIR --network wan
+  footlight node --seed 127.0.0.1:7400 --role worker --drain-timeout 120
 
 Nodes of one machine and user find each other's keys by themselves. A node of another machine joins by
 a token that `footlight token create` has made there; from then on DIR holds what it needs, and the
 token is used up. The first node of a cluster that other machines reach has a state directory in which
-`footlight ca create` has made the authority.")]
+`footlight ca create` has made the authority. `--network` must be the same on all nodes.")]
 pub(crate) struct Args {
     #[command(flatten)]
     node: NodeArgs,
     /// Answer over HTTP at this loopback address: GET /v2/health/live and /v2/health/ready
     #[arg(long, value_name = "HOST:PORT")]
     http: Option<SocketAddr>,
-    /// How long to look for a seed before giving up [default: for ever]
-    #[arg(long, value_name = "SECONDS", value_parser = super::ask::seconds)]
-    join_timeout: Option<f64>,
 }
 
-/// Runs the node.
+/// Runs the node. A seed is looked for until one answers; the log says that it is waited for.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut builder = Node::builder(args.node).with(actors::stagehands);
-    if let Some(seconds) = args.join_timeout {
-        builder = builder.join_timeout(Duration::from_secs_f64(seconds));
-    }
     // Before the node: the others are told an address that answers.
     let gateway = match args.http {
         Some(addr) => Some(http(addr).await?),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use footlight::{
-    cluster::{AskStatus, LedgerView, Resources, Status},
+    cluster::{AskStatus, Resources, Status, ledger::LedgerStatus},
     prelude::{Member, MemberState},
     runtime::NodeId,
 };
@@ -62,7 +62,7 @@ fn json(status: &Status) -> Value {
                 "groups": groups(member),
                 "unreachable": ids(&member.unreachable),
                 "age_seconds": age(member).map(|age| age.as_secs()),
-                "voter": ledger(status).is_some_and(|ledger| ledger.voters.contains(&member.id)),
+                "voter": status.ledger.iter().any(|ledger| ledger.voters.contains(&member.id)),
             })
         })
         .collect();
@@ -78,11 +78,13 @@ fn json(status: &Status) -> Value {
             "renewals": certificate.renewals,
         })),
         "connections": status.connections,
-        "ledger": ledger(status).map(|ledger| json!({
+        "ledger": status.ledger.as_ref().map(|ledger| json!({
             "voters": ids(&ledger.voters),
+            "missing": ids(&ledger.missing),
+            // How many more may be lost; null: it has stopped.
+            "tolerance": ledger.tolerance(),
             "leader": ledger.leader.map(|leader| leader.to_string()),
             "term": ledger.term,
-            "bears_loss_of": bears_loss_of(ledger),
         })),
     })
 }
@@ -112,19 +114,20 @@ fn resources(resources: &Resources) -> Value {
     })
 }
 
-/// The ledger as the members that are there tell of it; the latest term counts.
-fn ledger(status: &Status) -> Option<&LedgerView> {
-    let there = status.members.iter().filter(|member| is_there(member));
-    there.filter_map(|member| member.ledger.as_ref()).max_by_key(|ledger| ledger.term)
-}
-
 fn is_there(member: &Member) -> bool {
     !matches!(member.state, MemberState::Left | MemberState::Down)
 }
 
-/// How many voters may be lost while a majority stays.
-fn bears_loss_of(ledger: &LedgerView) -> usize {
-    ledger.voters.len().saturating_sub(1) / 2
+/// How the ledger is, and what to do if it bears no loss.
+fn told_of(ledger: &LedgerStatus) -> String {
+    let cure = match (ledger.tolerance(), &ledger.missing[..]) {
+        (None | Some(0), missing @ [_, ..]) => {
+            format!("; start again, or replace: {}", ids(missing).join(", "))
+        }
+        (Some(0), []) => "; 3 nodes of role server bear the loss of one".to_owned(),
+        _ => String::new(),
+    };
+    format!("\nledger: {ledger}{cure}")
 }
 
 /// The answer for people.
@@ -143,7 +146,7 @@ fn table(status: &Status) -> String {
         "LEDGER",
     ];
     let mut rows = vec![columns.map(str::to_owned).to_vec()];
-    let ledger = ledger(status);
+    let ledger = status.ledger.as_ref();
     for member in &status.members {
         let there = is_there(member);
         let dash = || "-".to_owned();
@@ -191,18 +194,7 @@ fn table(status: &Status) -> String {
             text.push_str(&format!("\n{} cannot reach {other}", member.id));
         }
     }
-    if let Some(ledger) = ledger {
-        let voters = match ledger.voters.len() {
-            1 => "1 voter".to_owned(),
-            voters => format!("{voters} voters"),
-        };
-        text.push_str(&match bears_loss_of(ledger) {
-            0 => format!(
-                "\nledger: {voters}; it stops with the loss of one (3 nodes of role server bear that)"
-            ),
-            losses => format!("\nledger: {voters}; it bears the loss of {losses}"),
-        });
-    }
+    text.push_str(&ledger.map_or_else(|| "\nledger: no voter is up".to_owned(), told_of));
     let counts = &status.counts;
     text.push_str(&format!(
         "\n{}; as seen by node {} (pid {})\nmessages: {} handled, {} sent, {} received; wire: {} B \

@@ -30,8 +30,9 @@ enum Command {
     /// Make a token and print it: it lets in one node, once
     #[command(after_help = "\
 The token is shown once and kept nowhere. Hand it to the new node by a file or its environment, not
-where others can read it:
+where others can read it.
 
+Example:
   footlight token create --node 10.0.0.1:7400 --role worker --ttl 30m > worker.token
   footlight node --listen 10.0.0.2:7400 --seed 10.0.0.1:7400 --state DIR --token @worker.token
 

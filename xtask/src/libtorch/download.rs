@@ -1,13 +1,20 @@
 //! Fetches wheels with pip, one at a time, so that a set-up that was interrupted keeps those that it has.
+//!
+//! A wheel of which a part has come begins anew in the next run: pip can't go on with what an earlier pip has left.
+//! Within a run a pip of version 25.1 or newer goes on where a connection broke.
 
 use super::remove_if_there;
 use super::wheels::{PYTHON, Wheel};
-use crate::progress::{Progress, folder_size};
+use crate::progress::{Progress, largest_file};
 use crate::{checksum, command};
 use anyhow::{Context, Result, bail};
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
+
+/// How often pip goes on after a broken connection. A version that can't do that passes over it.
+const RESUME: &str = "PIP_RESUME_RETRIES";
 
 /// Has all wheels in `partial/wheels` in the end, each checked before it got its name there.
 pub(super) fn fetch(wheels: &[&Wheel], partial: &Path, python: &Path) -> Result<Vec<PathBuf>> {
@@ -37,11 +44,19 @@ pub(super) fn fetch(wheels: &[&Wheel], partial: &Path, python: &Path) -> Result<
     }
     if !missing.is_empty() {
         let progress = Progress::begin("libtorch", "downloading", "downloaded", total);
+        let mut left = missing.len();
         for (wheel, file) in missing {
             fetch_one(wheel, file, &scratch, python, |grown| {
                 progress.at(done + grown.min(wheel.expected.size))
+            })
+            .with_context(|| {
+                let (all, kept) = (wheels.len(), wheels.len() - left);
+                format!(
+                    "cannot download libtorch (run it again: {kept} of {all} files will be kept)"
+                )
             })?;
             done += wheel.expected.size;
+            left -= 1;
         }
         progress.end();
     }
@@ -63,17 +78,20 @@ fn fetch_one(
     let mut pip = Command::new(python);
     pip.args(["-m", "pip", "download", wheel.requirement, "--no-deps", "--only-binary=:all:"])
         .args(["--python-version", PYTHON, "--implementation", "cp"])
-        // Its cache would keep the wheel a second time.
-        .args(["--no-cache-dir", "--disable-pip-version-check", "--progress-bar", "off", "--dest"])
+        // With pip's own cache: CUDA's set-up needs wheels that the CPU's has had, and so does one that is repaired.
+        .args(["--disable-pip-version-check", "--progress-bar", "off", "--dest"])
         .arg(&whole)
         // Only newer versions of pip can tell their progress to another program; but all write to this folder.
         .env("TMPDIR", &growing)
         .env("PIP_REQUIRE_VIRTUALENV", "0");
+    if env::var_os(RESUME).is_none() {
+        pip.env(RESUME, "20");
+    }
     let what = format!("pip download {}", wheel.requirement);
+    // Not all that lies there: pip writes the wheel, and the same once more for its cache.
     command::quietly(&what, &mut pip, &scratch.with_extension("log"), || {
-        tick(folder_size(scratch))
-    })
-    .context("cannot download libtorch (run it again to go on from here)")?;
+        tick(largest_file(scratch))
+    })?;
     let came = whole.join(wheel.file);
     if !came.is_file() {
         let names =
@@ -89,3 +107,7 @@ fn fetch_one(
     fs::rename(&came, file).with_context(|| format!("cannot write {}", file.display()))?;
     remove_if_there(scratch)
 }
+
+#[cfg(test)]
+#[path = "download_tests.rs"]
+mod tests;

@@ -48,7 +48,7 @@ pub(super) fn unpack(
     let progress = Progress::begin("libtorch", "unpacking", "unpacked", total);
     for (archive, wheel) in archives.iter_mut().zip(wheels) {
         unpack_one(archive, &stage, flavour, &progress).with_context(|| {
-            format!("cannot unpack {}; run it again to go on from here", wheel.display())
+            format!("cannot unpack {} (run it again: it is not downloaded again)", wheel.display())
         })?;
     }
     progress.end();

@@ -65,6 +65,15 @@ pub(crate) fn prepare(wish: Option<Flavour>) -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// What pip is asked for where PyTorch of this version is to compute on the CPU: on Linux more than PyTorch itself.
+pub(crate) fn requirements() -> Vec<&'static str> {
+    // Where no wheels are known, pip is left to say what it finds.
+    wheels::select(OS, ARCH, Flavour::Cpu).map_or_else(
+        |_| vec!["torch==2.11.0"],
+        |wheels| wheels.iter().map(|wheel| wheel.requirement).collect(),
+    )
+}
+
 fn in_use(home: &Path) -> Flavour {
     match fs::read_link(home.join("use")) {
         Ok(target) if target == Path::new(Flavour::Cuda.name()) => Flavour::Cuda,

@@ -23,6 +23,17 @@ pub(crate) struct Wheel {
     cuda_only: bool,
 }
 
+#[cfg(test)]
+impl Wheel {
+    pub(super) const fn of_both(
+        requirement: &'static str,
+        file: &'static str,
+        expected: Expected,
+    ) -> Self {
+        Self { requirement, file, expected, cuda_only: false }
+    }
+}
+
 /// The wheels of a platform and flavour.
 pub(crate) fn select(os: &str, arch: &str, flavour: Flavour) -> Result<Vec<&'static Wheel>> {
     let all = match (os, arch) {

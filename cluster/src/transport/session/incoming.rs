@@ -1,7 +1,6 @@
 //! What a session receives: frames and tensors, put in order, handed to actors and to those who wait.
 
 use std::{
-    any::Any,
     sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
@@ -11,7 +10,7 @@ use footlight_runtime::{
     ActorId,
     codec::{Encoded, IncomingStream, Parcel},
     error::{Cause, Failure},
-    remote::{Incoming, ReplyPort},
+    remote::{Batch, Credits, Incoming, ReplyPort},
 };
 use futures::StreamExt;
 use tokio::{sync::mpsc, time::Instant};
@@ -21,7 +20,8 @@ use crate::{
     transport::{
         flow,
         frame::{Frame, Header, Payload},
-        inbox::Whole,
+        inbox::{Inbox, Whole},
+        window,
     },
     trust::{Denied, Right, rights::Standing},
 };
@@ -30,20 +30,39 @@ use crate::{
 const LAST_TENSORS: Duration = Duration::from_secs(2);
 
 impl Session {
-    pub(super) fn arrived(self: &Arc<Self>, frame: Frame) {
+    /// Frames of one stream have arrived, in this order.
+    pub(super) fn arrived(self: &Arc<Self>, frames: &mut Vec<Frame>) {
         // Delivered under the lock: that keeps the order when a tensor on another connection
         // releases a frame at the same time. Delivery never waits.
         let mut inbox = lock(&self.inbox);
         // After the end nothing is delivered: the next session may have begun.
         if !self.is_live() {
-            return;
+            return frames.clear();
         }
+        let mut ready = Vec::with_capacity(frames.len());
+        let mut breach = None;
+        for frame in frames.drain(..) {
+            if let Err(why) = self.take_in(&mut inbox, frame, &mut ready) {
+                breach = Some(why);
+                break;
+            }
+        }
+        self.dispatch_all(ready);
+        drop(inbox);
+        if let Some(why) = breach {
+            self.close(why);
+        }
+    }
+
+    fn take_in(
+        &self,
+        inbox: &mut Inbox,
+        frame: Frame,
+        ready: &mut Vec<Whole>,
+    ) -> Result<(), String> {
         // Counted now: a message may wait here for its tensors, and is unread all the same.
-        if let Header::Message { to, payload, .. } = &frame.header
-            && let Err(breach) = lock(&self.ledger).arrived(*to, payload.bytes())
-        {
-            drop(inbox);
-            return self.close(breach.to_string());
+        if let Header::Message { to, payload, .. } = &frame.header {
+            lock(&self.ledger).arrived(*to, payload.bytes()).map_err(|why| why.to_string())?;
         }
         // Streams are known before their frame is delivered: it may wait for a large tensor while
         // the first items are here already.
@@ -52,13 +71,7 @@ impl Session {
             self.incoming.insert(id, sender);
             self.unclaimed.insert(id, receiver);
         }
-        match inbox.frame(frame) {
-            Ok(ready) => ready.into_iter().for_each(|whole| self.dispatch(whole)),
-            Err(error) => {
-                drop(inbox);
-                self.close(error.to_string());
-            }
-        }
+        inbox.frame(frame, ready).map_err(|why| why.to_string())
     }
 
     /// A large tensor arrived on the bulk connection.
@@ -67,61 +80,92 @@ impl Session {
         if !self.is_live() {
             return;
         }
-        match inbox.segment(id, bytes) {
-            Ok(ready) => ready.into_iter().for_each(|whole| self.dispatch(whole)),
-            Err(error) => {
-                drop(inbox);
-                self.close(error.to_string());
+        let mut ready = Vec::new();
+        let taken = inbox.segment(id, bytes, &mut ready);
+        self.dispatch_all(ready);
+        drop(inbox);
+        if let Err(error) = taken {
+            self.close(error.to_string());
+        }
+    }
+
+    /// Hands on what is whole, the messages to one actor together.
+    fn dispatch_all(self: &Arc<Self>, ready: Vec<Whole>) {
+        let mut batches = Vec::<Batch>::new();
+        for whole in ready {
+            match whole.header {
+                Header::Message { .. } => self.gather(whole, &mut batches),
+                // What answers, or gives room, has no order with messages.
+                Header::Reply { .. } | Header::Failed { .. } | Header::Credit { .. } => {
+                    self.dispatch(whole);
+                }
+                _ => {
+                    batches.drain(..).for_each(|batch| self.system.deliver(batch));
+                    self.dispatch(whole);
+                }
             }
+        }
+        batches.into_iter().for_each(|batch| self.system.deliver(batch));
+    }
+
+    fn gather(self: &Arc<Self>, whole: Whole, batches: &mut Vec<Batch>) {
+        let Whole { header, body, segments } = whole;
+        let Header::Message { to, incarnation, key, fence, call, payload } = header else { return };
+        let bytes = u64::from(window::cost(payload.bytes()));
+        let parcel = self.parcel(body, segments, &payload);
+        let reply = call.map(|call| -> Box<dyn ReplyPort> {
+            Box::new(WireReply { session: self.clone(), call, lane: lane_of(to) })
+        });
+        let refusal = if let Err(denied) = self.may_send(to, key) {
+            // Before anything of it is decoded.
+            Some(Cause::Refused(denied.to_string()))
+        } else if incarnation != self.system.incarnation() {
+            Some(Cause::NodeLost(self.system.node()))
+        } else if self.is_fenced() {
+            Some(Cause::Refused(format!(
+                "incarnation {} of node {} was declared down",
+                self.peer.incarnation.0, self.peer.node
+            )))
+        } else {
+            None
+        };
+        if let Some(cause) = refusal {
+            self.pay(to, 1, bytes);
+            if let Some(reply) = reply {
+                reply.answer(Err(Failure::not_sent(cause)));
+            }
+            return;
+        }
+        let message = Incoming { key, fence, parcel, reply, bytes };
+        match batches.iter_mut().rev().take(NEAR).find(|batch| batch.to == to) {
+            Some(batch) => batch.messages.push(message),
+            None => {
+                let credits = Arc::new(Room { session: Arc::downgrade(self), actor: to });
+                batches.push(Batch { to, messages: vec![message], credits });
+            }
+        }
+    }
+
+    /// An actor has taken messages out of its mailbox.
+    fn pay(&self, actor: ActorId, messages: u32, bytes: u64) {
+        let paid = lock(&self.ledger).taken(actor, messages, bytes);
+        if let Some((messages, bytes)) = paid {
+            // On a lane: the control thread has nothing to do with messages.
+            self.on_lane(lane_of(actor), Header::Credit { actor, messages, bytes });
         }
     }
 
     pub(super) fn dispatch(self: &Arc<Self>, whole: Whole) {
         let Whole { header, body, segments } = whole;
-        // A life that was declared over acts no more: neither its answers nor its orders count. Its
-        // messages are refused below, so that it learns why.
+        // A life that was declared over acts no more: neither its answers nor its orders count.
         let heeded = matches!(
             header,
-            Header::Message { .. }
-                | Header::Packet(_)
-                | Header::Leaving
-                | Header::Credit { .. }
-                | Header::Certificate(_)
+            Header::Packet(_) | Header::Leaving | Header::Credit { .. } | Header::Certificate(_)
         );
         if !heeded && self.is_fenced() {
             return;
         }
         match header {
-            Header::Message { to, incarnation, key, fence, call, payload } => {
-                let bytes = payload.bytes();
-                let parcel = self.parcel(body, segments, &payload);
-                let reply = call.map(|call| -> Box<dyn ReplyPort> {
-                    Box::new(WireReply { session: self.clone(), call, lane: lane_of(to) })
-                });
-                let credit: Box<dyn Any + Send> =
-                    Box::new(Credit { session: Arc::downgrade(self), actor: to, bytes });
-                let refusal = if let Err(denied) = self.may_send(to, key) {
-                    // Before anything of it is decoded.
-                    Some(Cause::Refused(denied.to_string()))
-                } else if incarnation != self.system.incarnation() {
-                    Some(Cause::NodeLost(self.system.node()))
-                } else if self.is_fenced() {
-                    Some(Cause::Refused(format!(
-                        "incarnation {} of node {} was declared down",
-                        self.peer.incarnation.0, self.peer.node
-                    )))
-                } else {
-                    None
-                };
-                if let Some(cause) = refusal {
-                    if let Some(reply) = reply {
-                        reply.answer(Err(Failure::not_sent(cause)));
-                    }
-                    return;
-                }
-                let from = self.peer.node;
-                self.system.deliver(Incoming { from, to, key, fence, parcel, reply, credit });
-            }
             Header::Reply { call, payload } => {
                 let parcel = self.parcel(body, segments, &payload);
                 if let Some((_, answer)) = self.calls.remove(&call) {
@@ -241,19 +285,19 @@ impl Session {
     }
 }
 
-/// Gives the sender its credit back when the actor takes the message.
-struct Credit {
+/// Among so many receivers, messages to one are gathered.
+const NEAR: usize = 16;
+
+/// Gives a sender its room back.
+struct Room {
     session: Weak<Session>,
     actor: ActorId,
-    bytes: u64,
 }
 
-impl Drop for Credit {
-    fn drop(&mut self) {
-        let Some(session) = self.session.upgrade() else { return };
-        let paid = lock(&session.ledger).taken(self.actor, self.bytes);
-        if let Some((messages, bytes)) = paid {
-            session.control(Header::Credit { actor: self.actor, messages, bytes });
+impl Credits for Room {
+    fn taken(&self, messages: u32, bytes: u64) {
+        if let Some(session) = self.session.upgrade() {
+            session.pay(self.actor, messages, bytes);
         }
     }
 }

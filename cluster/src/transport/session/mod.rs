@@ -9,7 +9,7 @@ mod outgoing;
 
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, Weak,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
@@ -27,11 +27,12 @@ use tokio::{
 
 use crate::{
     transport::{
+        endpoint::Purpose as Carries,
         flow,
         frame::{self, Header},
         handshake::{NodeRecord, Purpose},
         inbox::Inbox,
-        lane::{self, Queue, Reader},
+        lane::{self, Lanes, Reader},
         window::{Ledger, Window},
     },
     trust::{
@@ -49,6 +50,9 @@ const ENDED: u32 = 1;
 /// The connection is closed with this code by a node that has learned that its peer was revoked.
 const THROWN_OUT: u32 = 2;
 
+/// Most frames that are handed on together.
+const BATCH: usize = 256;
+
 /// Most bytes of answers and orders that wait for a peer to read.
 const MAX_BACKLOG: usize = 256 << 20;
 
@@ -58,10 +62,11 @@ pub(crate) trait Host: Send + Sync {
     fn control(&self, session: &Arc<Session>, header: Header);
     /// The runtime on which large tensors are sent and received.
     fn bulk_thread(&self) -> &Handle;
-    /// Dials the peer's bulk address and introduces the session.
-    fn bulk(
+    /// Dials the peer's address for messages or for tensors, and introduces the session.
+    fn dial_beside(
         &self,
-        session: &Arc<Session>,
+        session: &Session,
+        carries: Carries,
     ) -> futures::future::BoxFuture<'static, Result<quinn::Connection, String>>;
     /// What a message of this name's hash to an actor needs.
     fn needed(&self, to: ActorId, key: u64) -> Right;
@@ -87,11 +92,14 @@ pub(crate) struct Session {
     host: Weak<dyn Host>,
     /// The control thread's runtime: readers and writers run there.
     control_thread: Handle,
-    control: Queue,
-    lanes: [Queue; LANES],
+    /// The control lane.
+    control: Lanes<1>,
+    lanes: Lanes<LANES>,
     bulk: OnceLock<mpsc::UnboundedSender<(u64, Bytes)>>,
-    /// The connections of large tensors, out and in, for the count of bytes.
-    bulk_connections: Mutex<Vec<quinn::Connection>>,
+    /// The connections for messages and for tensors, out and in.
+    beside: Mutex<Vec<quinn::Connection>>,
+    /// The connection for messages is there.
+    carried: AtomicBool,
     next: AtomicU64,
     /// Calls made.
     asked: AtomicU64,
@@ -131,13 +139,6 @@ impl Session {
         host: Weak<dyn Host>,
         control_thread: &Handle,
     ) -> Arc<Self> {
-        let (control, control_queue) = mpsc::unbounded_channel();
-        let mut queues = Vec::with_capacity(LANES);
-        let lanes = std::array::from_fn(|_| {
-            let (lane, queue) = mpsc::unbounded_channel();
-            queues.push(queue);
-            lane
-        });
         let session = Arc::new(Session {
             id,
             peer,
@@ -148,10 +149,11 @@ impl Session {
             system,
             host,
             control_thread: control_thread.clone(),
-            control,
-            lanes,
+            control: Lanes::default(),
+            lanes: Lanes::default(),
             bulk: OnceLock::new(),
-            bulk_connections: Mutex::default(),
+            beside: Mutex::default(),
+            carried: AtomicBool::new(false),
             next: AtomicU64::new(1),
             asked: AtomicU64::new(1),
             backlog: Arc::default(),
@@ -168,35 +170,61 @@ impl Session {
             received_at_fence: AtomicU64::new(0),
             end: watch::Sender::new(None),
         });
-        let _ = send.set_priority(2);
-        // Writers hold the connection and not the session: the session holds their queues open.
-        let (connection, backlog) = (session.connection.clone(), session.backlog.clone());
-        control_thread.spawn(lane::write(control_queue, connection, send, backlog));
-        for queue in queues {
-            let (connection, backlog) = (session.connection.clone(), session.backlog.clone());
-            control_thread.spawn(async move {
-                if let Ok(stream) = connection.open_uni().await {
-                    let _ = stream.set_priority(1);
-                    lane::write(queue, connection, stream, backlog).await;
-                }
-            });
-        }
+        // Writers hold the connection and not the session: the session holds their lanes open.
+        let (lane, backlog) = (session.control.get(0).clone(), session.backlog.clone());
+        let control = session.connection.clone();
+        control_thread.spawn(async move { lane.write(&control, send, &backlog).await });
         control_thread.spawn(session.clone().read(recv));
-        control_thread.spawn(session.clone().accept_lanes());
         control_thread.spawn(session.clone().datagrams());
         control_thread.spawn(session.clone().until_closed());
+        if dialed {
+            control_thread.spawn(session.clone().dial_messages());
+        }
         session
     }
 
-    async fn accept_lanes(self: Arc<Self>) {
-        for _ in 0..LANES {
-            let Ok(stream) = self.connection.accept_uni().await else { return };
-            self.control_thread.spawn(self.clone().read(stream));
+    /// Who has dialed the session dials its connection for messages as well. What is sent meanwhile
+    /// waits in the lanes.
+    async fn dial_messages(self: Arc<Self>) {
+        let Some(host) = self.host.upgrade() else { return };
+        let dialed = host.dial_beside(&self, Carries::Messages);
+        drop(host);
+        match dialed.await {
+            Ok(connection) => self.carry(connection),
+            Err(why) => self.close(format!("no connection for messages: {why}")),
         }
-        // A fifth lane is a breach.
-        if self.connection.accept_uni().await.is_ok() {
-            self.close("the peer opened more lanes than there are".into());
+    }
+
+    /// The connection for messages stands: the lanes go over it.
+    pub(crate) fn carry(self: &Arc<Self>, connection: quinn::Connection) {
+        if self.carried.swap(true, Ordering::AcqRel) {
+            return self.close("the peer made two connections for messages".into());
         }
+        self.adopt(connection.clone());
+        let spawner = &self.system.env().spawner;
+        for lane in 0..LANES {
+            let (lane, connection) = (self.lanes.get(lane).clone(), connection.clone());
+            let backlog = self.backlog.clone();
+            spawner.spawn(async move {
+                let Ok(stream) = connection.open_uni().await else { return };
+                lane.write(&connection, stream, &backlog).await;
+            });
+        }
+        let session = self.clone();
+        spawner.spawn(async move {
+            for _ in 0..LANES {
+                let Ok(stream) = connection.accept_uni().await else { break };
+                session.system.env().spawner.spawn(session.clone().read(stream));
+            }
+            // A fifth lane is a breach; else this waits for the end.
+            let why = match connection.accept_uni().await {
+                Ok(_) => "the peer opened more lanes than there are".to_owned(),
+                Err(error) => format!("the connection for messages ended: {error}"),
+            };
+            if session.is_live() {
+                session.close(why);
+            }
+        });
     }
 
     async fn datagrams(self: Arc<Self>) {
@@ -220,14 +248,27 @@ impl Session {
 
     async fn read(self: Arc<Self>, stream: quinn::RecvStream) {
         let mut reader = Reader::new(stream);
+        let mut frames = Vec::new();
         loop {
-            let frame = match reader.next().await {
-                Ok(Some(bytes)) => frame::open(bytes).map_err(lane::LaneError::Frame),
+            let first = match reader.next().await {
+                Ok(Some(bytes)) => Ok(bytes),
                 Ok(None) => return,
                 Err(error) => Err(error),
             };
-            match frame {
-                Ok(frame) => self.arrived(frame),
+            // What has come with it is handed on with it: a batch wakes a receiver once.
+            let taken = first.and_then(|first| {
+                frames.push(frame::open(first)?);
+                while frames.len() < BATCH
+                    && let Some(next) = reader.ready()?
+                {
+                    frames.push(frame::open(next)?);
+                }
+                Ok(())
+            });
+            // Those before a broken one count.
+            self.arrived(&mut frames);
+            match taken {
+                Ok(()) => {}
                 // quinn hands out what it had received before the end.
                 _ if !self.is_live() => return,
                 // The connection's own end is told by `until_closed`.
@@ -261,6 +302,9 @@ impl Session {
         });
         if !first {
             return;
+        }
+        for connection in lock(&self.beside).iter() {
+            connection.close(ENDED.into(), b"the session ended");
         }
         let telemetry = self.system.telemetry();
         let (sent, received) = self.wire_bytes();
@@ -354,16 +398,20 @@ impl Session {
 
     /// UDP bytes sent and received so far, those of large tensors included.
     pub(crate) fn wire_bytes(&self) -> (u64, u64) {
-        let bulk = lock(&self.bulk_connections);
-        std::iter::once(&self.connection).chain(bulk.iter()).fold((0, 0), |sum, connection| {
+        let beside = lock(&self.beside);
+        std::iter::once(&self.connection).chain(beside.iter()).fold((0, 0), |sum, connection| {
             let stats = connection.stats();
             (sum.0 + stats.udp_tx.bytes, sum.1 + stats.udp_rx.bytes)
         })
     }
 
-    /// A connection for large tensors belongs to this session now.
+    /// A connection for messages or tensors belongs to this session now, and ends with it.
     pub(crate) fn adopt(&self, connection: quinn::Connection) {
-        lock(&self.bulk_connections).push(connection);
+        lock(&self.beside).push(connection.clone());
+        // It may have ended just before.
+        if !self.is_live() {
+            connection.close(ENDED.into(), b"the session ended");
+        }
     }
 
     pub(crate) fn pool(&self) -> &BufferPool {

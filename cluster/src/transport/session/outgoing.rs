@@ -7,15 +7,18 @@ use footlight_runtime::{
     ActorId,
     codec::Encoded,
     error::{Cause, Failure},
-    remote::{Answer, Outgoing},
+    remote::{Answer, Outgoing, Unsent},
 };
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{LANES, MAX_BACKLOG, Session, lane_of};
 use crate::{
     transport::{
-        bulk, flow,
-        frame::{self, Header, Payload},
+        bulk,
+        endpoint::Purpose as Carries,
+        flow,
+        frame::{self, Header, Payload, Pieces},
+        lane::Lane,
         window::Window,
     },
     trust::rights::Standing,
@@ -68,36 +71,27 @@ impl Session {
 
     /// Sends a frame that needs no order with messages.
     pub(crate) fn control(&self, header: Header) {
-        match frame::bare(&header) {
-            Ok(pieces) => {
-                let uncredited = self.uncredited(&pieces);
-                let _ = self.control.send((pieces, uncredited));
-            }
-            Err(error) => tracing::error!(%error, "a control frame could not be made"),
-        }
+        self.bare(self.control.get(0), &header);
     }
 
     pub(crate) fn on_lane(&self, lane: usize, header: Header) {
-        match (frame::bare(&header), self.lanes.get(lane)) {
-            (Ok(pieces), Some(lane)) => {
-                let uncredited = self.uncredited(&pieces);
-                let _ = lane.send((pieces, uncredited));
-            }
-            (Err(error), _) => tracing::error!(%error, "a frame could not be made"),
-            (Ok(_), None) => {}
-        }
+        self.bare(self.lanes.get(lane), &header);
     }
 
-    /// Counts a frame that needs no credit. A peer that asks and never reads must not make this
-    /// node's memory grow for ever.
-    pub(super) fn uncredited(&self, pieces: &frame::Pieces) -> usize {
-        let bytes = pieces.iter().map(Bytes::len).sum();
-        if self.backlog.fetch_add(bytes, Ordering::AcqRel) > MAX_BACKLOG {
-            let connection = self.connection.clone();
-            // `until_closed` does the rest.
-            connection.close(1u32.into(), b"the peer does not read what it asked for");
+    fn bare(&self, lane: &Lane, header: &Header) {
+        let put = |pieces: &mut Pieces| pieces.frame(header, Bytes::new(), Vec::new());
+        if let Some(Err(error)) = lane.put(Some(&self.backlog), put) {
+            tracing::error!(%error, "a frame could not be made");
         }
-        bytes
+        self.bound_backlog();
+    }
+
+    /// A peer that asks and never reads must not make this node's memory grow for ever.
+    fn bound_backlog(&self) {
+        if self.backlog.load(Ordering::Acquire) > MAX_BACKLOG {
+            // `until_closed` does the rest.
+            self.connection.close(1u32.into(), b"the peer does not read what it asked for");
+        }
     }
 
     /// Sends a value: body and small tensors on the lane, large ones beside it, then the items of
@@ -115,8 +109,6 @@ impl Session {
         let streams: Vec<_> =
             value.streams.into_iter().map(|items| (self.number(), items)).collect();
         laid.payload.streams.extend(streams.iter().map(|(id, _)| *id));
-        let (pieces, large) = laid.seal(header).map_err(refused)?;
-        let Some(queue) = self.lanes.get(lane) else { return Ok(()) };
         let mut pumps = Vec::with_capacity(streams.len());
         for (id, items) in streams {
             let credits = Arc::new(flow::Credits::new());
@@ -124,9 +116,16 @@ impl Session {
             self.outgoing.insert(id, credits.clone());
             pumps.push((id, credits, items));
         }
-        let uncredited = if credited { 0 } else { self.uncredited(&pieces) };
+        let backlog = if credited { None } else { Some(&*self.backlog) };
         let gone = || Failure::not_sent(Cause::Unreachable("the connection ended".into()));
-        queue.send((pieces, uncredited)).map_err(|_| gone())?;
+        let put = self.lanes.get(lane).put(backlog, |pieces| laid.seal(pieces, header));
+        let large = put.ok_or_else(gone).and_then(|sealed| sealed.map_err(refused));
+        let large = large.inspect_err(|_| {
+            pumps.iter().for_each(|(id, ..)| drop(self.outgoing.remove(id)));
+        })?;
+        if !credited {
+            self.bound_backlog();
+        }
         for (id, bytes) in large {
             let _ = self.bulk().send((id, bytes));
         }
@@ -145,9 +144,9 @@ impl Session {
             let Some(host) = self.host.upgrade() else { return sender };
             let thread = host.bulk_thread().clone();
             thread.spawn(async move {
-                let dialed = host.bulk(&session).await;
+                let dialed = host.dial_beside(&session, Carries::Bulk);
                 drop(host);
-                let ended = match dialed {
+                let ended = match dialed.await {
                     Ok(connection) => bulk::send(session.clone(), connection, queue)
                         .await
                         .map_err(|error| error.to_string()),
@@ -181,12 +180,19 @@ impl Session {
     }
 
     /// Sends a message if its receiver's window has room.
-    pub(crate) fn try_send(self: &Arc<Self>, message: Outgoing) -> Result<(), Failure> {
-        self.check(&message)?;
+    pub(crate) fn try_send(
+        self: &Arc<Self>,
+        message: Outgoing,
+        answer: Option<Answer>,
+    ) -> Result<(), Unsent> {
+        self.check(&message).map_err(Unsent::Failed)?;
         let window = self.window(message.to.actor);
         let bytes = message.value.len() as u64;
-        window.try_take(bytes)?;
-        self.put(message, None).inspect_err(|_| window.give_back(bytes))
+        if let Err(full) = window.try_take(bytes) {
+            return Err(Unsent::NotNow(Box::new((message, answer)), full));
+        }
+        let sent = self.put(message, answer).inspect_err(|_| window.give_back(bytes));
+        sent.map_err(Unsent::Failed)
     }
 
     pub(super) fn put(
@@ -270,6 +276,9 @@ impl Session {
     }
 
     pub(super) fn window(&self, actor: ActorId) -> Arc<Window> {
+        if let Some(window) = self.windows.get(&actor) {
+            return window.clone();
+        }
         self.windows.entry(actor).or_insert_with(|| Arc::new(Window::new())).clone()
     }
 

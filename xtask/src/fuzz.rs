@@ -38,7 +38,7 @@ fn run_of(program: &Path, root: &Path, found: &Path, seconds: u64) -> Command {
     let mut fuzz = Command::new(program);
     fuzz.current_dir(root)
         // A sanitizer would need a nightly toolchain, and what is run has no `unsafe` of its own.
-        .args(["fuzz", "run", "--sanitizer=none", "--target-dir=target/fuzz", "frame"])
+        .args(["fuzz", "run", "--dev", "--sanitizer=none", "--target-dir=target/fuzz", "frame"])
         .arg(found)
         .arg("fuzz/corpus/frame")
         .arg("--")
@@ -69,7 +69,8 @@ fn cargo_fuzz() -> Result<PathBuf> {
         install
             // It only starts cargo: what optimising it takes is never won back.
             .args(["install", "cargo-fuzz", "--locked", "--debug", "--version", VERSION, "--root"])
-            .arg(&home);
+            .arg(&home)
+            .env("CARGO_PROFILE_DEV_DEBUG", "false");
         command::quietly("cargo install cargo-fuzz", &mut install, &home.join("log"), || ())?;
         eprintln!("cargo-fuzz {VERSION}: installed in {}", Seconds(begun.elapsed()));
     }

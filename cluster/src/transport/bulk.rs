@@ -69,21 +69,16 @@ pub(crate) async fn send(
     session.adopt(connection.clone());
     let places = Arc::new(Semaphore::new(CONCURRENT));
     let taken = Arc::<AtomicU64>::default();
-    // What is under way would else wait for a peer that does not read, and with it the session.
-    let over = || {
-        connection.close(0u32.into(), b"the session ended");
-        Ok(())
-    };
     loop {
         let next = tokio::select! {
             biased;
-            () = session.ended() => return over(),
+            () = session.ended() => return Ok(()),
             next = queue.recv() => next,
         };
         let Some((id, bytes)) = next else { return Ok(()) };
         let place = tokio::select! {
             biased;
-            () = session.ended() => return over(),
+            () = session.ended() => return Ok(()),
             place = places.clone().acquire_owned() => place,
         };
         let Ok(place) = place else { return Ok(()) };

@@ -92,35 +92,31 @@ impl Lane {
     }
 
     /// Writes what comes until the lane is closed or the connection ends.
+    ///
+    /// # Errors
+    /// If the connection ends in the middle of it, or the peer stops the lane.
     pub(crate) async fn write(
         &self,
         connection: &quinn::Connection,
         mut stream: quinn::SendStream,
         backlog: &AtomicUsize,
-    ) {
+    ) -> Result<(), quinn::WriteError> {
         let _end = End(self);
         let mut chunks = Vec::new();
         loop {
             let uncredited = tokio::select! {
                 biased;
                 taken = self.take(&mut chunks) => taken,
-                _ = connection.closed() => return,
+                end = connection.closed() => return Err(end.into()),
             };
             let Some(uncredited) = uncredited else { break };
             let written = stream.write_all_chunks(&mut chunks).await;
             backlog.fetch_sub(uncredited, Ordering::AcqRel);
-            if let Err(error) = written {
-                // A peer that stops a lane while the session lives would wait for ever for what it
-                // asked.
-                if let quinn::WriteError::Stopped(_) = error {
-                    connection.close(1u32.into(), b"the peer stopped reading a lane");
-                }
-                // The connection has ended, and the session with it.
-                return;
-            }
+            written?;
             chunks.clear();
         }
         let _ = stream.finish();
+        Ok(())
     }
 }
 

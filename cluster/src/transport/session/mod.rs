@@ -176,7 +176,10 @@ impl Session {
         // Writers hold the connection and not the session: the session holds their lanes open.
         let (lane, backlog) = (session.control.get(0).clone(), session.backlog.clone());
         let control = session.connection.clone();
-        control_thread.spawn(async move { lane.write(&control, send, &backlog).await });
+        control_thread.spawn(async move {
+            let written = lane.write(&control, send, &backlog).await;
+            end_if_stopped(written, &control);
+        });
         control_thread.spawn(session.clone().read(recv));
         control_thread.spawn(session.clone().datagrams());
         control_thread.spawn(session.clone().until_closed());
@@ -207,10 +210,11 @@ impl Session {
         let spawner = &self.system.env().spawner;
         for lane in 0..LANES {
             let (lane, connection) = (self.lanes.get(lane).clone(), connection.clone());
-            let backlog = self.backlog.clone();
+            let (backlog, control) = (self.backlog.clone(), self.connection.clone());
             spawner.spawn(async move {
                 let Ok(stream) = connection.open_uni().await else { return };
-                lane.write(&connection, stream, &backlog).await;
+                let written = lane.write(&connection, stream, &backlog).await;
+                end_if_stopped(written, &control);
             });
         }
         let session = self.clone();
@@ -419,6 +423,14 @@ impl Session {
 
     pub(crate) fn pool(&self) -> &BufferPool {
         self.system.pool()
+    }
+}
+
+/// A peer that stopped a lane while the session lives would wait for ever for what it asked for.
+fn end_if_stopped(written: Result<(), quinn::WriteError>, control: &quinn::Connection) {
+    if let Err(quinn::WriteError::Stopped(_)) = written {
+        // `until_closed` does the rest.
+        control.close(ENDED.into(), b"the peer stopped reading a lane");
     }
 }
 

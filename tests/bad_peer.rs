@@ -745,22 +745,23 @@ async fn who_never_reads_its_tensors_is_thrown_out_and_they_go() {
     bad.says(&frame(&message, &ask)).await;
     bad.is_thrown_out_for("nobody takes them", "the bulk connection failed").await;
 
-    let (stranger, shown, hello) = town.newcomer();
-    stranger.listen(&shown, MEMBERS);
-    let mut bad = town.deaf(stranger, hello).await;
-    for number in 0..TENSORS {
-        let message = bad.message(town.actor(), "test.Ones", Some(number), body(&ask));
-        bad.says(&frame(&message, &ask)).await;
+    // Twice: nothing of the first is kept while the second comes.
+    for _ in 0..2 {
+        let (stranger, shown, hello) = town.newcomer();
+        stranger.listen(&shown, MEMBERS);
+        let mut bad = town.deaf(stranger, hello).await;
+        for number in 0..TENSORS {
+            let message = bad.message(town.actor(), "test.Ones", Some(number), body(&ask));
+            bad.says(&frame(&message, &ask)).await;
+        }
+        let bulk = bad.stranger.take_bulk().await;
+        bad.is_thrown_out_for("it never reads", "has read nothing of the tensors").await;
+        soon(bulk.closed()).await;
+        town.goes_on().await;
     }
-    let bulk = bad.stranger.take_bulk().await;
-    bad.is_thrown_out_for("it never reads", "has read nothing of the tensors").await;
-    soon(bulk.closed()).await;
-    town.goes_on().await;
     let most = most_kept_for(pid);
     println!("KiB resident: {before} before, {most} at most, {} now", kept_for(pid).0);
     let asked = TENSORS * TENSOR as u64 / 1024;
     assert!(most <= before + asked + 64 * 1024, "KiB resident: {before}, then {most}");
-    // Nothing of it is kept for longer.
-    until("the memory is free again", async || kept_for(pid).0 <= before + asked / 2).await;
     town.ends_as_before().await;
 }

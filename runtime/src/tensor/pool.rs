@@ -13,12 +13,31 @@ use std::{
 
 use bytes::Bytes;
 
-/// A cache line of bytes: gives a buffer its 64-byte alignment without `unsafe`.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+/// A cache line, in bytes: what buffers are aligned to and counted in.
+const LINE: usize = 64;
 
-const LINE: usize = size_of::<Line>();
+/// So many lines of memory. Its bytes come from the system as zeros that are not there yet: memory
+/// that is asked for takes none before it is written to, so that a tensor which only says that it is
+/// large takes none either. (Asked for with its alignment, it would be written to at once.)
+#[derive(Default)]
+struct Block {
+    bytes: Vec<u8>,
+    /// Where the first line begins.
+    start: usize,
+    lines: usize,
+}
+
+impl Block {
+    fn zeroed(lines: usize) -> Self {
+        let bytes = vec![0; (lines + 1) * LINE];
+        let start = bytes.as_ptr().align_offset(LINE).min(LINE);
+        Block { bytes, start, lines }
+    }
+
+    fn len(&self) -> usize {
+        self.lines
+    }
+}
 
 /// Buffers under 4 KiB aren't kept.
 const SMALLEST_KEPT: usize = 4096 / LINE;
@@ -41,7 +60,7 @@ struct Shared {
 #[derive(Default)]
 struct Idle {
     /// By (lines, return number): the smallest that fits is the first of a range.
-    by_size: BTreeMap<(usize, u64), Box<[Line]>>,
+    by_size: BTreeMap<(usize, u64), Block>,
     /// Lines by return number: the oldest is the first.
     by_age: BTreeMap<u64, usize>,
     bytes: usize,
@@ -53,7 +72,7 @@ struct Idle {
 /// Dropped, it goes back to its pool; so does the memory behind [`PoolBuffer::freeze`], when the
 /// last clone goes.
 pub struct PoolBuffer {
-    lines: Box<[Line]>,
+    lines: Block,
     len: usize,
     /// Weak, so that a tensor that lives long keeps its own memory alive and not the whole pool's.
     pool: Weak<Shared>,
@@ -77,7 +96,7 @@ impl BufferPool {
         let need = len.div_ceil(LINE);
         // In a statement of its own, so that the lock is free again before anything is allocated.
         let found = self.shared.idle().take(need);
-        let lines = found.unwrap_or_else(|| zeroed(need));
+        let lines = found.unwrap_or_else(|| Block::zeroed(need));
         PoolBuffer { lines, len, pool: Arc::downgrade(&self.shared) }
     }
 
@@ -110,13 +129,13 @@ impl Shared {
 }
 
 impl Idle {
-    fn take(&mut self, need: usize) -> Option<Box<[Line]>> {
+    fn take(&mut self, need: usize) -> Option<Block> {
         let most = need.saturating_mul(2);
         let key = *self.by_size.range((need, 0)..=(most, u64::MAX)).next()?.0;
         self.remove(key)
     }
 
-    fn give_back(&mut self, lines: Box<[Line]>, limit: usize) {
+    fn give_back(&mut self, lines: Block, limit: usize) {
         let bytes = lines.len() * LINE;
         if lines.len() < SMALLEST_KEPT || bytes > limit {
             return;
@@ -133,7 +152,7 @@ impl Idle {
         self.by_size.insert((lines.len(), self.returned), lines);
     }
 
-    fn remove(&mut self, key: (usize, u64)) -> Option<Box<[Line]>> {
+    fn remove(&mut self, key: (usize, u64)) -> Option<Block> {
         let lines = self.by_size.remove(&key)?;
         self.by_age.remove(&key.1);
         self.bytes -= lines.len() * LINE;
@@ -144,7 +163,7 @@ impl Idle {
 impl PoolBuffer {
     /// A buffer of `len` zeros that belongs to no pool.
     pub(crate) fn unpooled(len: usize) -> PoolBuffer {
-        PoolBuffer { lines: zeroed(len.div_ceil(LINE)), len, pool: Weak::new() }
+        PoolBuffer { lines: Block::zeroed(len.div_ceil(LINE)), len, pool: Weak::new() }
     }
 
     /// Makes the buffer immutable and shared, without a copy.
@@ -153,21 +172,17 @@ impl PoolBuffer {
     }
 }
 
-/// Big blocks come from the system already zeroed, so this doesn't write to them.
-fn zeroed(lines: usize) -> Box<[Line]> {
-    bytemuck::allocation::zeroed_slice_box(lines)
-}
-
 impl Deref for PoolBuffer {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
+        &self.lines.bytes[self.lines.start..][..self.len]
     }
 }
 
 impl DerefMut for PoolBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+        let start = self.lines.start;
+        &mut self.lines.bytes[start..][..self.len]
     }
 }
 

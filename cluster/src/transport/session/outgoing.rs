@@ -79,19 +79,24 @@ impl Session {
     }
 
     fn bare(&self, lane: &Lane, header: &Header) {
+        if self.is_overrun() {
+            return;
+        }
         let put = |pieces: &mut Pieces| pieces.frame(header, Bytes::new(), Vec::new());
         if let Some(Err(error)) = lane.put(Some(&self.backlog), put) {
             tracing::error!(%error, "a frame could not be made");
         }
-        self.bound_backlog();
     }
 
-    /// A peer that asks and never reads must not make this node's memory grow for ever.
-    fn bound_backlog(&self) {
-        if self.backlog.load(Ordering::Acquire) > MAX_BACKLOG {
+    /// A peer that asks and never reads must not make this node's memory grow for ever: past the
+    /// bound the session ends, and nothing more is put in.
+    fn is_overrun(&self) -> bool {
+        let overrun = self.backlog.load(Ordering::Acquire) > MAX_BACKLOG;
+        if overrun {
             // `until_closed` does the rest.
             self.connection.close(1u32.into(), b"the peer does not read what it asked for");
         }
+        overrun
     }
 
     /// Sends a value: body and small tensors on the lane, large ones beside it, then the items of
@@ -105,6 +110,10 @@ impl Session {
     ) -> Result<(), Failure> {
         let refused =
             |error: frame::FrameError| Failure::not_sent(Cause::CannotEncode(error.to_string()));
+        let gone = || Failure::not_sent(Cause::Unreachable("the connection ended".into()));
+        if !credited && self.is_overrun() {
+            return Err(gone());
+        }
         let mut laid = frame::lay_out(&mut value, || self.number()).map_err(refused)?;
         let streams: Vec<_> =
             value.streams.into_iter().map(|items| (self.number(), items)).collect();
@@ -117,15 +126,11 @@ impl Session {
             pumps.push((id, credits, items));
         }
         let backlog = if credited { None } else { Some(&*self.backlog) };
-        let gone = || Failure::not_sent(Cause::Unreachable("the connection ended".into()));
         let put = self.lanes.get(lane).put(backlog, |pieces| laid.seal(pieces, header));
         let large = put.ok_or_else(gone).and_then(|sealed| sealed.map_err(refused));
         let large = large.inspect_err(|_| {
             pumps.iter().for_each(|(id, ..)| drop(self.outgoing.remove(id)));
         })?;
-        if !credited {
-            self.bound_backlog();
-        }
         for (id, bytes) in large {
             let _ = self.bulk().send((id, bytes));
         }

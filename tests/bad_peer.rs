@@ -438,12 +438,17 @@ async fn a_message_that_nobody_knows_or_that_is_none_fails_its_own_call_and_noth
         assert!(failed.is_err(), "{what} was taken");
         let cause = why(failed);
         assert!(matches!(cause, Cause::CannotDecode(_)), "{what}: {cause}");
-        // The same as a cast: nobody is told.
+        // The same as a cast: nobody is told, and the log says it.
         bad.casts(to, name, &bytes).await;
     }
     bad.casts(to, "test.no_such_message", &[]).await;
     bad.casts(nobody, "test.Where", &[]).await;
     bad.is_answered(to).await;
+    until("the node's log says it", async || {
+        let log = town.victim.process.stderr().join("\n");
+        log.contains("a cast was refused") && log.contains("a message could not be decoded")
+    })
+    .await;
     // Answers to what was never asked.
     let reply = Header::Reply { call: 12_345, payload: body(&[1, 2, 3]) };
     bad.held.say(&reply, &[1, 2, 3]).await;

@@ -80,12 +80,14 @@ impl Town {
         Steady::begin(&self.here, &nodes).await
     }
 
-    /// The addresses of both sockets of the node that is bothered: for messages, and for tensors.
-    fn doors(&self) -> [SocketAddr; 2] {
+    /// The addresses of the sockets of the node that is bothered, the one for control first; the
+    /// others are for messages and for tensors.
+    fn doors(&self) -> [SocketAddr; 3] {
         let ports = udp_ports(self.nodes[0].process.pid());
-        let [a, b] = ports[..] else { panic!("a node has two sockets, not {ports:?}") };
-        let bulk = if a == self.nodes[0].addr.port() { b } else { a };
-        [self.nodes[0].addr, (Ipv4Addr::LOCALHOST, bulk).into()]
+        let control = self.nodes[0].addr;
+        let beside: Vec<u16> = ports.into_iter().filter(|port| *port != control.port()).collect();
+        let [a, b] = beside[..] else { panic!("a node has three sockets, not 1 and {beside:?}") };
+        [control, (Ipv4Addr::LOCALHOST, a).into(), (Ipv4Addr::LOCALHOST, b).into()]
     }
 
     fn log(&self) -> String {
@@ -100,7 +102,7 @@ impl Town {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_shows_no_certificate_that_counts_is_refused_within_tls_on_both_sockets() {
+async fn who_shows_no_certificate_that_counts_is_refused_within_tls_on_every_socket() {
     let town = Town::new().await;
     let steady = town.steady().await;
     let (ours, theirs) = (Forge::of_cluster(town.cluster.state()), Forge::another());
@@ -254,7 +256,7 @@ async fn an_observer_s_certificate_makes_no_member() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn garbage_on_either_socket_is_dropped() {
+async fn garbage_on_any_socket_is_dropped() {
     let town = Town::new().await;
     let steady = town.steady().await;
     let (doors, pid) = (town.doors(), town.nodes[0].process.pid());

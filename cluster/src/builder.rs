@@ -360,14 +360,18 @@ impl NodeBuilder {
         for extend in self.extensions {
             extend(&system);
         }
-        let addr = advertised(endpoint.local_addr());
+        let addr = endpoint.local_addr();
+        // Nobody dials one who only asks.
+        if addr.ip().is_unspecified() && self.purpose == Purpose::Member {
+            tracing::warn!(%addr, "listening on a wildcard address: name one that others can dial");
+        }
         let record = Record {
             node: id,
             incarnation,
             version: 1,
             addr,
-            message_addr: advertised(messages.local_addr()),
-            bulk_addr: advertised(bulk.local_addr()),
+            message_addr: messages.local_addr(),
+            bulk_addr: bulk.local_addr(),
             http: self.http,
             roles: self.args.roles.clone(),
             labels: self.args.labels(),
@@ -509,15 +513,6 @@ async fn listen_addr(
     let wrong = |why: String| ClusterError::Address { given: listen.clone(), why };
     let found = sockets.look_up(listen).await.map_err(|error| wrong(error.to_string()))?;
     found.first().copied().ok_or_else(|| wrong("the name has no address".to_owned()))
-}
-
-/// The address that others are told. A wildcard is no address to dial: this machine's name must
-/// stand in the options then.
-fn advertised(local: SocketAddr) -> SocketAddr {
-    if local.ip().is_unspecified() {
-        tracing::warn!(%local, "listening on a wildcard address: name one that others can dial");
-    }
-    local
 }
 
 /// Calls the seeds from now on, and waits until one of them has taken this node into its cluster.

@@ -241,8 +241,9 @@ impl World {
     }
 }
 
-/// All see a crash within this time, and each suspects the node before.
-fn crashes_are_seen(net: &Net, within: Duration, seeds: u64) {
+/// All see a crash within this time, and so many at least suspect the node before: with much loss,
+/// the news that it is down may be the first that a node hears.
+fn crashes_are_seen(net: &Net, within: Duration, seeds: u64, suspecting: usize) {
     let mut slowest = Duration::ZERO;
     for seed in 0..seeds {
         let mut world = World::cluster_on(net.clone(), seed, 0.1);
@@ -254,9 +255,9 @@ fn crashes_are_seen(net: &Net, within: Duration, seeds: u64) {
         let seen = world.run_until(within, |world| {
             [0, 1, 2, 4].iter().all(|node| world.was_told(*node, &down))
         });
-        for node in [0, 1, 2, 4] {
-            assert!(world.was_told(node, &SwimAction::Suspect(member(3, 1))), "seed {seed}");
-        }
+        let suspect = SwimAction::Suspect(member(3, 1));
+        let suspected = [0, 1, 2, 4].iter().filter(|node| world.was_told(**node, &suspect)).count();
+        assert!(suspected >= suspecting, "seed {seed}: {suspected} suspected it");
         slowest = slowest.max(seen);
     }
     println!("slowest of {seeds}: {slowest:?}");
@@ -264,12 +265,12 @@ fn crashes_are_seen(net: &Net, within: Duration, seeds: u64) {
 
 #[test]
 fn a_crash_is_seen_by_all_within_a_second_and_a_half_at_ten_per_cent_loss() {
-    crashes_are_seen(&Net::lan(), ms(1500), SEEDS);
+    crashes_are_seen(&Net::lan(), ms(1500), SEEDS, 4);
 }
 
 #[test]
 fn over_a_wide_network_a_crash_is_seen_by_all_within_seven_seconds_at_ten_per_cent_loss() {
-    crashes_are_seen(&Net::wan(), ms(7000), 5 * SEEDS);
+    crashes_are_seen(&Net::wan(), ms(7000), 5 * SEEDS, 1);
 }
 
 /// Nobody is declared down, though so many are suspected for a moment.

@@ -138,7 +138,7 @@ pub(crate) async fn receive(session: Arc<Session>, connection: quinn::Connection
         };
         let stream = match stream {
             Ok(stream) => stream,
-            Err(error) => return session.close(format!("the bulk connection ended: {error}")),
+            Err(error) => return session.lost_beside("the bulk connection", &error).await,
         };
         let session = session.clone();
         tokio::spawn(async move {

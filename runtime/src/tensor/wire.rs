@@ -325,7 +325,7 @@ mod tests {
     async fn a_format_that_does_not_fit_its_segment_is_refused_with_what_is_wrong() {
         let node = a_node().await;
         for (dtype, format, shape, segment, says) in [
-            (1, 1, &[3][..], 0, "3 values as bf16 take 6 bytes, but there are 4"),
+            (1u8, 1u8, &[3u64][..], 0u32, "3 values as bf16 take 6 bytes, but there are 4"),
             (1, 2, &[1], 0, "1 values as fp16 take 2 bytes, but there are 4"),
             (1, 3, &[4], 0, "4 values as int8 take 8 bytes, but there are 4"),
             (1, 0, &[2], 0, "shape [2] and type f32 takes 8 bytes, but there are 4"),

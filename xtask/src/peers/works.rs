@@ -118,7 +118,7 @@ impl Work {
 
 /// All works, in the order of the report.
 #[rustfmt::skip]
-pub(crate) const WORKS: &[Work] = &[
+pub(crate) static WORKS: &[Work] = &[
     work("call_rtt", "us", Lower, TwoProcesses, &[Footlight, RawQuinn, Ray, Monarch],
         // "At least 5 times faster" is a fifth of the time.
         &[TimesAtMost(1.3, RawQuinn), TimesAtMost(0.2, Ray), TimesAtMost(0.2, Monarch)]),

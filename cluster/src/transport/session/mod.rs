@@ -7,9 +7,12 @@
 mod incoming;
 mod outgoing;
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, OnceLock, Weak,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -52,6 +55,9 @@ const THROWN_OUT: u32 = 2;
 
 /// Most frames that are handed on together.
 const BATCH: usize = 256;
+
+/// So long may the end of one connection of a session be ahead of that of another.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Most bytes of answers and orders that wait for a peer to read.
 const MAX_BACKLOG: usize = 256 << 20;
@@ -224,14 +230,22 @@ impl Session {
                 session.system.env().spawner.spawn(session.clone().read(stream));
             }
             // A fifth lane is a breach; else this waits for the end.
-            let why = match connection.accept_uni().await {
-                Ok(_) => "the peer opened more lanes than there are".to_owned(),
-                Err(error) => format!("the connection for messages ended: {error}"),
-            };
-            if session.is_live() {
-                session.close(why);
+            match connection.accept_uni().await {
+                Ok(_) => session.close("the peer opened more lanes than there are".into()),
+                Err(error) => session.lost_beside("the connection for messages", &error).await,
             }
         });
+    }
+
+    /// A connection beside the control connection has ended, and so does the session. If the peer has
+    /// closed it, the control connection says why, in a moment.
+    pub(crate) async fn lost_beside(&self, what: &str, error: &quinn::ConnectionError) {
+        if matches!(error, quinn::ConnectionError::ApplicationClosed(_)) {
+            let _ = tokio::time::timeout(LAST_WORD, self.ended()).await;
+        }
+        if self.is_live() {
+            self.close(format!("{what} ended: {error}"));
+        }
     }
 
     async fn datagrams(self: Arc<Self>) {

@@ -63,6 +63,8 @@ fn largest(values: &[f32], counts: impl Fn(f32) -> bool) -> i32 {
 /// The scale of a block, and what to multiply with to divide by it.
 fn scale(largest: f32) -> (f32, f32) {
     let scale = largest / 127.0;
+    // Rounded up, the scale of the greatest values would make infinities of them.
+    let scale = if (127.0 * scale).is_finite() { scale } else { scale.next_down() };
     // A subnormal scale would be too coarse itself; the block is as good as zero.
     if scale < f32::MIN_POSITIVE { (0.0, 0.0) } else { (scale, 127.0 / largest) }
 }

@@ -34,7 +34,7 @@ use super::{
     types::VoterId,
     voter::{Voter, lock, millis},
 };
-use crate::network::Network;
+use crate::{MemberState, network::Network};
 
 /// Most questions that are being answered at once.
 const QUESTIONS: usize = 1024;
@@ -44,6 +44,9 @@ const WATCHERS: usize = 1024;
 const LOOK: Duration = Duration::from_millis(100);
 /// A voter that does not lead looks around so often, and a node without one.
 const IDLE: Duration = Duration::from_secs(1);
+/// How often a voter that follows looks around: less than the time after which it would stand for
+/// election.
+const FOLLOW: Duration = Duration::from_millis(100);
 /// A store that failed is opened again after this time.
 const REOPEN: Duration = Duration::from_secs(5);
 /// The leader has so long to let a voter go that is about to leave.
@@ -391,6 +394,14 @@ async fn blocking<T: Send + 'static>(
     done.map_err(|error| StoreError::Failed(error.to_string()))?
 }
 
+/// Whether a majority of the voters is up, as far as this node knows, itself included.
+fn majority_is_up(network: &Network, voters: &[NodeId]) -> bool {
+    let gone = |state: MemberState| state == MemberState::Suspect || state.is_gone();
+    let others = network.view.others();
+    let up = others.iter().filter(|other| !gone(other.state) && voters.contains(&other.id)).count();
+    voters.is_empty() || 2 * (up + 1) > voters.len()
+}
+
 /// The node's task for the ledger: runs until the node has gone.
 async fn run(seat: Arc<Seat>) {
     let mut task = Task {
@@ -473,6 +484,13 @@ impl Task {
             return IDLE;
         }
         self.tell(network, voter.as_ref());
+        if let Some(voter) = &voter {
+            let told = voter.told();
+            // Two that wait equally long would stand at the same time, and split the votes, again and
+            // again: openraft draws that time once. So after a first try chance says who stands when.
+            let turn = told.leader.is_some() || self.seat.draw(3) == 0;
+            voter.may_stand(turn && majority_is_up(network, &told.voters));
+        }
         let directory = Directory::of(&network.ledgers());
         let Some(voter) = voter else {
             self.leader = None;
@@ -489,7 +507,7 @@ impl Task {
                 self.asked = now;
                 self.ask_whether_still_voter(voter, other.is_some());
             }
-            return IDLE;
+            return FOLLOW;
         };
         if self.leader.as_ref().is_none_or(|leader| leader.reign != reign) {
             self.leader = Some(Leader::begin(reign, &voter, self.seat.client.lease));

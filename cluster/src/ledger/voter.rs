@@ -106,6 +106,13 @@ impl Voter {
         }
     }
 
+    /// Whether it may stand for election: not while so few voters are up that it can't be elected.
+    /// Each try would raise the term, and when a cut heals, the greatest term unseats the leader,
+    /// whose leases then can't be renewed until there is the next one.
+    pub(super) fn may_stand(&self, may: bool) {
+        self.raft.runtime_config().elect(may);
+    }
+
     /// Ends the voter; its file is closed afterwards.
     pub(super) async fn stop(&self) {
         let _ = self.raft.shutdown().await;

@@ -76,7 +76,9 @@ async fn the_lesser_side_has_stopped_before_the_greater_starts() {
         hosts.heal();
         one_view(&here, 5, LONG).await;
         (runs_on, generation) = answers(&here, &all).await;
-        assert_eq!((runs_on, generation), (moved_to, next), "round {round}");
+        // The heal may have unseated the ledger's leader, and the lease with it: then it has moved on,
+        // and is in a later generation. It is never back in an earlier one.
+        assert!(generation >= next, "round {round}: {generation} after {next} on {moved_to}");
     }
 
     let lives = lives(&trace);

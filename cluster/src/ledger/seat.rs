@@ -34,7 +34,7 @@ use super::{
     types::VoterId,
     voter::{Voter, lock, millis},
 };
-use crate::{MemberState, network::Network};
+use crate::{Member, network::Network};
 
 /// Most questions that are being answered at once.
 const QUESTIONS: usize = 1024;
@@ -396,9 +396,10 @@ async fn blocking<T: Send + 'static>(
 
 /// Whether a majority of the voters is up, as far as this node knows, itself included.
 fn majority_is_up(network: &Network, voters: &[NodeId]) -> bool {
-    let gone = |state: MemberState| state == MemberState::Suspect || state.is_gone();
+    // Most suspects turn out to be up.
     let others = network.view.others();
-    let up = others.iter().filter(|other| !gone(other.state) && voters.contains(&other.id)).count();
+    let is_up = |other: &&Member| !other.state.is_gone() && voters.contains(&other.id);
+    let up = others.iter().filter(is_up).count();
     voters.is_empty() || 2 * (up + 1) > voters.len()
 }
 
@@ -488,7 +489,7 @@ impl Task {
             let told = voter.told();
             // Two that wait equally long would stand at the same time, and split the votes, again and
             // again: openraft draws that time once. So after a first try chance says who stands when.
-            let turn = told.leader.is_some() || self.seat.draw(3) == 0;
+            let turn = told.leader.is_some() || self.seat.draw(2) == 0;
             voter.may_stand(turn && majority_is_up(network, &told.voters));
         }
         let directory = Directory::of(&network.ledgers());

@@ -1,5 +1,6 @@
 //! One side of a measurement as a process: with all that it starts it ends when its time is over, or when it is dropped.
 
+use crate::command;
 use anyhow::{Context, Result};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -24,7 +25,7 @@ impl Side {
     /// Starts a side. What it prints is kept here, what it complains about goes to `log`.
     pub(crate) fn start(mut command: Command, log: &Path) -> Result<Self> {
         let log = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-        let mut child = command
+        let mut child = command::ends_with_this(&mut command)
             // Held open as long as the harness lives: its end tells a side that nobody waits for it any more.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

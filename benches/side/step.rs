@@ -1,7 +1,7 @@
 //! A step of the parameter server: two processes, each with a worker and a shard. A worker pushes its
 //! gradient chunk by chunk and pulls each chunk's next version, all at once.
 
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 use anyhow::Context as _;
 use footlight::{

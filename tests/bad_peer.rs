@@ -764,9 +764,10 @@ async fn who_never_reads_its_tensors_is_thrown_out_and_they_go() {
         soon(bulk.closed()).await;
         town.goes_on().await;
     }
-    let most = most_kept_for(pid);
-    println!("KiB resident: {before} before, {most} at most, {} now", kept_for(pid).0);
+    let (most, now) = (most_kept_for(pid), kept_for(pid).0);
+    println!("KiB resident: {before} before, {most} at most, {now} now");
     let asked = TENSORS * TENSOR as u64 / 1024;
     assert!(most <= before + asked + 64 * 1024, "KiB resident: {before}, then {most}");
+    assert!(now <= before + 64 * 1024, "KiB resident: {before}, now {now}");
     town.ends_as_before().await;
 }

@@ -259,6 +259,7 @@ async fn an_observer_s_certificate_makes_no_member() {
 async fn garbage_on_any_socket_is_dropped() {
     let town = Town::new().await;
     let steady = town.steady().await;
+    let quiet = quiet(&town).await;
     let (doors, pid) = (town.doors(), town.nodes[0].process.pid());
     let socket = UdpSocket::bind((ELSEWHERE, 0)).unwrap();
     let mut rng = ChaCha8Rng::seed_from_u64(1);
@@ -288,10 +289,10 @@ async fn garbage_on_any_socket_is_dropped() {
         }
     };
     send(2_000);
-    level(&town, pid, "after 2,000 packets of noise to each socket").await;
+    level(&town, quiet, "after 2,000 packets of noise to each socket").await;
     let before = kept_for(pid);
     send(10_000);
-    level(&town, pid, "after 12,000").await;
+    level(&town, quiet, "after 12,000").await;
     stays_level(before, kept_for(pid), 4);
     town.ends_as_before(steady).await;
 }
@@ -299,8 +300,15 @@ async fn garbage_on_any_socket_is_dropped() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handshakes_that_nobody_finishes_keep_no_honest_node_out() {
     let town = Town::new().await;
-    let steady = town.steady().await;
     let (doors, pid) = (town.doors(), town.nodes[0].process.pid());
+    // With as many members as there are when one has come late.
+    let early = town.cluster.here(Options::join(town.nodes[0].addr)).await;
+    sees_up(&early, 5).await;
+    let steady = town.steady().await;
+    let quiet = quiet(&town).await;
+    steady.end().await;
+    soon(early.leave()).await.unwrap();
+    let steady = town.steady().await;
     // Each from a port of its own, and from several addresses.
     let packets = first_packets(600).await;
     let sockets: Vec<UdpSocket> = (0..600u16)
@@ -326,7 +334,7 @@ async fn handshakes_that_nobody_finishes_keep_no_honest_node_out() {
     // once as there are places for.
     let mut before = (0, 0);
     for round in 1..=4 {
-        level(&town, pid, &format!("after {round} times 600 handshakes that nobody finished"))
+        level(&town, quiet, &format!("after {round} times 600 handshakes that nobody finished"))
             .await;
         if round == 2 {
             before = kept_for(pid);
@@ -337,7 +345,7 @@ async fn handshakes_that_nobody_finishes_keep_no_honest_node_out() {
             }
         }
     }
-    level(&town, pid, "after 5 times").await;
+    level(&town, quiet, "after 5 times").await;
     stays_level(before, kept_for(pid), 12);
     steady.end().await;
     soon(late.leave()).await.unwrap();
@@ -348,18 +356,28 @@ async fn tasks(town: &Town) -> u64 {
     soon(town.here.status_of(town.nodes[0].id)).await.unwrap().tasks
 }
 
-/// Waits until a node has nothing more to do with strangers: as many tasks as there are without them.
-async fn level(town: &Town, pid: u32, when: &str) {
-    // Each of another node's four lanes and the like: those of the present sessions, and a few for the
-    // calls that are under way at this moment.
-    const SOME: u64 = 30;
-    let quiet = soon(town.here.status_of(town.nodes[1].id)).await.unwrap().tasks;
-    until(&format!("as few tasks as on a node that nobody bothers ({quiet})"), async || {
-        tasks(town).await <= quiet + SOME
+/// The most tasks that the node is seen with while no stranger bothers it and the members call each
+/// other.
+async fn quiet(town: &Town) -> u64 {
+    let mut most = 0;
+    for _ in 0..500 {
+        most = most.max(tasks(town).await);
+    }
+    most
+}
+
+/// Waits until a node has nothing more to do with strangers: no more tasks than when it was `quiet`,
+/// but for a few of the calls that are under way at this moment.
+async fn level(town: &Town, quiet: u64, when: &str) {
+    until(&format!("as few tasks as when it was quiet ({quiet})"), async || {
+        tasks(town).await <= quiet + 16
     })
     .await;
-    let (rss, files) = kept_for(pid);
-    println!("{when}: {rss} KiB resident, {files} files, {} tasks", tasks(town).await);
+    let (rss, files) = kept_for(town.nodes[0].process.pid());
+    println!(
+        "{when}: {rss} KiB resident, {files} files, {} tasks, {quiet} before",
+        tasks(town).await
+    );
 }
 
 /// A node takes at most so many MiB more than before, and no file.
@@ -372,16 +390,17 @@ fn stays_level(before: (u64, usize), after: (u64, usize), mib: u64) {
 async fn ten_thousand_handshakes_change_nothing() {
     let town = Town::new().await;
     let steady = town.steady().await;
+    let quiet = quiet(&town).await;
     let pid = town.nodes[0].process.pid();
     let mob = Arc::new(Mob::new(&town));
     let mut outcomes = BTreeMap::new();
     mob.attempt(2_000, &mut outcomes).await;
-    level(&town, pid, "after 2,000 handshakes").await;
+    level(&town, quiet, "after 2,000 handshakes").await;
     let (before, answered) = (kept_for(pid), steady.answered());
     mob.attempt(8_000, &mut outcomes).await;
     // Not only at the end: while it went on.
     assert!(steady.answered() > answered, "no call was answered meanwhile");
-    level(&town, pid, "after 10,000 handshakes").await;
+    level(&town, quiet, "after 10,000 handshakes").await;
     let after = kept_for(pid);
     println!("{outcomes:?}");
     stays_level(before, after, 16);

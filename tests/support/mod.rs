@@ -189,6 +189,9 @@ impl Cluster {
             .env("TEST_SEEDS", seeds.join(","))
             .env("TEST_ROLE", options.role)
             .env("TEST_FLAGS", options.flags)
+            // What is freed goes back to the system at once, for whoever looks at what is resident:
+            // else the C library keeps for later what was once as large as this (mallopt(3)).
+            .env("MALLOC_MMAP_THRESHOLD_", "131072")
             .forward_output();
         if let Some(listen) = options.listen {
             spec = spec.env("TEST_LISTEN", listen.to_string());

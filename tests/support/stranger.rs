@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{IpAddr, SocketAddr, UdpSocket},
     path::Path,
@@ -549,23 +550,25 @@ async fn read<T: DeserializeOwned>(stream: &mut quinn::RecvStream) -> T {
 
 /// The first packets of so many handshakes that nobody will go on with.
 pub(crate) async fn first_packets(count: usize) -> Vec<Vec<u8>> {
-    // They are caught at an address where nobody answers.
+    // They are caught at an address where nobody answers. Nobody gives up meanwhile: that it does so
+    // is said in a first packet, too.
     let trap = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let stranger = Stranger::new([127, 0, 0, 1], None, MEMBERS);
-    let mut caught = Vec::with_capacity(count);
+    let (mut caught, mut under_way) = (BTreeMap::new(), Vec::with_capacity(count));
     let mut buffer = vec![0; 9000];
-    while caught.len() < count {
+    for _ in 0..count {
         let to = trap.local_addr().unwrap();
         let connecting =
             stranger.endpoint.connect_with(stranger.client.clone(), to, "any.node.footlight");
-        let connecting = connecting.unwrap();
-        let (length, _) = soon(trap.recv_from(&mut buffer)).await.unwrap();
-        caught.push(buffer[..length].to_vec());
-        drop(connecting);
-        // What it says at its end is of no interest.
-        while trap.try_recv_from(&mut buffer).is_ok() {}
+        under_way.push(connecting.unwrap());
+        while caught.len() < under_way.len() {
+            let (length, _) = soon(trap.recv_from(&mut buffer)).await.unwrap();
+            // By the id that the handshake goes by: it may have been sent again already (RFC 9000, 17.2).
+            let id = buffer[6..][..usize::from(buffer[5])].to_vec();
+            caught.entry(id).or_insert_with(|| buffer[..length].to_vec());
+        }
     }
-    caught
+    caught.into_values().collect()
 }
 
 /// What the system keeps for a process: resident memory in KiB, and open files.

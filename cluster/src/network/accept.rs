@@ -94,7 +94,7 @@ struct Inner {
     thread: Handle,
     admission: Mutex<Admission>,
     under_way: Mutex<BTreeMap<u64, AbortHandle>>,
-    known: Mutex<(Instant, BTreeSet<IpAddr>)>,
+    known: Mutex<Known>,
     log: Mutex<Chatter>,
 }
 
@@ -120,7 +120,7 @@ impl Door {
             thread: thread.clone(),
             admission: Mutex::new(Admission::new(now)),
             under_way: Mutex::default(),
-            known: Mutex::new((now, members(network))),
+            known: Mutex::new(Known::look(network, now)),
             log: Mutex::new(Chatter { since: now, said: 0 }),
         }))
     }
@@ -135,7 +135,9 @@ impl Door {
     {
         let (from, now) = (incoming.remote_address(), Instant::now());
         let (proved, known) = (incoming.remote_address_validated(), self.0.knows(from, now));
-        let verdict = lock(&self.0.admission).arrives(from, proved, known, now);
+        // A member has one, and another one that is to take its place.
+        let strangers = endpoint.open_connections().saturating_sub(2 * lock(&self.0.known).members);
+        let verdict = lock(&self.0.admission).arrives(from, proved, known, strangers, now);
         let (place, instead_of) = match verdict {
             Verdict::Begin { place, instead_of } => (place, instead_of),
             Verdict::Prove => {
@@ -176,10 +178,10 @@ impl Door {
 impl Inner {
     fn knows(&self, from: SocketAddr, now: Instant) -> bool {
         let mut known = lock(&self.known);
-        if now.saturating_duration_since(known.0) >= LOOK {
-            *known = (now, members(&self.network));
+        if now.saturating_duration_since(known.at) >= LOOK {
+            *known = Known::look(&self.network, now);
         }
-        known.1.contains(&from.ip().to_canonical())
+        known.addresses.contains(&from.ip().to_canonical())
     }
 
     fn say(&self, now: Instant, what: &str) {
@@ -192,10 +194,24 @@ impl Inner {
     }
 }
 
-/// The addresses of the members that are there.
-fn members(network: &Network) -> BTreeSet<IpAddr> {
-    let members = network.view.others().into_iter().filter(|member| !member.state.is_gone());
-    members.map(|member| member.address.ip().to_canonical()).collect()
+/// The members that are there.
+struct Known {
+    at: Instant,
+    members: usize,
+    addresses: BTreeSet<IpAddr>,
+}
+
+impl Known {
+    fn look(network: &Network, now: Instant) -> Self {
+        let mut known = Known { at: now, members: 0, addresses: BTreeSet::new() };
+        network.view.each(|member| {
+            if !member.state.is_gone() {
+                known.members += 1;
+                known.addresses.insert(member.address.ip().to_canonical());
+            }
+        });
+        known
+    }
 }
 
 /// Keeps strangers from filling the log.

@@ -11,6 +11,8 @@
 //! * Each source may begin so many handshakes a second; all that are no members together, too. On a
 //!   slow or busy machine it is fewer: handshakes run on the thread that membership needs, and
 //!   strangers get a part of its time, not so many of it.
+//! * There may be so many connections of strangers, those that are over included: one whose very first
+//!   packet says that it is over is kept by quinn until it would have ended for its silence.
 //!
 //! A source is an IPv4 address or an IPv6 network of 64 bits. A state machine without I/O.
 
@@ -24,6 +26,8 @@ use tokio::time::Instant;
 
 /// Most handshakes under way.
 pub(crate) const PLACES: usize = 256;
+/// Most connections of strangers, under way or over.
+const OF_ALL_STRANGERS: usize = 4 * PLACES;
 /// From so many on, addresses must be proved.
 const PROVE_FROM: usize = 64;
 /// One source may begin so many at once, and so many a second.
@@ -151,14 +155,18 @@ impl Admission {
     }
 
     /// Somebody wants a connection. `proved`: the address was shown to be the sender's. `known`: a
-    /// member has the same address.
+    /// member has the same address. `strangers`: so many connections that are no members' there are.
     pub(crate) fn arrives(
         &mut self,
         from: SocketAddr,
         proved: bool,
         known: bool,
+        strangers: usize,
         now: Instant,
     ) -> Verdict {
+        if !known && strangers >= OF_ALL_STRANGERS {
+            return Verdict::Refuse;
+        }
         let source = Source::of(from);
         // A made-up address must not use up the budget of its owner when there is little left.
         let scarce = self.places.len() >= PROVE_FROM || self.runs_short(source, known, now);
@@ -242,11 +250,11 @@ mod tests {
         let now = Instant::now();
         let mut admission = Admission::new(now);
         let begun =
-            (0..PROVE_FROM).filter(|_| begins(admission.arrives(at(0, 1), false, false, now)));
+            (0..PROVE_FROM).filter(|_| begins(admission.arrives(at(0, 1), false, false, 0, now)));
         assert_eq!(begun.count(), PROVE_FROM);
         // From here on the address has to be proved.
-        assert_eq!(admission.arrives(at(0, 2), false, false, now), Verdict::Prove);
-        assert!(begins(admission.arrives(at(0, 2), true, false, now)));
+        assert_eq!(admission.arrives(at(0, 2), false, false, 0, now), Verdict::Prove);
+        assert!(begins(admission.arrives(at(0, 2), true, false, 0, now)));
     }
 
     #[test]
@@ -255,12 +263,12 @@ mod tests {
         let mut admission = Admission::new(now);
         for number in 0..100_000u32 {
             let from = SocketAddr::from((number.to_be_bytes(), 1));
-            admission.arrives(from, false, false, now);
+            admission.arrives(from, false, false, 0, now);
         }
         assert!(admission.places.len() <= PROVE_FROM);
         assert!(admission.budgets.len() <= PROVE_FROM);
         // An honest one still gets in.
-        assert!(begins(admission.arrives(at(0, 1), true, false, now)));
+        assert!(begins(admission.arrives(at(0, 1), true, false, 0, now)));
     }
 
     #[test]
@@ -269,12 +277,12 @@ mod tests {
         let mut admission = Admission::new(now);
         let mut places = Vec::new();
         for _ in 0..PLACES {
-            match admission.arrives(at(0, 1), true, false, now) {
+            match admission.arrives(at(0, 1), true, false, 0, now) {
                 Verdict::Begin { place, instead_of: None } => places.push(place),
                 other => panic!("{other:?}"),
             }
         }
-        let Verdict::Begin { place, instead_of } = admission.arrives(at(0, 2), true, false, now)
+        let Verdict::Begin { place, instead_of } = admission.arrives(at(0, 2), true, false, 0, now)
         else {
             panic!()
         };
@@ -283,7 +291,7 @@ mod tests {
         // The honest one is not the next to go, however many come.
         let later = now + Duration::from_secs(2);
         for _ in 0..200 {
-            let verdict = admission.arrives(at(0, 1), true, false, later);
+            let verdict = admission.arrives(at(0, 1), true, false, 0, later);
             assert!(
                 !matches!(verdict, Verdict::Begin { instead_of: Some(gone), .. } if gone == place)
             );
@@ -299,7 +307,9 @@ mod tests {
         let count = |admission: &mut Admission, now| {
             let mut begun = 0;
             for _ in 0..1_000 {
-                if let Verdict::Begin { place, .. } = admission.arrives(at(0, 1), true, true, now) {
+                if let Verdict::Begin { place, .. } =
+                    admission.arrives(at(0, 1), true, true, 0, now)
+                {
                     admission.done(place);
                     begun += 1;
                 }
@@ -320,7 +330,7 @@ mod tests {
             let mut admission = Admission::new(now);
             (0..200).for_each(|_| admission.took(cost));
             let begun = (0..1_000).filter(|_| {
-                match admission.arrives(at(0, 1), true, known, now) {
+                match admission.arrives(at(0, 1), true, known, 0, now) {
                     Verdict::Begin { place, .. } => admission.done(place),
                     _ => return false,
                 }
@@ -343,14 +353,14 @@ mod tests {
         let mut begun = 0;
         for number in 0..2_000u32 {
             let from = SocketAddr::from(((number * 256).to_be_bytes(), 1));
-            if let Verdict::Begin { place, .. } = admission.arrives(from, true, false, now) {
+            if let Verdict::Begin { place, .. } = admission.arrives(from, true, false, 0, now) {
                 admission.done(place);
                 begun += 1;
             }
         }
         assert_eq!(begun, 512);
-        assert_eq!(admission.arrives(at(0, 1), true, false, now), Verdict::Refuse);
-        assert!(begins(admission.arrives(at(0, 1), true, true, now)));
+        assert_eq!(admission.arrives(at(0, 1), true, false, 0, now), Verdict::Refuse);
+        assert!(begins(admission.arrives(at(0, 1), true, true, 0, now)));
     }
 
     #[test]
@@ -360,14 +370,14 @@ mod tests {
         for number in 0..20_000u32 {
             // Members, so that only the sources' own budgets count.
             let from = SocketAddr::from(((number * 256).to_be_bytes(), 1));
-            if let Verdict::Begin { place, .. } = admission.arrives(from, true, true, now) {
+            if let Verdict::Begin { place, .. } = admission.arrives(from, true, true, 0, now) {
                 admission.done(place);
             }
         }
         assert_eq!(admission.budgets.len(), MAX_SOURCES);
         // They are forgotten when they are at rest.
         let later = now + Duration::from_secs(60);
-        admission.arrives(at(0, 1), true, true, later);
+        admission.arrives(at(0, 1), true, true, 0, later);
         assert_eq!(admission.budgets.len(), 1);
     }
 
@@ -377,5 +387,15 @@ mod tests {
         assert_eq!(source("[2001:db8::1]:1"), source("[2001:db8::ffff:1]:2"));
         assert_ne!(source("[2001:db8::1]:1"), source("[2001:db8:0:1::1]:1"));
         assert_eq!(source("[::ffff:10.0.0.1]:1"), source("10.0.0.1:9"));
+    }
+
+    #[test]
+    fn when_strangers_have_all_the_connections_they_may_have_members_still_get_in() {
+        let now = Instant::now();
+        let mut admission = Admission::new(now);
+        let most = OF_ALL_STRANGERS;
+        assert_eq!(admission.arrives(at(0, 1), true, false, most, now), Verdict::Refuse);
+        assert!(begins(admission.arrives(at(0, 1), true, true, most, now)));
+        assert!(begins(admission.arrives(at(0, 1), true, false, most - 1, now)));
     }
 }

@@ -301,6 +301,11 @@ impl Endpoint {
         self.quinn.accept()
     }
 
+    /// The connections that there are, those that are about to be or to end included.
+    pub(crate) fn open_connections(&self) -> usize {
+        self.quinn.open_connections()
+    }
+
     /// Begins the handshake of a connection that somebody wants. On a control endpoint that may be a
     /// joiner, who has shown no certificate: the [protocol](tls::protocol) tells.
     ///

@@ -18,9 +18,10 @@ use super::{
     MAX_SNAPSHOT,
     leases::LeaseTime,
     message::{
-        Append, Ask, AskVote, Guarded, Invite, NoVoter, NotServed, Piece, Request, WatchGuarded,
-        WatchKeys,
+        Append, Ask, AskPreVote, AskVote, Guarded, Invite, NoVoter, NotServed, Piece, Request,
+        WatchGuarded, WatchKeys,
     },
+    pre_vote::PreVote,
     seat::Seat,
     types::{Types, VoterId},
     voter::Voter,
@@ -45,6 +46,7 @@ impl LedgerActor {
         types.register_own::<LedgerActor>(|ledger| {
             ledger
                 .defers::<Append>()
+                .defers::<AskPreVote>()
                 .defers::<AskVote>()
                 .defers::<Piece>()
                 .defers::<Invite>()
@@ -173,6 +175,20 @@ impl DeferredHandler<Append> for LedgerActor {
     }
 }
 
+impl DeferredHandler<AskPreVote> for LedgerActor {
+    async fn handle(
+        &mut self,
+        vote: AskPreVote,
+        reply: ReplyTo<<AskPreVote as Message>::Reply>,
+        context: &Context<Self>,
+    ) {
+        let rpc = (vote.to, vote.lease, vote.rpc);
+        self.between(rpc, reply, context, |voter, rpc: PreVote| async move {
+            Ok(voter.would_vote(&rpc))
+        });
+    }
+}
+
 impl DeferredHandler<AskVote> for LedgerActor {
     async fn handle(
         &mut self,
@@ -182,7 +198,12 @@ impl DeferredHandler<AskVote> for LedgerActor {
     ) {
         let rpc = (vote.to, vote.lease, vote.rpc);
         self.between(rpc, reply, context, |voter, rpc: VoteRequest<VoterId>| async move {
-            voter.raft.vote(rpc).await.map_err(told)
+            let candidate = rpc.vote;
+            let answer = voter.raft.vote(rpc).await.map_err(told)?;
+            if answer.is_granted_to(&candidate) {
+                voter.gives_its_vote();
+            }
+            Ok(answer)
         });
     }
 }

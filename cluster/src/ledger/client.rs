@@ -442,7 +442,7 @@ impl Network {
         told.push(Told {
             node: own.node,
             state: if own.leaving { MemberState::Leaving } else { MemberState::Up },
-            server: own.roles.iter().any(|role| role == VOTER_ROLE),
+            server: Some(own.roles.iter().any(|role| role == VOTER_ROLE)),
             ledger: own.ledger.clone(),
         });
         told

@@ -30,8 +30,8 @@ pub(super) fn rank(view: &LedgerView) -> (u64, LedgerId) {
 pub(crate) struct Told {
     pub(crate) node: NodeId,
     pub(crate) state: MemberState,
-    /// Whether it has the role `server`.
-    pub(crate) server: bool,
+    /// Whether it has the role `server`, if it has told of itself in this life.
+    pub(crate) server: Option<bool>,
     pub(crate) ledger: Option<LedgerView>,
 }
 

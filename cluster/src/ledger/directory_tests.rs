@@ -12,7 +12,7 @@ fn view(id: u64, founded: u64, term: u64, leader: u64, voters: &[u64]) -> Ledger
 }
 
 fn told(node: u64, state: MemberState, ledger: Option<LedgerView>) -> Told {
-    Told { node: NodeId(node), state, server: true, ledger }
+    Told { node: NodeId(node), state, server: Some(true), ledger }
 }
 
 use MemberState::{Down, Suspect, Up};

@@ -59,7 +59,8 @@ pub(super) struct Leader {
     merged: Instant,
     swept: Instant,
     unknown_owners: BTreeMap<Life, Instant>,
-    /// Since when nodes are down, as far as this leader knows.
+    /// Since when nodes are down, or voters' nodes no members that it knows, as far as this leader
+    /// knows.
     down: BTreeMap<NodeId, Instant>,
     /// Voters whose nodes say that they are none any more.
     unknown: BTreeSet<VoterId>,
@@ -207,23 +208,32 @@ impl Leader {
             }
         }
         lock(&self.refused).retain(|_, since| now < *since + REFUSED);
-        self.down.retain(|node, _| {
-            told.iter().any(|told| told.node == *node && told.state == MemberState::Down)
-        });
         let metrics = voter.raft.metrics();
         let metrics = metrics.borrow();
         let membership = metrics.membership_config.membership();
+        let is_told = |node: NodeId| told.iter().any(|told| told.node == node);
+        // After a restart it knows nobody at first, and who has been gone for an hour is forgotten.
+        let absent = membership.voter_ids().map(|voter| voter.node).filter(|node| !is_told(*node));
+        let absent: BTreeSet<NodeId> = absent.collect();
+        self.down.retain(|node, _| {
+            let is_down = |told: &Told| told.node == *node && told.state == MemberState::Down;
+            absent.contains(node) || told.iter().any(is_down)
+        });
         self.unknown.retain(|voter| membership.get_node(voter).is_some());
         let mut nodes = BTreeMap::new();
         let retiring = lock(&seat.retiring).clone();
+        let mut gone = |node: NodeId| {
+            let since = *self.down.entry(node).or_insert(now);
+            let long = now >= since + seat.settings.replace_after;
+            if long { Health::Lost } else { Health::Away }
+        };
+        for node in absent {
+            nodes.insert(node, Candidate { health: gone(node), server: None, refused: false });
+        }
         for Told { node, state, server, .. } in told {
             let health = match state {
                 MemberState::Left => Health::Left,
-                MemberState::Down => {
-                    let since = *self.down.entry(node).or_insert(now);
-                    let long = now >= since + seat.settings.replace_after;
-                    if long { Health::Lost } else { Health::Away }
-                }
+                MemberState::Down => gone(node),
                 _ if retiring.contains(&node) => Health::Leaves,
                 MemberState::Leaving => Health::Leaves,
                 MemberState::Up => Health::Up,

@@ -23,8 +23,15 @@ pub(super) const PROTECTED: [&str; 3] = [OF_THE_VOTERS, "token/", "revoked/"];
 /// What those send who use the ledger.
 pub(crate) const OF_CLIENTS: [&str; 2] = [Request::NAME, WatchKeys::NAME];
 /// What only those may send who may be voters: it touches every key.
-pub(crate) const OF_VOTERS: [&str; 6] =
-    [Append::NAME, AskVote::NAME, Piece::NAME, Invite::NAME, Guarded::NAME, WatchGuarded::NAME];
+pub(crate) const OF_VOTERS: [&str; 7] = [
+    Append::NAME,
+    AskPreVote::NAME,
+    AskVote::NAME,
+    Piece::NAME,
+    Invite::NAME,
+    Guarded::NAME,
+    WatchGuarded::NAME,
+];
 
 fn is_in(key: &str, places: &[&str]) -> bool {
     places.iter().any(|place| match place.strip_suffix('/') {
@@ -48,7 +55,7 @@ pub(super) fn is_listed(key: &str, guarded: bool) -> bool {
     !is_for_voters(key) && (guarded || !is_secret(key))
 }
 
-/// openraft's message from one voter to another, and its answer, in openraft's own types.
+/// A message from one voter to another, and its answer: in openraft's own types, but for the pre-vote.
 macro_rules! between_voters {
     ($(#[$doc:meta])* $name:ident = $wire:literal) => {
         $(#[$doc])*
@@ -72,6 +79,10 @@ macro_rules! between_voters {
 between_voters!(
     /// Entries for the log, or none: a heartbeat.
     Append = "ledger.append"
+);
+between_voters!(
+    /// Asks whether it would get a vote: [`PreVote`](super::pre_vote::PreVote), answered by a `bool`.
+    AskPreVote = "ledger.pre-vote"
 );
 between_voters!(
     /// Asks for a vote.

@@ -55,6 +55,7 @@ mod machine;
 mod merge;
 mod message;
 mod mismatch;
+mod pre_vote;
 mod raft_log;
 mod seat;
 mod state;
@@ -97,9 +98,9 @@ pub struct LedgerSettings {
     /// The leader speaks up so often. It is also the time that a voter has for an answer: more than
     /// the longest round trip. Default: 100 ms.
     pub heartbeat: Duration,
-    /// A voter that does not hear from the leader waits for twice a time from this range, drawn by
-    /// each node when it starts, before it stands for election. Default: 350 ms to 500 ms, so that
-    /// the next leader stands 0.7 s to 1.2 s after one was lost.
+    /// A voter that does not hear from the leader waits for twice a time from this range, drawn anew
+    /// for each try, before it stands for election. Default: 350 ms to 500 ms, so that the next leader
+    /// stands 0.7 s to 1.2 s after one was lost.
     pub election: Range<Duration>,
     /// A voter that membership has declared down is replaced after this time: it may only be
     /// restarting. Default: 10 s.

@@ -30,11 +30,12 @@ use super::{
     leases::LeaseTime,
     merge,
     message::{Answer, Ask, Guarded, Invite, NoVoter, NotServed, Request},
+    pre_vote::Standing,
     store::{Closed, Deed, Store, StoreError},
     types::VoterId,
     voter::{Voter, lock, millis},
 };
-use crate::{Member, network::Network};
+use crate::network::Network;
 
 /// Most questions that are being answered at once.
 const QUESTIONS: usize = 1024;
@@ -44,9 +45,6 @@ const WATCHERS: usize = 1024;
 const LOOK: Duration = Duration::from_millis(100);
 /// A voter that does not lead looks around so often, and a node without one.
 const IDLE: Duration = Duration::from_secs(1);
-/// How often a voter that follows looks around: less than the time after which it would stand for
-/// election.
-const FOLLOW: Duration = Duration::from_millis(100);
 /// A store that failed is opened again after this time.
 const REOPEN: Duration = Duration::from_secs(5);
 /// The leader has so long to let a voter go that is about to leave.
@@ -252,10 +250,8 @@ impl Seat {
     }
 
     async fn start(&self, store: (Store, Closed)) -> Result<Arc<Voter>, StoreError> {
-        let range = &self.settings.election;
-        let patience = millis(range.start) + self.draw(millis(range.end - range.start));
         let (network, control) = (self.network.clone(), self.control.clone());
-        let voter = Voter::start(store, network, control, &self.settings, patience).await?;
+        let voter = Voter::start(store, network, control, &self.settings).await?;
         if voter.deed.founder {
             // Does nothing if it was done before: it may have been killed in between.
             voter.found(self.dir.is_some()).await?;
@@ -394,19 +390,12 @@ async fn blocking<T: Send + 'static>(
     done.map_err(|error| StoreError::Failed(error.to_string()))?
 }
 
-/// Whether a majority of the voters is up, as far as this node knows, itself included.
-fn majority_is_up(network: &Network, voters: &[NodeId]) -> bool {
-    // Most suspects turn out to be up.
-    let others = network.view.others();
-    let is_up = |other: &&Member| !other.state.is_gone() && voters.contains(&other.id);
-    let up = others.iter().filter(is_up).count();
-    voters.is_empty() || 2 * (up + 1) > voters.len()
-}
-
 /// The node's task for the ledger: runs until the node has gone.
 async fn run(seat: Arc<Seat>) {
+    let standing = Standing::new(seat.settings.election.clone(), |below| seat.draw(below));
     let mut task = Task {
         seat,
+        standing,
         leader: None,
         told: None,
         noted: None,
@@ -446,6 +435,8 @@ async fn run(seat: Arc<Seat>) {
 /// What the node's task remembers.
 struct Task {
     seat: Arc<Seat>,
+    /// Until it stands for election.
+    standing: Standing,
     leader: Option<Leader>,
     /// What the others were told last.
     told: Option<LedgerView>,
@@ -485,13 +476,6 @@ impl Task {
             return IDLE;
         }
         self.tell(network, voter.as_ref());
-        if let Some(voter) = &voter {
-            let told = voter.told();
-            // Two that wait equally long would stand at the same time, and split the votes, again and
-            // again: openraft draws that time once. So after a first try chance says who stands when.
-            let turn = told.leader.is_some() || self.seat.draw(2) == 0;
-            voter.may_stand(turn && majority_is_up(network, &told.voters));
-        }
         let directory = Directory::of(&network.ledgers());
         let Some(voter) = voter else {
             self.leader = None;
@@ -506,9 +490,10 @@ impl Task {
             *lock(&voter.timers) = None;
             if !voter.is_in_touch() && now >= self.asked + ASK {
                 self.asked = now;
-                self.ask_whether_still_voter(voter, other.is_some());
+                self.ask_whether_still_voter(voter.clone(), other.is_some());
             }
-            return FOLLOW;
+            let seat = &self.seat;
+            return self.standing.look(&voter, |below| seat.draw(below), now).min(IDLE);
         };
         if self.leader.as_ref().is_none_or(|leader| leader.reign != reign) {
             self.leader = Some(Leader::begin(reign, &voter, self.seat.client.lease));

@@ -1,4 +1,5 @@
-//! openraft's network: messages to the ledger actor of the other voter's node.
+//! From one voter to another: messages to the ledger actor of the other one's node. openraft's network,
+//! and what is asked before an election.
 
 use std::{error::Error, fmt, sync::Weak, time::Duration};
 
@@ -39,11 +40,17 @@ pub(super) struct Wires {
     pub(super) unknown: mpsc::UnboundedSender<VoterId>,
 }
 
+impl Wires {
+    pub(super) fn to(&self, target: VoterId) -> Wire {
+        Wire { wires: self.clone(), target }
+    }
+}
+
 impl RaftNetworkFactory<Types> for Wires {
     type Network = Wire;
 
     async fn new_client(&mut self, target: VoterId, _: &Keeps) -> Wire {
-        Wire { wires: self.clone(), target }
+        self.to(target)
     }
 }
 
@@ -56,7 +63,7 @@ pub(super) struct Wire {
 
 /// Why a voter could not be asked.
 #[derive(Debug)]
-struct Failed {
+pub(super) struct Failed {
     why: String,
     /// Nobody is there: asking again at once is no use.
     away: bool,
@@ -71,7 +78,7 @@ impl fmt::Display for Failed {
 impl Error for Failed {}
 
 impl Wire {
-    async fn ask<M, How, Q, A>(
+    pub(super) async fn ask<M, How, Q, A>(
         &self,
         question: &Q,
         message: impl FnOnce(VoterId, LeaseTime, Opaque) -> M,

@@ -26,7 +26,7 @@ use super::{
     state::State,
     store::{Closed, Deed, Store, StoreError},
     transport::Wires,
-    types::{Keeps, Raft, VoterId},
+    types::{Keeps, LogId, Raft, VoterId},
 };
 
 /// A snapshot is made when so many entries have come after the last one.
@@ -54,8 +54,12 @@ pub(super) struct Voter {
     /// Those who wait until the leader knows that it still is.
     waiting: mpsc::UnboundedSender<oneshot::Sender<bool>>,
     closed: Mutex<Option<Closed>>,
-    /// When the leader was heard last.
-    heard: Mutex<Instant>,
+    /// The way to the others.
+    pub(super) wires: Wires,
+    /// A voter that has heard the leader within this time gives nobody else its vote.
+    pub(super) lease_of_a_leader: Duration,
+    /// When the leader was heard last, and when this voter gave somebody its vote.
+    heard: Mutex<(Instant, Instant)>,
     /// Voters whose nodes say that they are none.
     pub(super) unknown: Mutex<mpsc::UnboundedReceiver<VoterId>>,
 }
@@ -68,16 +72,15 @@ impl Voter {
         network: Weak<crate::network::Network>,
         control: Handle,
         settings: &LedgerSettings,
-        patience: u64,
     ) -> Result<Arc<Self>, StoreError> {
         let deed = store.deed();
         // A ledger that is founded anew grants greater generations than one that was lost.
         let (machine, view) = Machine::load(store.clone(), State::new(deed.founded)).await?;
         let (unknown, heard) = mpsc::unbounded_channel();
         let failed = |error: String| StoreError::Failed(error);
-        let config = config(settings, patience).map_err(failed)?;
+        let config = config(settings).map_err(failed)?;
         let wires = Wires { network, lease: LeaseTime(settings.lease), unknown };
-        let raft = Raft::new(deed.me, Arc::new(config), wires, store, machine).await;
+        let raft = Raft::new(deed.me, Arc::new(config), wires.clone(), store, machine).await;
         let raft = raft.map_err(|error| failed(error.to_string()))?;
         let (waiting, asked) = mpsc::unbounded_channel();
         control.spawn(confirm(raft.clone(), asked));
@@ -89,7 +92,9 @@ impl Voter {
             timers: Mutex::new(None),
             waiting,
             closed: Mutex::new(Some(closed)),
-            heard: Mutex::new(Instant::now()),
+            wires,
+            lease_of_a_leader: settings.election.end,
+            heard: Mutex::new((Instant::now(), Instant::now())),
             unknown: Mutex::new(heard),
         }))
     }
@@ -104,13 +109,6 @@ impl Voter {
             }
             Err(error) => Err(StoreError::Failed(error.to_string())),
         }
-    }
-
-    /// Whether it may stand for election: not while so few voters are up that it can't be elected.
-    /// Each try would raise the term, and when a cut heals, the greatest term unseats the leader,
-    /// whose leases then can't be renewed until there is the next one.
-    pub(super) fn may_stand(&self, may: bool) {
-        self.raft.runtime_config().elect(may);
     }
 
     /// Ends the voter; its file is closed afterwards.
@@ -166,7 +164,30 @@ impl Voter {
 
     /// The leader speaks to this voter.
     pub(super) fn hears(&self) {
-        *lock(&self.heard) = Instant::now();
+        lock(&self.heard).0 = Instant::now();
+    }
+
+    /// Somebody who stands for election has its vote.
+    pub(super) fn gives_its_vote(&self) {
+        lock(&self.heard).1 = Instant::now();
+    }
+
+    /// When the leader was heard last, and when this voter gave somebody its vote: no earlier than it
+    /// was started.
+    pub(super) fn heard(&self) -> (Instant, Instant) {
+        *lock(&self.heard)
+    }
+
+    /// The last entry that it has.
+    pub(super) fn last_log_id(&self) -> Option<LogId> {
+        self.raft.data_metrics().borrow().last_log
+    }
+
+    /// Who votes; two sets of voters while that is being changed.
+    pub(super) fn configs(&self) -> Vec<BTreeSet<VoterId>> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow();
+        metrics.membership_config.membership().get_joint_config().clone()
     }
 
     /// Whether this voter knows what the majority knows, as of two seconds ago.
@@ -174,7 +195,7 @@ impl Voter {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         if metrics.state != ServerState::Leader {
-            return lock(&self.heard).elapsed() < TOUCH;
+            return self.heard().0.elapsed() < TOUCH;
         }
         let alone = metrics.membership_config.voter_ids().count() == 1;
         alone || metrics.millis_since_quorum_ack.is_some_and(|since| since < millis(TOUCH))
@@ -335,13 +356,15 @@ async fn confirm(raft: Raft, mut asked: mpsc::UnboundedReceiver<oneshot::Sender<
     }
 }
 
-fn config(settings: &LedgerSettings, patience: u64) -> Result<Config, String> {
+fn config(settings: &LedgerSettings) -> Result<Config, String> {
+    let lease_of_a_leader = millis(settings.election.end);
     let config = Config {
         cluster_name: "footlight".to_owned(),
         heartbeat_interval: millis(settings.heartbeat),
-        // One number, drawn by the node: openraft would draw one on its own.
-        election_timeout_min: patience,
-        election_timeout_max: patience + 1,
+        // The node says when: see `pre_vote`. For so long after the leader was heard no vote is given.
+        enable_elect: false,
+        election_timeout_min: lease_of_a_leader,
+        election_timeout_max: lease_of_a_leader + 1,
         install_snapshot_timeout: 10_000,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
         max_in_snapshot_log_to_keep: KEEP,

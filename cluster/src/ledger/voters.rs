@@ -2,6 +2,8 @@
 //!
 //! * A node votes because it has the role `server`. While fewer than three such nodes are there,
 //!   those that vote already count too: the founder, whatever it is for.
+//! * Who votes and has just begun a new life, or is not known to a leader that has, keeps its vote until
+//!   more is known.
 //! * As many vote as there are, but an odd number: a fourth voter would not make one more loss
 //!   bearable, only writes slower. And at most five, unless the settings say otherwise.
 //! * Who has left or is about to, or says that it is no voter (its disk was lost), is taken out at
@@ -38,8 +40,8 @@ pub(super) enum Health {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Candidate {
     pub(super) health: Health,
-    /// Whether it has the role `server`.
-    pub(super) server: bool,
+    /// Whether it has the role `server`, if that is known.
+    pub(super) server: Option<bool>,
     /// It was asked to vote a short while ago and could not.
     pub(super) refused: bool,
 }
@@ -80,8 +82,7 @@ impl Present {
         match self.nodes.get(&voter.node) {
             _ if self.unknown.contains(voter) => Health::Left,
             Some(candidate) => candidate.health,
-            // Forgotten an hour after it had gone.
-            None => Health::Left,
+            None => Health::Away,
         }
     }
 
@@ -131,10 +132,11 @@ impl Present {
 
     /// The nodes that are to vote.
     fn wanted(&self) -> BTreeSet<NodeId> {
-        let is_server = |node: &NodeId| self.nodes.get(node).is_some_and(|node| node.server);
-        let servers = self.nodes.values().filter(|node| node.server && node.health == Health::Up);
+        let server = |node: &NodeId| self.nodes.get(node).and_then(|node| node.server);
+        let servers = self.nodes.values();
+        let servers = servers.filter(|node| node.server == Some(true) && node.health == Health::Up);
         let enough = servers.count() >= 3;
-        let may_stay = |voter: &&VoterId| !enough || is_server(&voter.node);
+        let may_stay = |voter: &&VoterId| !enough || server(&voter.node) != Some(false);
         let with = |healths: &[Health]| {
             let voters = self.voters.iter().filter(may_stay);
             let mut voters: Vec<&VoterId> =
@@ -151,7 +153,7 @@ impl Present {
             self.voters.iter().any(|voter| voter.node == *node && !self.unknown.contains(voter))
         };
         let fresh = self.nodes.iter().filter(|(node, candidate)| {
-            let willing = candidate.server && !candidate.refused;
+            let willing = candidate.server == Some(true) && !candidate.refused;
             willing && candidate.health == Health::Up && !votes(node)
         });
         // Those that listen already come first: they have begun to catch up.

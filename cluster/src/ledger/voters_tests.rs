@@ -11,7 +11,7 @@ fn voters(nodes: &[u64]) -> BTreeSet<VoterId> {
 }
 
 fn server(health: Health) -> Candidate {
-    Candidate { health, server: true, refused: false }
+    Candidate { health, server: Some(true), refused: false }
 }
 
 /// Node 1 leads; so many servers are there.
@@ -34,7 +34,7 @@ impl Present {
     }
 
     fn no_server(mut self, node: u64) -> Self {
-        let founder = Candidate { health: Health::Up, server: false, refused: false };
+        let founder = Candidate { health: Health::Up, server: Some(false), refused: false };
         self.nodes.insert(NodeId(node), founder);
         self
     }
@@ -95,6 +95,22 @@ fn a_founder_without_the_role_counts_while_there_are_fewer_than_three_servers() 
     assert_eq!(present(&[1], &[2]).no_server(1).settle(), [1]);
     assert_eq!(present(&[1], &[2, 3]).no_server(1).settle(), [1, 2, 3]);
     assert_eq!(present(&[1, 2, 3], &[2, 3, 4]).no_server(1).settle(), [2, 3, 4]);
+}
+
+#[test]
+fn who_has_just_begun_a_new_life_or_is_not_known_keeps_its_vote() {
+    // It has not told of itself yet: whether it is a server is not known.
+    let unheard = Candidate { health: Health::Away, server: None, refused: false };
+    for seen in [Some(unheard), None] {
+        for absent in [&[5][..], &[4, 5]] {
+            let mut present = present(&[1, 2, 3, 4, 5], &[1, 2, 3, 4, 5]);
+            for node in absent {
+                present.nodes.remove(&NodeId(*node));
+                present.nodes.extend(seen.map(|seen| (NodeId(*node), seen)));
+            }
+            assert_eq!(present.step(), Step::Nothing);
+        }
+    }
 }
 
 #[test]
@@ -166,7 +182,7 @@ fn health() -> impl Strategy<Value = Health> {
 }
 
 fn any_present() -> impl Strategy<Value = Present> {
-    let nodes = proptest::collection::btree_map(1..10u64, (health(), any::<bool>()), 1..10);
+    let nodes = proptest::collection::btree_map(1..10u64, (health(), any::<Option<bool>>()), 1..10);
     (nodes, proptest::collection::btree_set(1..10u64, 1..6), 0..3usize).prop_map(
         |(nodes, voting, unknown)| {
             let voting: Vec<u64> = voting.into_iter().collect();
@@ -175,7 +191,7 @@ fn any_present() -> impl Strategy<Value = Present> {
             for (node, (health, server)) in nodes {
                 present.nodes.insert(NodeId(node), Candidate { health, server, refused: false });
             }
-            let me = Candidate { health: Health::Up, server: true, refused: false };
+            let me = Candidate { health: Health::Up, server: Some(true), refused: false };
             present.nodes.insert(present.me.node, me);
             present.unknown =
                 voting.iter().skip(1).rev().take(unknown).map(|node| voter(*node)).collect();
@@ -204,11 +220,13 @@ proptest! {
             prop_assert!(!present.has_majority(&stay), "{present:?}");
         }
         // More losses are not bearable than with what is there.
-        let up = present.nodes.values().filter(|node| node.server && node.health == Health::Up);
-        let up = up.count();
+        let up = present.nodes.values();
+        let up = up.filter(|node| node.server == Some(true) && node.health == Health::Up).count();
+        // Who is away for a while is not replaced: it counts as if it were there.
         let bears = |voters: &BTreeSet<VoterId>| {
-            let up = voters.iter().filter(|voter| present.health(voter) == Health::Up).count();
-            up.checked_sub(voters.len() / 2 + 1)
+            let counts =
+                |voter: &&VoterId| matches!(present.health(voter), Health::Up | Health::Away);
+            voters.iter().filter(counts).count().checked_sub(voters.len() / 2 + 1)
         };
         if up >= 5 {
             prop_assert_eq!(bears(&present.voters), Some(2), "{:?}", present);

@@ -299,10 +299,11 @@ impl View {
 
     /// What the other members tell of the ledger, by id.
     pub(crate) fn ledgers(&self) -> Vec<Told> {
-        let told = |Entry { member, .. }: &Entry| Told {
+        let is_server = |record: &Arc<Record>| record.roles.iter().any(|role| role == VOTER_ROLE);
+        let told = |Entry { member, record, .. }: &Entry| Told {
             node: member.id,
             state: member.state,
-            server: member.roles.iter().any(|role| role == VOTER_ROLE),
+            server: record.as_ref().map(is_server),
             ledger: member.ledger.clone(),
         };
         self.lock().values().map(told).collect()

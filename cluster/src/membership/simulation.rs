@@ -302,43 +302,6 @@ fn nor_in_three_minutes_over_a_wide_network() {
     nobody_is_declared_down(&Net::wan(), Duration::from_secs(180), 1000);
 }
 
-/// One node stands still for so long: its packets and timers wait, and all is told then.
-fn stands_still(net: &Net, still: Duration, seed: u64) -> World {
-    let mut world = World::cluster_on(net.clone(), seed, 0.1);
-    let mut waiting = Vec::new();
-    let awake = world.now + still;
-    while world.queue.peek().is_some_and(|Reverse((at, _))| *at <= awake) {
-        let Reverse((at, sequence)) = *world.queue.peek().unwrap();
-        let concerns = match &world.events[&sequence] {
-            Event::Packet { to, .. } => *to == 3,
-            Event::Timer { node, .. } => *node == 3,
-        };
-        if concerns {
-            world.queue.pop();
-            world.now = at;
-            waiting.push(world.events.remove(&sequence).unwrap());
-        } else {
-            world.step();
-        }
-    }
-    world.now = awake;
-    waiting.into_iter().for_each(|event| world.push(Duration::ZERO, event));
-    world.run_for(Duration::from_secs(20));
-    world
-}
-
-#[test]
-fn a_standstill_is_borne_for_as_long_as_each_preset_says() {
-    for (net, still) in [(Net::lan(), ms(700)), (Net::wan(), ms(3500))] {
-        for seed in 0..SEEDS {
-            let world = stands_still(&net, still, seed);
-            let mut told = world.log.iter().map(|(_, _, told)| told);
-            let down = told.any(|told| matches!(told, SwimAction::Down(_)));
-            assert!(!down && world.rejoined().is_empty(), "seed {seed}: {:#?}", world.log);
-        }
-    }
-}
-
 #[test]
 fn a_restart_on_the_same_address_takes_the_old_life_s_place_at_once() {
     for seed in 0..SEEDS {

@@ -3,10 +3,6 @@
 
 use super::*;
 
-/// What the settings promise to bear.
-const BORNE: Duration = Duration::from_millis(700);
-const NOT_BORNE: Duration = Duration::from_secs(1);
-
 /// A member stands still from now on, for so long; the others go on.
 fn stand_still(world: &mut World, who: usize, time: Duration) {
     let end = world.now + time;
@@ -31,16 +27,17 @@ fn stand_still(world: &mut World, who: usize, time: Duration) {
     }
 }
 
-#[test]
-fn a_standstill_of_seven_tenths_of_a_second_is_borne() {
+/// Nobody is declared down although members stand still for so long, one after the other, with and
+/// without loss.
+fn is_borne(net: &Net, time: Duration) {
     let (mut stood_still, mut suspected) = (0, 0);
     for (seed, loss) in (0..SEEDS).flat_map(|seed| [(seed, 0.0), (seed, 0.1)]) {
-        let mut world = World::cluster(seed, loss);
+        let mut world = World::cluster_on(net.clone(), seed, loss);
         for _ in 0..10 {
             let who = world.rng.random_range(0..NODES);
-            stand_still(&mut world, who, BORNE);
-            let pause = world.rng.random_range(500..3000);
-            world.run_for(ms(pause));
+            stand_still(&mut world, who, time);
+            let pause = world.rng.random_range(0.7..4.3);
+            world.run_for(time.mul_f64(pause));
             stood_still += 1;
         }
         for (at, _, told) in &world.log {
@@ -57,11 +54,21 @@ fn a_standstill_of_seven_tenths_of_a_second_is_borne() {
 }
 
 #[test]
+fn a_standstill_of_seven_tenths_of_a_second_is_borne() {
+    is_borne(&Net::lan(), ms(700));
+}
+
+#[test]
+fn one_of_three_and_a_half_seconds_is_borne_in_a_wide_network() {
+    is_borne(&Net::wan(), ms(3500));
+}
+
+#[test]
 fn most_of_a_second_are_declared_down_and_come_back_as_new() {
     let mut declared = 0;
     for seed in 0..SEEDS {
         let mut world = World::cluster(seed, 0.0);
-        stand_still(&mut world, 3, NOT_BORNE);
+        stand_still(&mut world, 3, Duration::from_secs(1));
         let down = SwimAction::Down(member(3, 1));
         if [0, 1, 2, 4].iter().any(|node| world.was_told(*node, &down)) {
             declared += 1;

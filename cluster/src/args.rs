@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 
 use crate::trust::{TokenSource, parse_lifetime};
 
-use crate::{ledger::LedgerSettings, membership::Settings, resources::Told};
+use crate::{
+    ledger::LedgerSettings, membership::Settings, resources::Told, transport::endpoint::Congestion,
+};
 
 /// The port that a node listens on if nothing else is said.
 pub const DEFAULT_PORT: u16 = 7400;
@@ -44,6 +46,11 @@ pub struct NodeArgs {
     /// 300 ms [default: lan]
     #[arg(long, value_name = "lan|wan", value_parser = preset)]
     pub network: Option<Preset>,
+    /// How fast this node sends: `cubic` slows down when packets are lost and shares a path fairly;
+    /// `bbr` sends as fast as a path delivers, for one that loses packets though it is not full
+    /// [default: cubic]
+    #[arg(long, value_name = "cubic|bbr", value_parser = congestion)]
+    pub congestion: Option<Congestion>,
     /// How long to finish what is in hand after SIGTERM or SIGINT; a second signal ends the node at
     /// once [default: 20]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
@@ -90,6 +97,14 @@ fn preset(text: &str) -> Result<Preset, String> {
         "lan" => Ok(Preset::Lan),
         "wan" => Ok(Preset::Wan),
         _ => Err("give lan or wan".to_owned()),
+    }
+}
+
+fn congestion(text: &str) -> Result<Congestion, String> {
+    match text {
+        "cubic" => Ok(Congestion::Cubic),
+        "bbr" => Ok(Congestion::Bbr),
+        _ => Err("give cubic or bbr".to_owned()),
     }
 }
 

@@ -342,6 +342,7 @@ impl NodeBuilder {
             let settings = EndpointSettings {
                 listen,
                 purpose,
+                congestion: self.args.congestion.unwrap_or_default(),
                 seed: env.seeds.bytes(name),
                 credentials: &credentials,
                 tls: tls.clone(),

@@ -63,3 +63,4 @@ pub use record::Load;
 pub use resources::{Gpu, Granted, Needs, Resources};
 pub use spawn::SpawnBuilder;
 pub use supervise::SupervisorRef;
+pub use transport::endpoint::Congestion;

@@ -15,7 +15,7 @@ use crate::{
     ClusterError,
     network::seeds::Seeds,
     transport::{
-        endpoint::{MAX_PAYLOAD, PathKind, Purpose, transport_config},
+        endpoint::{Congestion, MAX_PAYLOAD, PathKind, Purpose, transport_config},
         handshake,
         socket::{NodeRuntime, Sockets},
     },
@@ -204,7 +204,9 @@ impl Asker {
         let endpoint = quinn::Endpoint::new_with_abstract_socket(settings, None, socket, runtime)
             .map_err(|error| trouble(error.to_string()))?;
         let mut config = quinn::ClientConfig::new(client);
-        config.transport_config(Arc::new(transport_config(PathKind::to(&addr), Purpose::Control)));
+        let path = PathKind::to(&addr);
+        let transport = transport_config(path, Purpose::Control, Congestion::default());
+        config.transport_config(Arc::new(transport));
         let connecting = endpoint
             .connect_with(config, addr, tls::ANY_NODE)
             .map_err(|error| trouble(error.to_string()))?;

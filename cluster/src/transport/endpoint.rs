@@ -13,7 +13,8 @@ use std::{
 
 use quinn::{
     ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
-    TransportConfig, VarInt, congestion::CubicConfig,
+    TransportConfig, VarInt,
+    congestion::{BbrConfig, ControllerFactory, CubicConfig},
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
@@ -74,6 +75,36 @@ pub enum Purpose {
     Bulk,
 }
 
+/// How fast a node sends, from what it learns of the path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Congestion {
+    /// Slows down when packets are lost (RFC 9438): shares a path fairly with what else uses it.
+    #[default]
+    Cubic,
+    /// Sends as fast as the path is seen to deliver, whatever is lost (Google's BBR, version 1, which
+    /// quinn calls experimental): for paths that lose packets though they are not full. Beside others
+    /// it may take more than its share.
+    Bbr,
+}
+
+impl Congestion {
+    /// `window`: so many bytes may be on their way at first; quinn's choice if none is given.
+    fn controller(self, window: Option<u64>) -> Arc<dyn ControllerFactory + Send + Sync> {
+        match self {
+            Congestion::Cubic => {
+                let mut cubic = CubicConfig::default();
+                window.map(|window| cubic.initial_window(window));
+                Arc::new(cubic)
+            }
+            Congestion::Bbr => {
+                let mut bbr = BbrConfig::default();
+                window.map(|window| bbr.initial_window(window));
+                Arc::new(bbr)
+            }
+        }
+    }
+}
+
 /// The transport's settings for a path and a purpose.
 ///
 /// | | control | messages | bulk |
@@ -93,8 +124,14 @@ pub enum Purpose {
 ///
 /// The connection for messages is driven by the threads that run the actors, and these may be busy:
 /// so it is patient, and it ends with the control connection that it belongs to.
-pub fn transport_config(path: PathKind, purpose: Purpose) -> TransportConfig {
+pub fn transport_config(
+    path: PathKind,
+    purpose: Purpose,
+    congestion: Congestion,
+) -> TransportConfig {
     let mut config = TransportConfig::default();
+    let at_once = (path == PathKind::Loopback && purpose == Purpose::Bulk).then_some(1 << 20);
+    config.congestion_controller_factory(congestion.controller(at_once));
     let patience = if purpose == Purpose::Messages { MESSAGES_PATIENCE } else { 1 };
     config.keep_alive_interval(Some(KEEP_ALIVE * patience)).max_idle_timeout(Some(
         IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT.as_millis() as u32 * patience)),
@@ -137,16 +174,8 @@ pub fn transport_config(path: PathKind, purpose: Purpose) -> TransportConfig {
         Purpose::Control => {
             config.datagram_receive_buffer_size(Some(1 << 20)).datagram_send_buffer_size(256 << 10);
         }
-        Purpose::Messages => {
+        Purpose::Messages | Purpose::Bulk => {
             config.datagram_receive_buffer_size(None);
-        }
-        Purpose::Bulk => {
-            config.datagram_receive_buffer_size(None);
-            if path == PathKind::Loopback {
-                let mut congestion = CubicConfig::default();
-                congestion.initial_window(1 << 20);
-                config.congestion_controller_factory(Arc::new(congestion));
-            }
         }
     }
     config
@@ -175,6 +204,8 @@ pub struct EndpointSettings<'a> {
     pub listen: SocketAddr,
     /// What the connections that arrive will carry.
     pub purpose: Purpose,
+    /// How fast it sends.
+    pub congestion: Congestion,
     /// Seeds connection ids, reset and token keys and quinn's own choices. Drawn from the system's
     /// randomness in a real node: who knows it can close other nodes' connections.
     pub seed: [u8; 32],
@@ -209,6 +240,7 @@ pub struct Endpoint {
     quinn: quinn::Endpoint,
     local: SocketAddr,
     purpose: Purpose,
+    congestion: Congestion,
     tls: tls::TlsSettings,
     keys: Keys,
     shown: Mutex<Shown>,
@@ -237,7 +269,7 @@ impl Endpoint {
         sockets: &dyn Sockets,
         runtime: Arc<dyn quinn::Runtime>,
     ) -> Result<Self, EndpointError> {
-        let EndpointSettings { listen, purpose, seed, credentials, tls } = settings;
+        let EndpointSettings { listen, purpose, congestion, seed, credentials, tls } = settings;
         let mut rng = ChaCha12Rng::from_seed(seed);
         let mut draw = || {
             let mut key = [0; 64];
@@ -264,11 +296,11 @@ impl Endpoint {
         let io = |source| SocketError::Io { addr: listen, source };
         let local = socket.local_addr().map_err(io)?;
         let keys = Keys { token };
-        let shown = Shown::new(&local, purpose, credentials, &tls, &keys)?;
+        let shown = Shown::new(&local, (purpose, congestion), credentials, &tls, &keys)?;
         let server = Some(shown.server.clone());
         let quinn = quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)
             .map_err(io)?;
-        Ok(Self { quinn, local, purpose, tls, keys, shown: Mutex::new(shown), ids })
+        Ok(Self { quinn, local, purpose, congestion, tls, keys, shown: Mutex::new(shown), ids })
     }
 
     fn shown<T>(&self, take: impl FnOnce(&Shown) -> T) -> T {
@@ -289,7 +321,11 @@ impl Endpoint {
         let mut config = quinn::ClientConfig::new(crypto);
         let ids = self.ids.clone();
         config
-            .transport_config(Arc::new(transport_config(PathKind::to(&peer), purpose)))
+            .transport_config(Arc::new(transport_config(
+                PathKind::to(&peer),
+                purpose,
+                self.congestion,
+            )))
             .initial_dst_cid_provider(Arc::new(move || random_id(&ids, INITIAL_ID_LENGTH)));
         self.quinn
             .connect_with(config, peer, tls::ANY_NODE)
@@ -337,7 +373,13 @@ impl Endpoint {
     /// # Errors
     /// [`EndpointError::Trust`] if TLS can't use them; then nothing changes.
     pub fn set_credentials(&self, credentials: &Credentials) -> Result<(), EndpointError> {
-        let shown = Shown::new(&self.local, self.purpose, credentials, &self.tls, &self.keys)?;
+        let shown = Shown::new(
+            &self.local,
+            (self.purpose, self.congestion),
+            credentials,
+            &self.tls,
+            &self.keys,
+        )?;
         self.quinn.set_server_config(Some(shown.server.clone()));
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
         Ok(())
@@ -357,7 +399,7 @@ impl Endpoint {
 impl Shown {
     fn new(
         local: &SocketAddr,
-        purpose: Purpose,
+        (purpose, congestion): (Purpose, Congestion),
         credentials: &Credentials,
         tls: &tls::TlsSettings,
         keys: &Keys,
@@ -365,7 +407,7 @@ impl Shown {
         let gatekeeper = Gatekeeper::new(credentials, tls)?;
         let mut server = quinn::ServerConfig::new(gatekeeper.members()?, keys.token.clone());
         // quinn has one setting for all that arrive: only a loopback socket knows them to be local.
-        let mut transport = transport_config(PathKind::to(local), purpose);
+        let mut transport = transport_config(PathKind::to(local), purpose, congestion);
         // Who has proved nothing fills no memory; raised when that has changed.
         transport.receive_window(UNPROVED_WINDOW.into());
         server

@@ -11,11 +11,22 @@ use crate::{
 };
 
 fn endpoint(authority: &Authority, node: u64, listen: &str, purpose: Purpose) -> Endpoint {
+    endpoint_with(Congestion::default(), authority, node, listen, purpose)
+}
+
+fn endpoint_with(
+    congestion: Congestion,
+    authority: &Authority,
+    node: u64,
+    listen: &str,
+    purpose: Purpose,
+) -> Endpoint {
     let clock = Arc::new(DefaultTimeProvider);
     let now = clock.current_time().unwrap();
     let settings = EndpointSettings {
         listen: listen.parse().unwrap(),
         purpose,
+        congestion,
         seed: [node as u8; 32],
         credentials: &authority.issue(NodeId(node), Role::Node, CERTIFICATE_LIFE, now).unwrap(),
         tls: TlsSettings {
@@ -50,10 +61,19 @@ async fn connect(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixty_four_mebibytes_arrive_whole_over_loopback() {
+    sixty_four_mebibytes_arrive_whole(Congestion::Cubic).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_they_do_with_bbr() {
+    sixty_four_mebibytes_arrive_whole(Congestion::Bbr).await;
+}
+
+async fn sixty_four_mebibytes_arrive_whole(congestion: Congestion) {
     const SIZE: usize = 64 << 20;
     let authority = authority();
-    let a = endpoint(&authority, 1, "127.0.0.1:0", Purpose::Bulk);
-    let b = endpoint(&authority, 2, "127.0.0.1:0", Purpose::Bulk);
+    let a = endpoint_with(congestion, &authority, 1, "127.0.0.1:0", Purpose::Bulk);
+    let b = endpoint_with(congestion, &authority, 2, "127.0.0.1:0", Purpose::Bulk);
     let (dialled, accepted) = connect(&a, &b, b.local_addr(), Purpose::Bulk).await;
 
     let mut content = vec![0; SIZE];

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 
 use super::*;
 use crate::{
+    Congestion,
     transport::{
         endpoint::{Endpoint, EndpointSettings, Purpose},
         socket::{NodeRuntime, SystemSockets},
@@ -48,6 +49,7 @@ fn endpoint_with(credentials: &Credentials, tls: TlsSettings) -> Endpoint {
     let settings = EndpointSettings {
         listen: "127.0.0.1:0".parse().unwrap(),
         purpose: Purpose::Control,
+        congestion: Congestion::default(),
         seed: [1; 32],
         credentials,
         tls,
@@ -215,6 +217,7 @@ async fn a_joiner_needs_no_certificate_and_both_ends_know_that_it_is_one() {
     let bulk = EndpointSettings {
         listen: "127.0.0.1:0".parse().unwrap(),
         purpose: Purpose::Bulk,
+        congestion: Congestion::default(),
         seed: [1; 32],
         credentials: &credentials,
         tls: settings("footlight/1", today()),

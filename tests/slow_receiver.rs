@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use footlight::{prelude::*, runtime::remote::WINDOW};
 use support::*;
 
@@ -74,4 +76,62 @@ async fn a_sender_that_waits_for_a_lost_node_is_told() {
     let error = soon(slow.cast(Note { number: 0, tensor: None })).await.unwrap_err();
     assert_eq!(error.fate(), Fate::NotSent);
     assert_eq!(error.cause(), &Cause::NodeLost(node.id));
+}
+
+/// What a sender and a reader may keep of the tensors between them, in KiB: 64 MiB that the reader's
+/// node has for one actor, as much on its way, and one tensor more.
+const BETWEEN: u64 = (64 + 64 + 4) * 1024;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gigabyte_to_a_slow_reader_fills_no_memory_and_holds_back_nobody_else() {
+    goes_to_a_slow_reader(1_000_000_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes a minute and a half"]
+async fn nor_do_ten() {
+    goes_to_a_slow_reader(10_000_000_000).await;
+}
+
+async fn goes_to_a_slow_reader(bytes: u64) {
+    const TENSOR: usize = 4 << 20;
+    let tensors = bytes.div_ceil(TENSOR as u64);
+    let cluster = Cluster::new();
+    let here = cluster.here(Options::default()).await;
+    let sender = cluster.process("sender", Options::join(here.addr())).await;
+    let reader = cluster.process("reader", Options::join(here.addr())).await;
+    sees_up(&here, 3).await;
+    let on = async |node: &NodeProcess| {
+        soon(here.spawn::<Probe>(()).on(Placement::node(node.id))).await.unwrap()
+    };
+    let (source, slow, quick) = (on(&sender).await, on(&reader).await, on(&reader).await);
+    let pids = [sender.process.pid(), reader.process.pid()];
+    let before = pids.map(|pid| kept_for(pid).0);
+
+    let pour = Pour { to: slow.clone(), tensors, bytes: TENSOR, millis: 20 };
+    let poured = tokio::spawn(async move { source.call_within(pour, 10 * LONG).await });
+    let (mut answered, mut slowest) = (0, Duration::ZERO);
+    while !poured.is_finished() {
+        // From the sender's node, and from this one.
+        let also = on(&sender).await;
+        let asked = Instant::now();
+        soon(also.call(Relay { to: quick.clone() })).await.unwrap().unwrap();
+        soon(quick.call(Where {})).await.unwrap();
+        slowest = slowest.max(asked.elapsed());
+        answered += 1;
+    }
+    poured.await.unwrap().unwrap();
+    let mut notes = Vec::new();
+    until("all are read", async || {
+        notes = slow.call_within(Notes {}, LONG).await.unwrap();
+        notes.len() as u64 == tensors
+    })
+    .await;
+    assert!(notes.into_iter().eq(0..tensors), "in order and whole");
+    let grown: Vec<u64> =
+        pids.iter().zip(before).map(|(pid, before)| most_kept_for(*pid) - before).collect();
+    println!("KiB more at most: {grown:?}; {answered} calls, the slowest {slowest:?}");
+    assert!(grown.iter().all(|grown| *grown <= BETWEEN), "KiB more: {grown:?}");
+    // The reader takes far longer than this for what waits.
+    assert!(answered > 0 && slowest < Duration::from_secs(1), "{slowest:?}");
 }

@@ -1,6 +1,6 @@
 //! Nodes that join and leave again and again, and what of them stays behind in those that stand.
 
-use std::{fs, time::Duration, time::Instant};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use footlight::{cluster::processes::ProcessSpec, prelude::*, runtime::NodeId};
@@ -93,7 +93,8 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
             for (id, readings) in ids.iter().zip(&mut readings) {
                 let status = guest.status_of(*id).await?;
                 let (round, tasks) = (f64::from(round), status.tasks as f64);
-                readings.push(Reading { round, bytes: resident(status.pid)?, tasks });
+                let bytes = 1024.0 * support::kept_for(status.pid).0 as f64;
+                readings.push(Reading { round, bytes, tasks });
             }
         }
         guest.leave().await?;
@@ -101,15 +102,6 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
     }
     bar.finish_and_clear();
     Ok(report(&options, &readings, begun.elapsed()))
-}
-
-/// A process's memory, in bytes.
-fn resident(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/status");
-    let status = fs::read_to_string(&path).with_context(|| path.clone())?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
-    Ok(kib.with_context(|| format!("{path} tells no memory"))? * 1024.0)
 }
 
 fn report(options: &Options, readings: &[Vec<Reading>], took: Duration) -> bool {

@@ -15,6 +15,7 @@
 
 pub(crate) mod clock;
 mod diary;
+mod memory;
 pub(crate) mod netns;
 mod probe;
 mod solo;
@@ -43,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use diary::*;
+pub(crate) use memory::*;
 use netns::Host;
 pub(crate) use probe::*;
 pub(crate) use solo::*;

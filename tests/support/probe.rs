@@ -73,6 +73,12 @@ message!(
 message!(
     /// A tensor so large, of memory of its own.
     Ones { bytes: usize } -> HostTensor);
+message!(
+    /// Sends so many tensors to another probe, each of memory of its own.
+    Pour { to: ActorRef<Probe>, tensors: u64, bytes: usize, millis: u64 } -> ());
+message!(
+    /// Takes so long, and remembers the number if the tensor is filled with it.
+    Sip { number: u64, tensor: HostTensor, millis: u64 } -> ());
 message!(Shaped { field: u32 } -> ());
 message!(
     /// Watches another probe; the ends are asked for by `Ends`.
@@ -113,6 +119,8 @@ pub(crate) fn register(builder: NodeBuilder) -> NodeBuilder {
             .handles::<Mirror>()
             .handles::<Text>()
             .handles::<Ones>()
+            .handles::<Pour>()
+            .handles::<Sip>()
             .handles::<Shaped>()
             .handles::<WatchIt>()
             .handles::<Ends>()
@@ -306,6 +314,26 @@ impl Handler<Text> for Probe {
 impl Handler<Ones> for Probe {
     async fn handle(&mut self, ones: Ones, _: &Context<Self>) -> HostTensor {
         HostTensor::from_vec(vec![1u8; ones.bytes], &[ones.bytes]).unwrap()
+    }
+}
+
+impl Handler<Pour> for Probe {
+    async fn handle(&mut self, pour: Pour, _: &Context<Self>) {
+        for number in 0..pour.tensors {
+            let tensor = HostTensor::from_vec(vec![number as u8; pour.bytes], &[pour.bytes]);
+            let sip = Sip { number, tensor: tensor.unwrap(), millis: pour.millis };
+            pour.to.cast(sip).await.unwrap();
+        }
+    }
+}
+
+impl Handler<Sip> for Probe {
+    async fn handle(&mut self, sip: Sip, _: &Context<Self>) {
+        tokio::time::sleep(Duration::from_millis(sip.millis)).await;
+        let bytes = sip.tensor.bytes();
+        if [bytes.first(), bytes.last()] == [Some(&(sip.number as u8)); 2] {
+            self.notes.push(sip.number);
+        }
     }
 }
 

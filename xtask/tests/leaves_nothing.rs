@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -42,6 +43,15 @@ struct Run {
 impl Run {
     /// Starts it and waits until it has started what it waits for.
     fn start(machine: &Machine, xtask: &mut Command) -> Self {
+        // Whoever runs the tests may ignore SIGINT, as a shell's jobs in the background do, and what they
+        // start would, too.
+        // SAFETY: a system call that may be made between fork and exec.
+        unsafe {
+            xtask.pre_exec(|| {
+                libc::signal(libc::SIGINT, libc::SIG_DFL);
+                Ok(())
+            });
+        }
         let mut run = Self { xtask: xtask.stderr(Stdio::null()).spawn().unwrap(), started: None };
         let said = machine.path("home/pid");
         run.started = Some(wait_until("it starts the slow program", || number_in(&said)));

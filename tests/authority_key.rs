@@ -11,6 +11,7 @@ use footlight::{
         trust::Role,
     },
     prelude::*,
+    runtime::NodeId,
 };
 use support::*;
 
@@ -21,16 +22,8 @@ const BESIDE: &str = "ca and more";
 
 /// Waits until these nodes vote, and all of them know it.
 async fn voters(nodes: &[&Node]) {
-    let mut wanted: Vec<_> = nodes.iter().map(|node| node.id()).collect();
-    wanted.sort();
-    until(&format!("the voters are {wanted:?}"), async || {
-        nodes.iter().all(|node| {
-            node.ledger().status().is_some_and(|status| {
-                status.voters == wanted && status.missing.is_empty() && status.leader.is_some()
-            })
-        })
-    })
-    .await;
+    let wanted: Vec<NodeId> = nodes.iter().map(|node| node.id()).collect();
+    see_voters(nodes, &wanted).await;
 }
 
 /// Whether a node reads the key.

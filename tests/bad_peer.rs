@@ -33,7 +33,10 @@ use futures::{
 use quinn::ConnectionError;
 use steady::Steady;
 use stranger::{Held, *};
-use support::*;
+use support::{
+    memory::{kept_for, most_kept_for},
+    *,
+};
 
 #[test]
 #[ignore = "run by the other tests in processes of its own"]

@@ -19,20 +19,6 @@ fn holder(node: &Node) -> Holder {
     Holder { node: node.id(), incarnation: node.incarnation(), text: "test".to_owned() }
 }
 
-/// Waits until all of the nodes see these voters, all there.
-async fn voters(nodes: &[&Node], wanted: &[NodeId]) {
-    let mut wanted = wanted.to_vec();
-    wanted.sort();
-    until(&format!("the voters are {wanted:?}"), async || {
-        nodes.iter().all(|node| {
-            node.ledger().status().is_some_and(|status| {
-                status.voters == wanted && status.missing.is_empty() && status.leader.is_some()
-            })
-        })
-    })
-    .await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_vote_with_the_founder_and_take_each_other_s_place() {
     let cluster = Cluster::new();
@@ -42,7 +28,7 @@ async fn servers_vote_with_the_founder_and_take_each_other_s_place() {
     let two = cluster.here(server(&seed)).await;
     let worker = cluster.here(Options { role: "worker", ..Options::join(seed.addr()) }).await;
     let all = [&seed, &one, &two, &worker];
-    voters(&all, &[seed.id(), one.id(), two.id()]).await;
+    see_voters(&all, &[seed.id(), one.id(), two.id()]).await;
     let status = worker.ledger().status().unwrap();
     assert_eq!(status.to_string(), "3 voters: one may be lost");
 
@@ -52,13 +38,13 @@ async fn servers_vote_with_the_founder_and_take_each_other_s_place() {
     sees_up(&three, 5).await;
     let gone = one.id();
     soon(one.leave()).await.unwrap();
-    voters(&[&seed, &two, &three, &worker], &[seed.id(), two.id(), three.id()]).await;
+    see_voters(&[&seed, &two, &three, &worker], &[seed.id(), two.id(), three.id()]).await;
 
     // The founder and leader leaves, and with it what it alone could have known.
     let leader = worker.ledger().status().unwrap().leader;
     assert_eq!(leader, Some(seed.id()));
     soon(seed.leave()).await.unwrap();
-    voters(&[&two, &three, &worker], &[two.id(), three.id()]).await;
+    see_voters(&[&two, &three, &worker], &[two.id(), three.id()]).await;
     for key in ["early", "late"] {
         assert!(soon(worker.ledger().get(key)).await.unwrap().is_some(), "{key}");
     }
@@ -68,7 +54,7 @@ async fn servers_vote_with_the_founder_and_take_each_other_s_place() {
 
     // The last but one leaves: the last decides alone.
     soon(two.leave()).await.unwrap();
-    voters(&[&three, &worker], &[three.id()]).await;
+    see_voters(&[&three, &worker], &[three.id()]).await;
     soon(worker.ledger().put("alone", "1", Expect::Any, None)).await.unwrap();
 }
 
@@ -78,9 +64,9 @@ async fn a_lease_is_kept_while_its_leader_leaves_and_every_voter_sees_each_chang
     let seed = cluster.here(Options { role: "server", ..Options::default() }).await;
     let one = cluster.here(server(&seed)).await;
     let two = cluster.here(server(&seed)).await;
-    voters(&[&seed], &[seed.id(), one.id(), two.id()]).await;
+    see_voters(&[&seed], &[seed.id(), one.id(), two.id()]).await;
     let three = cluster.here(server(&seed)).await;
-    voters(&[&three], &[seed.id(), one.id(), two.id()]).await;
+    see_voters(&[&three], &[seed.id(), one.id(), two.id()]).await;
     let mut watch = three.ledger().watch("seen/");
     let lease = soon(three.ledger().acquire("only", holder(&three))).await.unwrap();
     let held = three.ledger().hold(lease.clone());
@@ -136,7 +122,7 @@ async fn le10_of_two_ledgers_that_meet_the_one_founded_first_stays() {
     }
     soon(in_young.lost()).await;
     let all = [&old, &young, &between];
-    voters(&all, &[old.id()]).await;
+    see_voters(&all, &[old.id()]).await;
     assert!(all.iter().all(|node| node.ledger().status().unwrap().id == id));
     until("the second one's revocation is carried over", async || {
         between.ledger().list("revoked/").await.unwrap().len() == 2
@@ -158,7 +144,7 @@ async fn le1_a_leader_that_is_lost_does_not_shorten_a_lease() {
     let seed = cluster.here(Options { role: "server", ..Options::default() }).await;
     let one = cluster.here(server(&seed)).await;
     let two = cluster.here(server(&seed)).await;
-    voters(&[&seed, &one], &[seed.id(), one.id(), two.id()]).await;
+    see_voters(&[&seed, &one], &[seed.id(), one.id(), two.id()]).await;
     // Not renewed: it ends by itself, and only then somebody else gets it.
     let lease = soon(one.ledger().acquire("only", holder(&one))).await.unwrap();
     drop(seed);

@@ -5,7 +5,10 @@ mod support;
 use std::time::{Duration, Instant};
 
 use footlight::{prelude::*, runtime::remote::WINDOW};
-use support::*;
+use support::{
+    memory::{kept_for, most_kept_for},
+    *,
+};
 
 #[test]
 #[ignore = "run by the other tests in processes of its own"]

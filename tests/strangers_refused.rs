@@ -27,7 +27,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use steady::Steady;
 use stranger::*;
-use support::*;
+use support::{memory::kept_for, *};
 use tokio::{
     sync::{Mutex, MutexGuard, Semaphore},
     task::JoinSet,

@@ -93,7 +93,7 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
             for (id, readings) in ids.iter().zip(&mut readings) {
                 let status = guest.status_of(*id).await?;
                 let (round, tasks) = (f64::from(round), status.tasks as f64);
-                let bytes = 1024.0 * support::kept_for(status.pid).0 as f64;
+                let bytes = 1024.0 * support::memory::kept_for(status.pid).0 as f64;
                 readings.push(Reading { round, bytes, tasks });
             }
         }

@@ -15,7 +15,7 @@
 
 pub(crate) mod clock;
 mod diary;
-mod memory;
+pub(crate) mod memory;
 pub(crate) mod netns;
 mod probe;
 mod solo;
@@ -44,7 +44,6 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use diary::*;
-pub(crate) use memory::*;
 use netns::Host;
 pub(crate) use probe::*;
 pub(crate) use solo::*;
@@ -386,6 +385,20 @@ fn view(members: &[Member]) -> View {
         members.iter().map(|member| (member.id, member.incarnation, member.state)).collect();
     view.sort_by_key(|(node, ..)| *node);
     view
+}
+
+/// Waits until all of the nodes see these voters, all there.
+pub(crate) async fn see_voters(nodes: &[&Node], wanted: &[NodeId]) {
+    let mut wanted = wanted.to_vec();
+    wanted.sort();
+    until(&format!("the voters are {wanted:?}"), async || {
+        nodes.iter().all(|node| {
+            node.ledger().status().is_some_and(|status| {
+                status.voters == wanted && status.missing.is_empty() && status.leader.is_some()
+            })
+        })
+    })
+    .await;
 }
 
 /// Waits until a node has declared so many others down.

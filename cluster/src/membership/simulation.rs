@@ -447,6 +447,31 @@ fn a_node_that_nobody_hears_comes_back_as_new_and_nobody_else_does() {
 }
 
 #[test]
+fn several_that_nobody_hears_are_back_within_five_seconds_and_lose_nobody_afterwards() {
+    for (seed, deaf) in (0..8 * SEEDS).flat_map(|seed| [(seed, false), (seed, true)]) {
+        let mut world = World::cluster(seed, 0.0);
+        let time = world.rng.random_range(500..5000);
+        let few = [3, 4];
+        let others = few.iter().flat_map(|few| (0..NODES).map(|other| (*few, other)));
+        world.cut = match deaf {
+            true => others.map(|(few, other)| (other, few)).collect(),
+            false => others.collect(),
+        };
+        world.run_for(ms(time));
+        world.heal();
+        world.run_for(Duration::from_secs(5));
+        for after in 0..100 {
+            let seen: Vec<_> = (0..NODES).map(|node| world.up(node)).collect();
+            assert!(
+                world.is_one(),
+                "seed {seed}, deaf {deaf}, {time} ms, {after} tenths of a second later: {seen:#?}"
+            );
+            world.run_for(ms(100));
+        }
+    }
+}
+
+#[test]
 fn whatever_is_cut_and_healed_at_whatever_moment_becomes_one_again() {
     let mut slowest = Duration::ZERO;
     let (mut cuts, mut both) = (0, 0);

@@ -188,6 +188,7 @@ impl Swim {
             *member.id() == header.src && member.state() != State::Down
         };
         if self.doubtful.contains(&header.src) && !self.knows(is_up) {
+            self.ask_the_others();
             return Ok(());
         }
         if header.message == Message::Announce && header.dst != self.me() {
@@ -300,8 +301,25 @@ impl Swim {
         first.into_iter().for_each(|member| self.try_join(member, JOIN_ATTEMPTS));
     }
 
-    /// Who was up in the past life and has not been found in this one is down.
+    /// A member whose word is doubted speaks: one of those that are up says, with all that it knows to
+    /// be up, whether that one is.
+    fn ask_the_others(&mut self) {
+        let up: Vec<MemberId> = self
+            .foca
+            .iter_membership_state()
+            .filter(|member| member.state() != State::Down)
+            .map(|member| *member.id())
+            .collect();
+        if !up.is_empty() {
+            let other = up[self.rng.random_range(0..up.len())];
+            self.run(|foca, effects| foca.announce(other, effects));
+        }
+    }
+
+    /// Who was up in the past life and has not been found in this one is down. Whose word was doubted
+    /// is heeded from now on: by now it is back as new, or was never of the lesser half.
     fn forget_unproven(&mut self) {
+        self.doubtful.clear();
         let known: BTreeSet<SocketAddr> =
             self.foca.iter_membership_state().map(|member| member.id().addr).collect();
         let unproven = |addr: &SocketAddr, _: &mut (MemberId, bool)| !known.contains(addr);

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use footlight_cluster::transport::{
-    endpoint::{MAX_PAYLOAD, PathKind, Purpose, transport_config},
+    endpoint::{Congestion, MAX_PAYLOAD, PathKind, Purpose, transport_config},
     socket::{NodeRuntime, Sockets, SystemSockets},
 };
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -177,6 +177,11 @@ async fn put_tensors(connection: &quinn::Connection) -> anyhow::Result<f64> {
     Ok(TENSOR as f64 / median.as_secs_f64() / 1e9)
 }
 
+/// The transport as the nodes have it.
+fn settings(addr: &SocketAddr, purpose: Purpose) -> Arc<quinn::TransportConfig> {
+    Arc::new(transport_config(PathKind::to(addr), purpose, Congestion::default()))
+}
+
 /// TLS as the nodes have it, with a certificate that the client takes on trust: the handshake is not
 /// measured.
 fn endpoint(addr: SocketAddr, purpose: Purpose) -> anyhow::Result<quinn::Endpoint> {
@@ -190,7 +195,7 @@ fn endpoint(addr: SocketAddr, purpose: Purpose) -> anyhow::Result<quinn::Endpoin
     tls.max_early_data_size = 0;
     let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    server.transport_config(Arc::new(transport_config(PathKind::to(&addr), purpose)));
+    server.transport_config(settings(&addr, purpose));
     let mut config = quinn::EndpointConfig::default();
     config.max_udp_payload_size(MAX_PAYLOAD)?;
     let runtime = Arc::new(NodeRuntime::new(tokio::runtime::Handle::current()));
@@ -206,7 +211,7 @@ fn client(addr: SocketAddr, purpose: Purpose) -> anyhow::Result<quinn::ClientCon
         .with_no_client_auth();
     let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls)?;
     let mut client = quinn::ClientConfig::new(Arc::new(crypto));
-    client.transport_config(Arc::new(transport_config(PathKind::to(&addr), purpose)));
+    client.transport_config(settings(&addr, purpose));
     Ok(client)
 }
 

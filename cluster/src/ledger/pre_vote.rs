@@ -13,15 +13,12 @@ use std::{collections::BTreeSet, ops::Range, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use serde::{Deserialize, Serialize};
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, timeout},
-};
+use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
     message::AskPreVote,
     types::{LogId, VoterId},
-    voter::Voter,
+    voter::{Heard, Voter},
 };
 
 /// Would you vote for the sender?
@@ -62,7 +59,6 @@ impl Standing {
         now: Instant,
     ) -> Duration {
         if let Some(asking) = &mut self.asking {
-            // Most often nobody else has asked the same at the same time.
             let Some(won) = asking.now_or_never() else { return self.range.start / 4 };
             self.asking = None;
             self.drawn = Self::draw(&self.range, &mut draw);
@@ -74,22 +70,21 @@ impl Standing {
                 };
         }
         // A leader is given up after twice the time, a candidate that was voted for after once.
-        let (heard, gave) = voter.heard();
-        let due = (heard + 2 * self.drawn).max(gave + self.drawn).max(self.not_before);
+        let Heard { leader, candidate } = voter.heard();
+        let due = (leader + 2 * self.drawn).max(candidate + self.drawn).max(self.not_before);
         if now < due {
             return due - now;
         }
         let (voter, patience) = (voter.clone(), self.range.start);
         let control = voter.control.clone();
         self.asking = Some(control.spawn(async move {
-            let wins = timeout(patience, would_win(&voter, patience)).await.unwrap_or(false);
-            wins && voter.raft.trigger().elect().await.is_ok()
+            would_win(&voter, patience).await && voter.raft.trigger().elect().await.is_ok()
         }));
         self.range.start / 16
     }
 }
 
-/// Whether a majority of the voters would vote for this one; while who votes is being changed, a
+/// Whether a majority of the voters says in time that it would vote for this one; while who votes is being changed, a
 /// majority of those before and of those after.
 async fn would_win(voter: &Voter, patience: Duration) -> bool {
     let last_log_id = voter.last_log_id();
@@ -131,7 +126,7 @@ fn is_majority(yes: &BTreeSet<VoterId>, configs: &[BTreeSet<VoterId>]) -> bool {
 impl Voter {
     /// Whether it would vote for the sender.
     pub(super) fn would_vote(&self, asked: &PreVote) -> bool {
-        let hears_a_leader = self.heard().0.elapsed() < self.lease_of_a_leader;
+        let hears_a_leader = self.heard().leader.elapsed() < self.lease_of_a_leader;
         self.reign().is_none() && !hears_a_leader && asked.last_log_id >= self.last_log_id()
     }
 }

@@ -42,6 +42,15 @@ const TOUCH: Duration = Duration::from_secs(2);
 /// Bytes of one answer that lists keys.
 const LISTED: usize = 1024 * 1024;
 
+/// When others were heard last; no earlier than the voter was started.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heard {
+    /// Who leads.
+    pub(super) leader: Instant,
+    /// Who stood for election and was given this voter's vote.
+    pub(super) candidate: Instant,
+}
+
 /// A voter that is open.
 pub(super) struct Voter {
     pub(super) raft: Raft,
@@ -58,8 +67,7 @@ pub(super) struct Voter {
     pub(super) wires: Wires,
     /// A voter that has heard the leader within this time gives nobody else its vote.
     pub(super) lease_of_a_leader: Duration,
-    /// When the leader was heard last, and when this voter gave somebody its vote.
-    heard: Mutex<(Instant, Instant)>,
+    heard: Mutex<Heard>,
     /// Voters whose nodes say that they are none.
     pub(super) unknown: Mutex<mpsc::UnboundedReceiver<VoterId>>,
 }
@@ -84,6 +92,7 @@ impl Voter {
         let raft = raft.map_err(|error| failed(error.to_string()))?;
         let (waiting, asked) = mpsc::unbounded_channel();
         control.spawn(confirm(raft.clone(), asked));
+        let now = Instant::now();
         Ok(Arc::new(Voter {
             raft,
             view,
@@ -94,7 +103,7 @@ impl Voter {
             closed: Mutex::new(Some(closed)),
             wires,
             lease_of_a_leader: settings.election.end,
-            heard: Mutex::new((Instant::now(), Instant::now())),
+            heard: Mutex::new(Heard { leader: now, candidate: now }),
             unknown: Mutex::new(heard),
         }))
     }
@@ -164,17 +173,16 @@ impl Voter {
 
     /// The leader speaks to this voter.
     pub(super) fn hears(&self) {
-        lock(&self.heard).0 = Instant::now();
+        lock(&self.heard).leader = Instant::now();
     }
 
     /// Somebody who stands for election has its vote.
     pub(super) fn gives_its_vote(&self) {
-        lock(&self.heard).1 = Instant::now();
+        lock(&self.heard).candidate = Instant::now();
     }
 
-    /// When the leader was heard last, and when this voter gave somebody its vote: no earlier than it
-    /// was started.
-    pub(super) fn heard(&self) -> (Instant, Instant) {
+    /// When others were heard last.
+    pub(super) fn heard(&self) -> Heard {
         *lock(&self.heard)
     }
 
@@ -195,7 +203,7 @@ impl Voter {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         if metrics.state != ServerState::Leader {
-            return self.heard().0.elapsed() < TOUCH;
+            return self.heard().leader.elapsed() < TOUCH;
         }
         let alone = metrics.membership_config.voter_ids().count() == 1;
         alone || metrics.millis_since_quorum_ack.is_some_and(|since| since < millis(TOUCH))

@@ -65,7 +65,7 @@ pub(super) enum Kind {
     Foca { life: u32, timer: Timer<MemberId> },
     Join { member: MemberId, attempts: u8 },
     CallBack,
-    Prove { life: u32 },
+    Prove { life: u32, looks: u8 },
 }
 
 /// How a member is seen from here.

@@ -32,6 +32,9 @@ const CALLED_BACK: usize = 2;
 /// A member that begins anew asks so many others to take it in.
 const CONTACTS: usize = 8;
 
+/// A member that begins anew looks so often for those that were up in its past life.
+const PROVE_LOOKS: u8 = 3;
+
 /// A member that has left is forgotten after this long, since it does not come back in the same life:
 /// longer than any news of it is passed on. One that was declared down may be alive, and is called for
 /// [`Settings::forget_after`].
@@ -294,9 +297,7 @@ impl Swim {
         self.life = self.life.wrapping_add(1);
         self.actions.push(SwimAction::Rejoined(me));
         // Those who were up stay so in the owner's eyes, if they soon prove to be.
-        let timer = SwimTimer(Kind::Prove { life: self.life });
-        let after = self.settings.suspicion + 4 * self.settings.join_period;
-        self.actions.push(SwimAction::SetTimer { after, timer });
+        self.prove_later(PROVE_LOOKS);
         let first: Vec<_> = self.contacts.iter().take(CONTACTS).copied().collect();
         first.into_iter().for_each(|member| self.try_join(member, JOIN_ATTEMPTS));
     }
@@ -316,10 +317,29 @@ impl Swim {
         }
     }
 
-    /// Who was up in the past life and has not been found in this one is down. Whose word was doubted
-    /// is heeded from now on: by now it is back as new, or was never of the lesser half.
-    fn forget_unproven(&mut self) {
+    fn prove_later(&mut self, looks: u8) {
+        let timer = SwimTimer(Kind::Prove { life: self.life, looks });
+        let after = self.settings.suspicion + 4 * self.settings.join_period;
+        self.actions.push(SwimAction::SetTimer { after, timer });
+    }
+
+    /// Whose word was doubted is heeded from now on: by now it is back as new, or was never of the
+    /// lesser half. Who was up in the past life and has not been found in this one is asked about, and
+    /// is down if nobody has said otherwise by the last look: on a busy machine it takes a while to
+    /// find all again.
+    fn prove(&mut self, looks: u8) {
         self.doubtful.clear();
+        let known: BTreeSet<SocketAddr> =
+            self.foca.iter_membership_state().map(|member| member.id().addr).collect();
+        if looks > 1 && self.told.keys().any(|addr| !known.contains(addr)) {
+            self.ask_the_others();
+            return self.prove_later(looks - 1);
+        }
+        self.forget_unproven();
+    }
+
+    /// Who was up in the past life and has not been found in this one is down.
+    fn forget_unproven(&mut self) {
         let known: BTreeSet<SocketAddr> =
             self.foca.iter_membership_state().map(|member| member.id().addr).collect();
         let unproven = |addr: &SocketAddr, _: &mut (MemberId, bool)| !known.contains(addr);
@@ -338,9 +358,9 @@ impl Swim {
                 self.calls_back = false;
                 self.call_back();
             }
-            Kind::Prove { life } => {
+            Kind::Prove { life, looks } => {
                 if !self.gone && life == self.life {
-                    self.forget_unproven();
+                    self.prove(looks);
                 }
             }
             Kind::Foca { life, timer } => {

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use footlight::{
     cluster::processes::ProcessSpec,
     prelude::*,
@@ -25,6 +25,7 @@ use serde_json::json;
 
 use crate::{
     load::threads_for,
+    losses::{self, Told},
     node,
     support::{
         self, Cluster, NodeProcess,
@@ -73,10 +74,10 @@ pub(crate) fn note_losses(node: &Node, path: &Path) -> Result<()> {
     let mut events = node.events();
     tokio::spawn(async move {
         while let Some(event) = events.next().await {
-            let now = monotonic().as_micros();
+            let now = monotonic();
             match event {
                 ClusterEvent::Down(lost) => {
-                    let line = format!("{} {} {now}\n", lost.id, lost.incarnation.0);
+                    let line = losses::line(lost.id, lost.incarnation, now);
                     file.write_all(line.as_bytes()).expect("the file can be written to");
                 }
                 ClusterEvent::Missed(count) => panic!("{count} events were missed"),
@@ -98,7 +99,7 @@ pub(crate) async fn compute(threads: usize) -> Result<Computing> {
 
 #[cfg(not(feature = "torch"))]
 pub(crate) async fn compute(threads: usize) -> Result<()> {
-    ensure!(threads == 0, "built without libtorch: give --computing 0");
+    anyhow::ensure!(threads == 0, "built without libtorch: give --computing 0");
     Ok(())
 }
 
@@ -166,12 +167,10 @@ impl Run {
     }
 }
 
-/// When a life of a node was declared down, as a file says; `None` while it has not been.
-fn told(path: &Path, node: NodeId, life: Incarnation) -> Result<Option<Duration>> {
-    let head = format!("{node} {} ", life.0);
+/// What a node has written down of one life of another one.
+fn told(path: &Path, node: NodeId, life: Incarnation, moment: Duration) -> Result<Told> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let line = text.lines().find_map(|line| line.strip_prefix(&head));
-    Ok(line.map(str::parse).transpose()?.map(Duration::from_micros))
+    losses::told(&text, node, life, moment).with_context(|| path.display().to_string())
 }
 
 /// Whether 99 % were within the limit.
@@ -225,16 +224,22 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
         let others = others.map(|(_, other)| other.losses.clone()).chain([run.losses(0)]);
         for other in others {
             let at = loop {
-                if let Some(at) = told(&other, id, life)? {
+                let told = told(&other, id, life, begun)?;
+                if let Some(at) = told.since {
                     break at;
                 }
                 if monotonic() - begun > NEVER {
                     let (kind, other) = (kind.name(), other.display());
-                    bail!("{id} was {kind}, and after {NEVER:?} {other} tells nothing");
+                    let before = told.before.map_or(String::new(), |at| {
+                        format!(" (it had done so {:.1?} before that)", begun - at)
+                    });
+                    bail!(
+                        "{id} was {kind}, and {NEVER:?} later {other} does not say that it is \
+                         down{before}"
+                    );
                 }
                 tokio::time::sleep(LOOK).await;
             };
-            ensure!(at >= begun, "{id} was declared down before it was {}", kind.name());
             last = last.max(at - begun);
         }
         took.entry(kind).or_default().push(last);

@@ -2,7 +2,8 @@
 //!
 //! * `chaos`: a run of faults, with `faults` that are drawn from a seed and `checks` after each, which
 //!   must hold within a time from the heal (`recovery`).
-//! * `detect`: how fast the loss of a node is known to all others, with libtorch on every core (`load`).
+//! * `detect`: how fast the loss of a node is known to all others, with libtorch on every core (`load`),
+//!   by what each has written down (`losses`).
 //! * `soak`: joins and leaves, and what of them stays behind.
 //! * `node`: a node in a process of its own. It calls others all the time, and `calls` keeps account;
 //!   or it computes, and writes down whom it saw lost.
@@ -17,6 +18,7 @@ mod compute;
 mod detect;
 mod faults;
 mod load;
+mod losses;
 mod node;
 mod recovery;
 mod soak;

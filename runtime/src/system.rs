@@ -11,6 +11,7 @@ use std::{
 };
 
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 
 use crate::{
     ActorRef, Message, Result,
@@ -51,7 +52,7 @@ struct Inner {
     incarnation: AtomicU64,
     env: Env,
     types: Types,
-    actors: DashMap<ActorId, Entry>,
+    actors: DashMap<ActorId, Entry, RandomState>,
     ends: Mutex<Ends>,
     /// It leaves: actors that stop now don't stop by themselves.
     leaving: AtomicBool,
@@ -61,7 +62,7 @@ struct Inner {
     work: Arc<Work>,
     draining: AtomicBool,
     remote: RwLock<Option<Arc<dyn Remote>>>,
-    identities: DashMap<TypeId, (u64, Fingerprint)>,
+    identities: DashMap<TypeId, (u64, Fingerprint), RandomState>,
     catalog: OnceLock<Catalog>,
     extensions: DashMap<TypeId, Arc<dyn Any + Send + Sync>>,
     pool: BufferPool,
@@ -85,7 +86,7 @@ impl System {
             incarnation: AtomicU64::new(incarnation.0),
             env,
             types,
-            actors: DashMap::new(),
+            actors: DashMap::default(),
             ends: Mutex::default(),
             leaving: AtomicBool::new(false),
             pids: DashMap::new(),
@@ -94,7 +95,7 @@ impl System {
             work: Arc::default(),
             draining: AtomicBool::new(false),
             remote: RwLock::new(None),
-            identities: DashMap::new(),
+            identities: DashMap::default(),
             catalog: OnceLock::new(),
             extensions: DashMap::new(),
             pool: BufferPool::default(),

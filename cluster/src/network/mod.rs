@@ -40,6 +40,7 @@ use std::{
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 use footlight_runtime::{
     ActorAddr, ActorId, Down, Incarnation, NodeId, System, Watch,
     env::deadline_after,
@@ -108,7 +109,7 @@ pub(crate) struct Network {
     pub(crate) control_thread: Handle,
     bulk_thread: Handle,
     pub(crate) view: View,
-    peers: DashMap<NodeId, Arc<Peer>>,
+    peers: DashMap<NodeId, Arc<Peer>, RandomState>,
     past: Past,
     /// Those who only ask: kept alive until they go.
     observers: DashMap<u64, Arc<Session>>,
@@ -176,7 +177,7 @@ impl Network {
             bulk,
             control_thread,
             bulk_thread,
-            peers: DashMap::new(),
+            peers: DashMap::default(),
             past: Past::default(),
             observers: DashMap::new(),
             watched: DashMap::new(),
@@ -436,14 +437,14 @@ impl Remote for Network {
 
     fn try_send(&self, message: Outgoing, answer: Option<Answer>) -> Result<(), Unsent> {
         let to = message.to;
-        let peer = self.peer(to.node);
-        if let Some(session) = peer.as_ref().and_then(|peer| peer.session()) {
+        let session = self.peers.get(&to.node).and_then(|peer| peer.session());
+        if let Some(session) = session {
             return session.try_send(message, answer);
         }
         if self.is_past(to) {
             return Err(Unsent::Failed(Failure::not_sent(Cause::NodeLost(to.node))));
         }
-        let cut_off = peer.and_then(|peer| peer.cut_off(self.node()));
+        let cut_off = self.peer(to.node).and_then(|peer| peer.cut_off(self.node()));
         let why = cut_off.unwrap_or_else(|| {
             Cause::Unreachable(format!("no connection with node {} yet", to.node))
         });

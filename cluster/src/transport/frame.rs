@@ -17,6 +17,7 @@ use footlight_runtime::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::plain;
 use crate::{gossip::Digest, record::Record, trust::tls::Shown};
 
 /// Tensors up to this many bytes travel within the frame of their message: below it a stream of
@@ -214,27 +215,30 @@ impl Pieces {
             self.close();
         }
         let start = self.open.len();
-        self.open.put_bytes(0, LENGTHS);
-        let mut writer = (&mut self.open).writer();
-        let made = bincode::serde::encode_into_std_write(header, &mut writer, config())
-            .map_err(|error| FrameError::Header(error.to_string()))
-            .and_then(|header_length| {
-                let length = 2 + header_length + rest;
-                match length > MAX_FRAME || header_length > MAX_HEADER {
-                    true => Err(FrameError::TooLong(length)),
-                    false => Ok((length as u32, header_length as u16)),
-                }
-            });
-        let (length, header_length) = match made {
-            Ok(lengths) => lengths,
-            Err(error) => {
-                self.open.truncate(start);
-                return Err(error);
-            }
+        let mut quick = [0; plain::LONGEST];
+        let header_length = if let Some(length) = plain::write(header, &mut quick) {
+            self.open.reserve(LENGTHS + length + body.len().min(COPIED));
+            self.open.put_bytes(0, LENGTHS);
+            self.open.extend_from_slice(&quick[..length]);
+            length
+        } else {
+            self.open.put_bytes(0, LENGTHS);
+            let mut writer = (&mut self.open).writer();
+            bincode::serde::encode_into_std_write(header, &mut writer, config()).map_err(
+                |error| {
+                    self.open.truncate(start);
+                    FrameError::Header(error.to_string())
+                },
+            )?
         };
+        let length = 2 + header_length + rest;
+        if length > MAX_FRAME || header_length > MAX_HEADER {
+            self.open.truncate(start);
+            return Err(FrameError::TooLong(length));
+        }
         let mut lengths = &mut self.open[start..start + LENGTHS];
-        lengths.put_u32_le(length);
-        lengths.put_u16_le(header_length);
+        lengths.put_u32_le(length as u32);
+        lengths.put_u16_le(header_length as u16);
         self.put(body);
         inline.into_iter().for_each(|segment| self.put(segment));
         Ok(())
@@ -330,11 +334,10 @@ pub(crate) fn open(mut bytes: Bytes) -> Result<Frame, FrameError> {
         return Err(FrameError::Lengths);
     }
     let header_bytes = bytes.split_to(header_length);
-    let (header, read) = bincode::serde::decode_from_slice::<Header, _>(&header_bytes, config())
-        .map_err(|error| FrameError::Header(error.to_string()))?;
-    if read != header_length {
-        return Err(FrameError::Lengths);
-    }
+    let header = match plain::read(&header_bytes) {
+        Some(header) => header,
+        None => by_bincode(&header_bytes)?,
+    };
     let mut body = Bytes::new();
     let mut inline = Vec::new();
     if let Some(payload) = header.payload() {
@@ -362,6 +365,12 @@ pub(crate) fn open(mut bytes: Bytes) -> Result<Frame, FrameError> {
         return Err(FrameError::Lengths);
     }
     Ok(Frame { header, body, inline })
+}
+
+fn by_bincode(bytes: &[u8]) -> Result<Header, FrameError> {
+    let (header, read) = bincode::serde::decode_from_slice::<Header, _>(bytes, config())
+        .map_err(|error| FrameError::Header(error.to_string()))?;
+    if read == bytes.len() { Ok(header) } else { Err(FrameError::Lengths) }
 }
 
 /// The bytes behind its length of a frame that was opened: what [`open`] was given, or another way

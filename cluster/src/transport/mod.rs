@@ -31,6 +31,7 @@ pub mod fuzzing;
 pub(crate) mod handshake;
 pub(crate) mod inbox;
 pub(crate) mod lane;
+mod plain;
 pub(crate) mod session;
 pub mod socket;
 pub(crate) mod window;

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use footlight_runtime::{
     ActorId,
     error::{Cause, Failure},
@@ -87,7 +88,7 @@ impl Window {
 /// What the receiving side owes, actor by actor.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    accounts: HashMap<ActorId, Account>,
+    accounts: HashMap<ActorId, Account, RandomState>,
 }
 
 #[derive(Debug, Default)]

@@ -72,7 +72,11 @@ impl Programs {
 }
 
 fn build() -> Result<PathBuf> {
-    command::openly(command::cargo().args(["build", "--release", "--package=footlight-benches"]))?;
+    command::openly(command::cargo().args([
+        "build",
+        "--profile=bench",
+        "--package=footlight-benches",
+    ]))?;
     Ok(target_directory()?.join("release/footlight-bench"))
 }
 

@@ -21,7 +21,7 @@ use crate::{
         flow,
         frame::{Frame, Header, Payload},
         inbox::{Inbox, Whole},
-        window,
+        window::{self, Ledger},
     },
     trust::{Denied, Right, rights::Standing},
 };
@@ -40,13 +40,13 @@ impl Session {
             return frames.clear();
         }
         let mut ready = Vec::with_capacity(frames.len());
-        let mut breach = None;
-        for frame in frames.drain(..) {
-            if let Err(why) = self.take_in(&mut inbox, frame, &mut ready) {
-                breach = Some(why);
-                break;
-            }
-        }
+        let breach = {
+            let mut ledger = lock(&self.ledger);
+            let taken = frames
+                .drain(..)
+                .try_for_each(|frame| self.take_in(&mut inbox, &mut ledger, frame, &mut ready));
+            taken.err()
+        };
         self.dispatch_all(ready);
         if !inbox.is_empty() {
             self.announced.notify_waiters();
@@ -60,12 +60,13 @@ impl Session {
     fn take_in(
         &self,
         inbox: &mut Inbox,
+        ledger: &mut Ledger,
         frame: Frame,
         ready: &mut Vec<Whole>,
     ) -> Result<(), String> {
         // Counted now: a message may wait here for its tensors, and is unread all the same.
         if let Header::Message { to, payload, .. } = &frame.header {
-            lock(&self.ledger).arrived(*to, payload.bytes()).map_err(|why| why.to_string())?;
+            ledger.arrived(*to, payload.bytes()).map_err(|why| why.to_string())?;
         }
         // Streams are known before their frame is delivered: it may wait for a large tensor while
         // the first items are here already.

@@ -17,6 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 use footlight_runtime::{
     ActorId, System,
     error::{Cause, Failure},
@@ -91,6 +92,10 @@ pub(crate) struct Session {
     pub(crate) purpose: Purpose,
     /// What the peer's certificate says: who it is, what it may do, until when.
     identity: Mutex<PeerIdentity>,
+    /// The peer, as far as rights go: a renewed certificate has the same role.
+    standing: Standing,
+    /// This node, as far as rights go.
+    own_standing: Standing,
     /// Whether this node dialed.
     pub(crate) dialed: bool,
     connection: quinn::Connection,
@@ -111,8 +116,8 @@ pub(crate) struct Session {
     asked: AtomicU64,
     /// Bytes of frames without credit that are not written yet.
     backlog: Arc<AtomicUsize>,
-    calls: DashMap<u64, Answer>,
-    windows: DashMap<ActorId, Arc<Window>>,
+    calls: DashMap<u64, Answer, RandomState>,
+    windows: DashMap<ActorId, Arc<Window>, RandomState>,
     ledger: Mutex<Ledger>,
     inbox: Mutex<Inbox>,
     incoming: DashMap<u64, mpsc::Sender<flow::Event>>,
@@ -129,6 +134,8 @@ pub(crate) struct Session {
     received_at_fence: AtomicU64,
     /// Why it ended, once it has.
     end: watch::Sender<Option<String>>,
+    /// The same for those who ask with each message.
+    over: AtomicBool,
 }
 
 impl Session {
@@ -147,11 +154,16 @@ impl Session {
         host: Weak<dyn Host>,
         control_thread: &Handle,
     ) -> Arc<Self> {
+        let standing = Standing { role: identity.role, purpose };
+        // Without the node there is nobody left who would send.
+        let own_standing = host.upgrade().map_or(standing, |host| host.standing());
         let session = Arc::new(Session {
             id,
             peer,
             purpose,
             identity: Mutex::new(identity),
+            standing,
+            own_standing,
             dialed,
             connection,
             system,
@@ -165,8 +177,8 @@ impl Session {
             next: AtomicU64::new(1),
             asked: AtomicU64::new(1),
             backlog: Arc::default(),
-            calls: DashMap::new(),
-            windows: DashMap::new(),
+            calls: DashMap::default(),
+            windows: DashMap::default(),
             ledger: Mutex::default(),
             inbox: Mutex::default(),
             incoming: DashMap::new(),
@@ -178,6 +190,7 @@ impl Session {
             announced: Notify::new(),
             received_at_fence: AtomicU64::new(0),
             end: watch::Sender::new(None),
+            over: AtomicBool::new(false),
         });
         // Writers hold the connection and not the session: the session holds their lanes open.
         let (lane, backlog) = (session.control.get(0).clone(), session.backlog.clone());
@@ -318,6 +331,7 @@ impl Session {
     fn finish(&self, reason: String) {
         let first = self.end.send_if_modified(|end| {
             let first = end.is_none();
+            self.over.store(true, Ordering::Release);
             end.get_or_insert_with(|| reason.clone());
             first
         });
@@ -400,7 +414,7 @@ impl Session {
 
     /// The peer, as far as rights go.
     pub(crate) fn standing(&self) -> Standing {
-        Standing { role: self.identity().role, purpose: self.purpose }
+        self.standing
     }
 
     /// Why it ended; `None` while it lives.
@@ -409,7 +423,7 @@ impl Session {
     }
 
     pub(crate) fn is_live(&self) -> bool {
-        self.end.borrow().is_none()
+        !self.over.load(Ordering::Acquire)
     }
 
     /// Waits until the session has ended.

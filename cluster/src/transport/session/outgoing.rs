@@ -191,12 +191,18 @@ impl Session {
         answer: Option<Answer>,
     ) -> Result<(), Unsent> {
         self.check(&message).map_err(Unsent::Failed)?;
-        let window = self.window(message.to.actor);
-        let bytes = message.value.len() as u64;
-        if let Err(full) = window.try_take(bytes) {
+        let (actor, bytes) = (message.to.actor, message.value.len() as u64);
+        let taken = match self.windows.get(&actor) {
+            Some(window) => window.try_take(bytes),
+            None => self.window(actor).try_take(bytes),
+        };
+        if let Err(full) = taken {
             return Err(Unsent::NotNow(Box::new((message, answer)), full));
         }
-        let sent = self.put(message, answer).inspect_err(|_| window.give_back(bytes));
+        let sent = self.put(message, answer);
+        if sent.is_err() {
+            self.window(actor).give_back(bytes);
+        }
         sent.map_err(Unsent::Failed)
     }
 
@@ -231,14 +237,11 @@ impl Session {
         }
         self.system.telemetry().messages_sent.add(1);
         // It may have ended between the check and the insertion, after `fail_calls` had passed.
-        let over = match self.end() {
-            _ if self.is_fenced() => Some(self.lost().cause),
-            reason => reason.map(Cause::Unreachable),
-        };
-        if let Some(cause) = over
+        if (self.is_fenced() || !self.is_live())
             && let Some((_, answer)) = call.and_then(|call| self.calls.remove(&call))
         {
-            let _ = answer.send(Err(Failure::may_have_run(cause)));
+            let why = if self.is_fenced() { self.lost() } else { self.unreachable() };
+            let _ = answer.send(Err(Failure::may_have_run(why.cause)));
         }
         sent
     }
@@ -257,15 +260,11 @@ impl Session {
             return Err(self.lost());
         }
         // The receiver looks as well. But a cast has no answer that could say so.
-        if let Some(host) = self.host.upgrade() {
-            let mine = host.standing();
-            let may = match mine == Standing::EVERYTHING {
-                true => Ok(()),
-                false => mine.check(host.needed(message.to.actor, message.key)),
-            };
-            if let Err(denied) = may {
-                return refused(denied.to_string());
-            }
+        if self.own_standing != Standing::EVERYTHING
+            && let Some(host) = self.host.upgrade()
+            && let Err(denied) = self.own_standing.check(host.needed(message.to.actor, message.key))
+        {
+            return refused(denied.to_string());
         }
         match self.peer.catalog.messages.get(&message.key) {
             Some(known) if *known == message.fingerprint => Ok(()),

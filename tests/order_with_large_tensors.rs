@@ -54,6 +54,41 @@ async fn a_small_call_is_answered_long_before_a_large_transfer_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_tensors_arrive_in_their_turn_and_a_short_one_ahead_of_them() {
+    const LONG: usize = 16;
+    let cluster = Cluster::new();
+    let seed = cluster.process("seed", Options::default()).await;
+    let node = cluster.here(Options::join(seed.addr)).await;
+    let mut probes = Vec::new();
+    for _ in 0..=LONG {
+        probes.push(soon(node.spawn::<Probe>(()).on(Placement::seed())).await.unwrap());
+    }
+    // The connection for tensors exists from here on.
+    soon(probes[0].call(Mirror { tensor: tensor(100 << 10) })).await.unwrap();
+    let (long, short) = (tensor(16 << 20), tensor(100 << 10));
+    let (done, mut order) = tokio::sync::mpsc::unbounded_channel();
+    for (number, probe) in probes.into_iter().enumerate() {
+        let tensor = if number == LONG { &short } else { &long };
+        let note = Note { number: number as u64, tensor: Some(tensor.clone()) };
+        soon(probe.cast(note)).await.unwrap();
+        let done = done.clone();
+        tokio::spawn(async move {
+            probe.call(Notes {}).await.unwrap();
+            done.send(number).unwrap();
+        });
+    }
+    drop(done);
+    let mut arrived = Vec::new();
+    while let Some(number) = soon(order.recv()).await {
+        arrived.push(number);
+    }
+    let position = |number| arrived.iter().position(|arrived| *arrived == number).unwrap();
+    // Two are on their way at once.
+    assert!((0..LONG).all(|number| position(number).abs_diff(number) <= 3), "{arrived:?}");
+    assert!(position(LONG) < LONG / 2, "{arrived:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tensor_comes_back_as_it_went() {
     let cluster = Cluster::new();
     let seed = cluster.process("seed", Options::default()).await;

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use footlight::{cluster::trust::StateDir, prelude::*};
+use footlight::{cluster::trust::StateDir, prelude::*, runtime::tensor::WireFormat};
 use futures::{StreamExt, stream::FuturesUnordered};
 
 use crate::{
@@ -164,9 +164,14 @@ pub(crate) fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outc
         let seeds = vec![addr.to_string()];
         let args = NodeArgs { listen, seeds, state, ..NodeArgs::default() };
         let node = builder(args).start().await?;
-        if matches!(work, Work::ParameterStepF32 | Work::ParameterStepF32Link) {
+        let step = match work {
+            Work::ParameterStepF32 => Some(WireFormat::F32),
+            Work::ParameterStepBf16 => Some(WireFormat::Bf16),
+            _ => None,
+        };
+        if let Some(format) = step {
             let there = node.spawn::<Worker>(()).on(Placement::seed()).await?;
-            let median = step::measure(&node, &there).await?;
+            let median = step::measure(&node, &there, format).await?;
             node.leave().await?;
             return Ok(Outcome::Value(median));
         }

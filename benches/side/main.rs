@@ -45,10 +45,6 @@ enum Work {
     ParameterStepF32,
     #[value(name = "parameter_step_bf16")]
     ParameterStepBf16,
-    #[value(name = "parameter_step_f32_2gbit")]
-    ParameterStepF32Link,
-    #[value(name = "parameter_step_bf16_2gbit")]
-    ParameterStepBf16Link,
     ParameterStepSameHost,
     #[value(name = "peak_memory_256mib")]
     PeakMemory256mib,

@@ -1,5 +1,5 @@
 //! A step of the parameter server: two processes, each with a worker and a shard. A worker pushes its
-//! gradient chunk by chunk and pulls each chunk's next version, all at once.
+//! gradient chunk by chunk and pulls each chunk's next version, all at once, both in one format.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use footlight::{
         server::{Initialise, ParameterServer, Pull, PushGradient, ShardSpec},
     },
     prelude::*,
-    runtime::tensor::DType,
+    runtime::tensor::{BufferPool, DType, WireFormat},
 };
 use futures::{StreamExt, TryStreamExt, stream::FuturesUnordered};
 
@@ -43,6 +43,7 @@ impl Actor for Worker {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Begin {
     shards: Vec<ActorRef<ParameterServer>>,
+    format: WireFormat,
 }
 
 impl Message for Begin {
@@ -52,8 +53,10 @@ impl Message for Begin {
 
 impl Handler<Begin> for Worker {
     async fn handle(&mut self, begin: Begin, context: &Context<Self>) {
+        let pool = context.system().pool().clone();
         context.run(async move {
-            let mut steps = Steps::new(begin.shards, 0).map_err(Error::other)?;
+            let mut steps =
+                Steps::new(begin.shards, 0, begin.format, pool).map_err(Error::other)?;
             loop {
                 steps.step().await.map_err(Error::other)?;
             }
@@ -66,23 +69,30 @@ struct Steps {
     shards: Vec<ActorRef<ParameterServer>>,
     chunks: Vec<(u32, Range<usize>)>,
     slot: u32,
+    format: WireFormat,
+    pool: BufferPool,
     step: u64,
     gradient: HostTensor,
     parameters: Vec<f32>,
 }
 
 impl Steps {
-    fn new(shards: Vec<ActorRef<ParameterServer>>, slot: u32) -> anyhow::Result<Self> {
+    fn new(
+        shards: Vec<ActorRef<ParameterServer>>,
+        slot: u32,
+        format: WireFormat,
+        pool: BufferPool,
+    ) -> anyhow::Result<Self> {
         let layout = layout()?;
         let chunks = (0..layout.chunks())
             .filter_map(|chunk| layout.chunk(chunk).map(|range| (chunk as u32, range)));
         let gradient = HostTensor::from_vec(vec![1e-3f32; PARAMETERS], &[PARAMETERS])?;
         let (chunks, parameters) = (chunks.collect(), vec![0.0; PARAMETERS]);
-        Ok(Steps { shards, chunks, slot, step: 0, gradient, parameters })
+        Ok(Steps { shards, chunks, slot, format, pool, step: 0, gradient, parameters })
     }
 
     async fn step(&mut self) -> anyhow::Result<()> {
-        let (step, slot) = (self.step, self.slot);
+        let (step, slot, format, pool) = (self.step, self.slot, self.format, &self.pool);
         let mut pulled: FuturesUnordered<_> = self
             .chunks
             .iter()
@@ -91,8 +101,9 @@ impl Steps {
                 let bytes = self.gradient.bytes().slice(range.start * 4..range.end * 4);
                 async move {
                     let gradient = HostTensor::from_bytes(DType::F32, &[range.len()], bytes)?;
+                    let gradient = gradient.encoded_in(format, pool);
                     let push = PushGradient { step, slot, chunk: *chunk, gradient, metrics: None };
-                    let pull = Pull { chunk: *chunk, version: step + 1 };
+                    let pull = Pull { chunk: *chunk, version: step + 1, format };
                     // The answer to the push is behind it; nobody need wait for it first.
                     let (pushed, pulled) = tokio::join!(shard.call(push), shard.call(pull));
                     pushed??;
@@ -102,7 +113,7 @@ impl Steps {
             .collect();
         while let Some(chunk) = pulled.next().await {
             let (range, params) = chunk?;
-            self.parameters[range].copy_from_slice(params.as_slice()?);
+            params.copy_to(&mut self.parameters[range])?;
         }
         self.step += 1;
         Ok(())
@@ -110,7 +121,11 @@ impl Steps {
 }
 
 /// The median of a step, in ms, with the worker at `there` as the other one.
-pub(crate) async fn measure(node: &Node, there: &ActorRef<Worker>) -> anyhow::Result<f64> {
+pub(crate) async fn measure(
+    node: &Node,
+    there: &ActorRef<Worker>,
+    format: WireFormat,
+) -> anyhow::Result<f64> {
     let layout = layout()?;
     let spec = |shard| ShardSpec {
         layout: layout.clone(),
@@ -137,10 +152,11 @@ pub(crate) async fn measure(node: &Node, there: &ActorRef<Worker>) -> anyhow::Re
         })
         .collect();
     initialised.try_collect::<Vec<_>>().await?;
-    there.call(Begin { shards: shards.clone() }).await?;
+    there.call(Begin { shards: shards.clone(), format }).await?;
+    let pool = shards[0].system().pool().clone();
     // A task of the runtime works, as workers in earnest do.
     let worked = tokio::spawn(async move {
-        let mut steps = Steps::new(shards, 1)?;
+        let mut steps = Steps::new(shards, 1, format, pool)?;
         let mut samples = Vec::new();
         for step in 0..WARM_STEPS + STEPS {
             let (done, took) = measure::timed(steps.step()).await;

@@ -12,7 +12,8 @@ use std::{
 use bytes::Bytes;
 use footlight_runtime::{
     Actor, ActorAddr, Context, DeferredHandler, Down, Error, Handler, HostTensor, Message, ReplyTo,
-    Result, StreamSender, Streamed, tensor::DType,
+    Result, StreamSender, Streamed,
+    tensor::{BufferPool, DType, WireFormat, WireTensor},
 };
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,13 @@ const STEPS_KEPT: usize = 8 << 10;
 /// Steps that a listener may be behind before the server stops telling it.
 const STEPS_BEHIND: usize = 2 * STEPS_KEPT;
 
+/// Somebody who waits for a version.
+struct Waiting {
+    version: u64,
+    format: WireFormat,
+    reply: PullReply,
+}
+
 type PullReply = ReplyTo<<Pull as Message>::Reply>;
 
 /// One shard of a parameter server: holds chunks of the parameters, sums gradients by slot, applies
@@ -39,7 +47,7 @@ pub struct ParameterServer {
     shard: Shard<Floats>,
     slots: u32,
     /// By chunk: who waits for which version.
-    pulls: HashMap<u32, Vec<(u64, PullReply)>>,
+    pulls: HashMap<u32, Vec<Waiting>>,
     /// Why no further version will come: the training diverged.
     failed: Option<PushError>,
     /// What slots reported of steps that are not applied yet, by step and slot.
@@ -90,8 +98,8 @@ pub struct PushGradient {
     pub slot: u32,
     /// Which chunk.
     pub chunk: u32,
-    /// As many `f32` as the chunk has.
-    pub gradient: HostTensor,
+    /// As many `f32` as the chunk has, in whatever format they travel; they are summed as `f32`.
+    pub gradient: WireTensor,
     /// What the slot has to report of itself; it comes with one chunk, and counts once as the
     /// gradient does.
     pub metrics: Option<SlotMetrics>,
@@ -145,6 +153,8 @@ pub struct Pull {
     /// a worker may have died between its pushes, so that some chunks are a version further than
     /// those that still wait for it. None is two further, as that takes a gradient of all chunks.
     pub version: u64,
+    /// How the parameters are to travel; the shard keeps them as `f32` all the same.
+    pub format: WireFormat,
 }
 
 impl Message for Pull {
@@ -157,8 +167,8 @@ impl Message for Pull {
 pub struct Chunk {
     /// The number of steps that they have had.
     pub version: u64,
-    /// The parameters, `f32`.
-    pub params: HostTensor,
+    /// The parameters, `f32` in the format that was asked for.
+    pub params: WireTensor,
 }
 
 /// Asks to be told of each step that is applied, in order. Of those that are applied already, the
@@ -188,22 +198,31 @@ pub struct StepDone {
     pub correct: u32,
 }
 
-/// A tensor that is known to be `f32`.
+/// A tensor that is known to be `f32`, in whatever format it came.
 #[derive(Debug)]
-struct Floats(HostTensor);
+struct Floats(WireTensor);
 
 impl Floats {
-    fn new(tensor: HostTensor) -> std::result::Result<Self, PushError> {
-        match tensor.as_slice::<f32>() {
-            Ok(_) => Ok(Floats(tensor)),
-            Err(error) => Err(PushError(format!("parameters and gradients are f32: {error}"))),
+    fn new(tensor: WireTensor) -> std::result::Result<Self, PushError> {
+        match tensor.dtype() {
+            DType::F32 => Ok(Floats(tensor)),
+            other => Err(PushError(format!("parameters and gradients are f32, not {other}"))),
         }
     }
 }
 
 impl Gradient for Floats {
-    fn floats(&self) -> &[f32] {
-        self.0.as_slice().unwrap_or_default()
+    fn count(&self) -> usize {
+        // No product overflows: the tensor has such a shape.
+        self.0.shape().iter().product()
+    }
+
+    fn copy_to(&self, at: usize, values: &mut [f32]) {
+        self.0.copy_part_to(at, values).expect("a part of f32 elements that are there");
+    }
+
+    fn add_to(&self, at: usize, sums: &mut [f32]) {
+        self.0.add_part_to(at, sums).expect("a part of f32 elements that are there");
     }
 }
 
@@ -216,11 +235,16 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
-fn chunk(version: u64, params: Arc<Vec<f32>>) -> std::result::Result<Chunk, PushError> {
+fn chunk(
+    version: u64,
+    params: Arc<Vec<f32>>,
+    format: WireFormat,
+    pool: &BufferPool,
+) -> std::result::Result<Chunk, PushError> {
     let shape = [params.len()];
     // Not copied: the shard writes the next version elsewhere while this one is on its way.
     HostTensor::from_bytes(DType::F32, &shape, Bytes::from_owner(Shared(params)))
-        .map(|params| Chunk { version, params })
+        .map(|params| Chunk { version, params: params.encoded_in(format, pool) })
         .map_err(|error| PushError(error.to_string()))
 }
 
@@ -271,11 +295,12 @@ impl Handler<Initialise> for ParameterServer {
     async fn handle(
         &mut self,
         message: Initialise,
-        _: &Context<Self>,
+        context: &Context<Self>,
     ) -> std::result::Result<(), PushError> {
-        let params = Floats::new(message.params)?;
-        self.shard.init(message.chunk as usize, params.floats().to_vec())?;
-        self.answer(message.chunk);
+        let params = message.params.as_slice::<f32>();
+        let params = params.map_err(|error| PushError(format!("parameters are f32: {error}")))?;
+        self.shard.init(message.chunk as usize, params.to_vec())?;
+        self.answer(message.chunk, context.system().pool());
         Ok(())
     }
 }
@@ -284,7 +309,7 @@ impl Handler<PushGradient> for ParameterServer {
     async fn handle(
         &mut self,
         push: PushGradient,
-        _: &Context<Self>,
+        context: &Context<Self>,
     ) -> std::result::Result<Pushed, PushError> {
         let PushGradient { step, slot, chunk, gradient, metrics } = push;
         let gradient = Floats::new(gradient)?;
@@ -298,7 +323,7 @@ impl Handler<PushGradient> for ParameterServer {
             Ok(Push::Accepted) => Ok(Pushed::Accepted),
             Ok(Push::Duplicate | Push::AlreadyApplied) => Ok(Pushed::Repeated),
             Ok(Push::Applied { .. }) => {
-                self.answer(chunk);
+                self.answer(chunk, context.system().pool());
                 self.tell(step);
                 Ok(Pushed::Accepted)
             }
@@ -306,8 +331,8 @@ impl Handler<PushGradient> for ParameterServer {
                 // Whoever waits for the next version would wait for ever.
                 if matches!(error, ShardError::NonFinite { .. }) {
                     self.failed = Some(error.clone().into());
-                    for (_, reply) in self.pulls.drain().flat_map(|(_, waiting)| waiting) {
-                        reply.send(Err(error.clone().into()));
+                    for waiting in self.pulls.drain().flat_map(|(_, waiting)| waiting) {
+                        waiting.reply.send(Err(error.clone().into()));
                     }
                 }
                 Err(error.into())
@@ -317,13 +342,15 @@ impl Handler<PushGradient> for ParameterServer {
 }
 
 impl DeferredHandler<Pull> for ParameterServer {
-    async fn handle(&mut self, pull: Pull, reply: PullReply, _: &Context<Self>) {
+    async fn handle(&mut self, pull: Pull, reply: PullReply, context: &Context<Self>) {
         match self.shard.params(pull.chunk as usize) {
             Ok((newest, params)) if newest >= pull.version => {
-                match self.shard.params_of(pull.chunk as usize, pull.version) {
-                    Some(params) => reply.send(chunk(pull.version, params)),
-                    None => reply.send(chunk(newest, params)),
-                }
+                let asked = self.shard.params_of(pull.chunk as usize, pull.version);
+                let (version, params) = match asked {
+                    Some(params) => (pull.version, params),
+                    None => (newest, params),
+                };
+                reply.send(chunk(version, params, pull.format, context.system().pool()));
             }
             Ok(_) | Err(ShardError::NotInitialised { .. }) => {
                 if let Some(failed) = &self.failed {
@@ -331,8 +358,8 @@ impl DeferredHandler<Pull> for ParameterServer {
                 }
                 let waiting = self.pulls.entry(pull.chunk).or_default();
                 // Those who gave up make room for those who come.
-                waiting.retain(|(_, reply)| reply.is_awaited());
-                waiting.push((pull.version, reply));
+                waiting.retain(|waiting| waiting.reply.is_awaited());
+                waiting.push(Waiting { version: pull.version, format: pull.format, reply });
             }
             Err(error) => reply.send(Err(error.into())),
         }
@@ -352,13 +379,22 @@ impl Handler<FollowSteps> for ParameterServer {
 }
 
 impl ParameterServer {
-    /// Answers the pulls whose version is there.
-    fn answer(&mut self, number: u32) {
+    /// Answers the pulls whose version is there. Each format is made once.
+    fn answer(&mut self, number: u32, pool: &BufferPool) {
         let Some(waiting) = self.pulls.get_mut(&number) else { return };
         let Ok((version, params)) = self.shard.params(number as usize) else { return };
-        let ready = waiting.extract_if(.., |(wanted, _)| *wanted <= version);
-        for (_, reply) in ready {
-            reply.send(chunk(version, params.clone()));
+        let ready = waiting.extract_if(.., |waiting| waiting.version <= version);
+        let mut made = Vec::<(WireFormat, std::result::Result<Chunk, PushError>)>::new();
+        for Waiting { format, reply, .. } in ready {
+            let chunk = match made.iter().find(|(made, _)| *made == format) {
+                Some((_, chunk)) => chunk.clone(),
+                None => {
+                    let chunk = chunk(version, params.clone(), format, pool);
+                    made.push((format, chunk.clone()));
+                    chunk
+                }
+            };
+            reply.send(chunk);
         }
     }
 

@@ -44,14 +44,15 @@ fn floats(value: f32, len: usize) -> HostTensor {
 
 fn push(step: u64, slot: u32, value: f32) -> PushGradient {
     let metrics = SlotMetrics { samples: slot.wrapping_add(1), loss_sum: value, correct: slot };
-    let gradient = floats(value, LEN);
+    let gradient = floats(value, LEN).into();
     PushGradient { step, slot, chunk: 0, gradient, metrics: Some(metrics) }
 }
 
 /// A pulled chunk: its version and its first number.
 fn seen(chunk: std::result::Result<Chunk, PushError>) -> (u64, f32) {
     let chunk = chunk.unwrap();
-    let params = chunk.params.as_slice::<f32>().unwrap();
+    let params = chunk.params.into_tensor();
+    let params = params.as_slice::<f32>().unwrap();
     assert_eq!(params.len(), LEN);
     assert!(params.iter().all(|number| *number == params[0]));
     (chunk.version, params[0])
@@ -60,7 +61,7 @@ fn seen(chunk: std::result::Result<Chunk, PushError>) -> (u64, f32) {
 #[tokio::test]
 async fn a_pull_waits_for_its_version_and_gets_exactly_that_one() {
     let (server, _owner) = initialised(2).await;
-    let pull = |version| server.call(Pull { chunk: 0, version });
+    let pull = |version| server.call(Pull { chunk: 0, version, format: WireFormat::F32 });
     assert_eq!(seen(pull(0).await.unwrap()), (0, 1.0));
 
     // Those who wait for later versions, the latest first.
@@ -81,6 +82,29 @@ async fn a_pull_waits_for_its_version_and_gets_exactly_that_one() {
 }
 
 #[tokio::test]
+async fn gradients_and_parameters_travel_in_a_format_and_are_f32_in_the_shard() {
+    let (server, _owner) = initialised(2).await;
+    let pull = |version, format| server.call(Pull { chunk: 0, version, format });
+    let mut waiting: Vec<_> = WireFormat::ALL.map(|format| Box::pin(pull(1, format))).into();
+    let mut again = Box::pin(pull(1, WireFormat::Bf16));
+    assert!(waiting.iter_mut().chain([&mut again]).all(|pull| pull.now_or_never().is_none()));
+    // What neither bf16 nor fp16 can tell from 0.25, the sum can.
+    let fine = 0.25 + 1e-4;
+    let coarse = floats(0.25, LEN).encoded(WireFormat::Bf16);
+    server.call(push(0, 0, fine)).await.unwrap().unwrap();
+    server.call(PushGradient { gradient: coarse, ..push(0, 1, 0.0) }).await.unwrap().unwrap();
+    let wanted = floats(1.0 - (fine + 0.25), LEN);
+    let mut bf16 = None;
+    for (pulled, format) in waiting.into_iter().zip(WireFormat::ALL) {
+        let chunk = soon(pulled).await.unwrap().unwrap();
+        assert_eq!(chunk.params, wanted.encoded(format), "{format}");
+        bf16 = bf16.or((format == WireFormat::Bf16).then_some(chunk.params));
+    }
+    let again = soon(again).await.unwrap().unwrap().params;
+    assert_eq!(again.bytes().as_ptr(), bf16.unwrap().bytes().as_ptr(), "made once for both");
+}
+
+#[tokio::test]
 async fn the_version_before_the_newest_is_given_to_who_has_to_compute_with_it() {
     // A worker that died between its pushes leaves some chunks a version further than others: who
     // computes its slot again needs all of them as they were.
@@ -88,7 +112,9 @@ async fn the_version_before_the_newest_is_given_to_who_has_to_compute_with_it() 
     for step in 0..3 {
         server.call(push(step, 0, 1.0)).await.unwrap().unwrap();
     }
-    let pull = async |version| seen(server.call(Pull { chunk: 0, version }).await.unwrap());
+    let pull = async |version| {
+        seen(server.call(Pull { chunk: 0, version, format: WireFormat::F32 }).await.unwrap())
+    };
     assert_eq!(pull(2).await, (2, -1.0));
     assert_eq!(pull(3).await, (3, -2.0));
     // Of what is long past nobody computes anything: the newest, and the answer says so.
@@ -98,7 +124,7 @@ async fn the_version_before_the_newest_is_given_to_who_has_to_compute_with_it() 
 #[tokio::test]
 async fn a_pull_before_the_first_parameters_waits_for_them() {
     let (server, _owner) = server(1).await;
-    let mut early = Box::pin(server.call(Pull { chunk: 0, version: 0 }));
+    let mut early = Box::pin(server.call(Pull { chunk: 0, version: 0, format: WireFormat::F32 }));
     assert!(poll!(&mut early).is_pending());
     server.call(Initialise { chunk: 0, params: floats(3.0, LEN) }).await.unwrap().unwrap();
     assert_eq!(seen(soon(early).await.unwrap()), (0, 3.0));
@@ -141,7 +167,7 @@ async fn a_follower_that_went_away_disturbs_nobody() {
 #[tokio::test]
 async fn after_a_number_that_is_not_finite_nobody_waits_for_what_will_never_come() {
     let (server, _owner) = initialised(2).await;
-    let mut before = Box::pin(server.call(Pull { chunk: 0, version: 1 }));
+    let mut before = Box::pin(server.call(Pull { chunk: 0, version: 1, format: WireFormat::F32 }));
     assert!(poll!(&mut before).is_pending());
     server.call(push(0, 0, f32::NAN)).await.unwrap().unwrap();
     let refused = server.call(push(0, 1, 1.0)).await.unwrap().unwrap_err();
@@ -150,9 +176,13 @@ async fn after_a_number_that_is_not_finite_nobody_waits_for_what_will_never_come
         "{refused}"
     );
     assert_eq!(soon(before).await.unwrap().unwrap_err(), refused);
-    let after = soon(server.call(Pull { chunk: 0, version: 1 })).await.unwrap();
+    let after =
+        soon(server.call(Pull { chunk: 0, version: 1, format: WireFormat::F32 })).await.unwrap();
     assert_eq!(after.unwrap_err(), refused);
-    assert_eq!(seen(server.call(Pull { chunk: 0, version: 0 }).await.unwrap()), (0, 1.0));
+    assert_eq!(
+        seen(server.call(Pull { chunk: 0, version: 0, format: WireFormat::F32 }).await.unwrap()),
+        (0, 1.0)
+    );
 }
 
 #[tokio::test]
@@ -161,23 +191,27 @@ async fn what_does_not_fit_is_refused_with_the_reason_and_changes_nothing() {
     let refused =
         async |push: PushGradient| server.call(push).await.unwrap().unwrap_err().to_string();
     let other = HostTensor::from_vec(vec![1u8; LEN], &[LEN]).unwrap();
-    let text = refused(PushGradient { gradient: other, ..push(0, 0, 1.0) }).await;
+    let text = refused(PushGradient { gradient: other.into(), ..push(0, 0, 1.0) }).await;
     assert!(text.starts_with("parameters and gradients are f32"), "{text}");
-    let text = refused(PushGradient { gradient: floats(1.0, 3), ..push(0, 0, 1.0) }).await;
+    let text = refused(PushGradient { gradient: floats(1.0, 3).into(), ..push(0, 0, 1.0) }).await;
     assert_eq!(text, "chunk 0 has 32 numbers and 3 came");
     assert!(refused(PushGradient { chunk: 1, ..push(0, 0, 1.0) }).await.contains("chunk 1"));
     assert!(refused(push(0, 1, 1.0)).await.contains("no slot 1"));
     assert!(refused(push(1, 0, 1.0)).await.contains("step 1"));
     assert!(refused(push(u64::MAX, u32::MAX, 1.0)).await.contains("no slot"));
     for chunk in [1, u32::MAX] {
-        let pulled = server.call(Pull { chunk, version: 0 }).await.unwrap();
+        let pulled =
+            server.call(Pull { chunk, version: 0, format: WireFormat::F32 }).await.unwrap();
         assert!(pulled.unwrap_err().to_string().contains("is not on this shard"));
         let first = Initialise { chunk, params: floats(1.0, LEN) };
         assert!(server.call(first).await.unwrap().is_err());
     }
     let again = Initialise { chunk: 0, params: floats(2.0, LEN) };
     assert!(server.call(again).await.unwrap().is_err());
-    assert_eq!(seen(server.call(Pull { chunk: 0, version: 0 }).await.unwrap()), (0, 1.0));
+    assert_eq!(
+        seen(server.call(Pull { chunk: 0, version: 0, format: WireFormat::F32 }).await.unwrap()),
+        (0, 1.0)
+    );
 }
 
 #[tokio::test]
@@ -214,7 +248,10 @@ async fn a_shard_whose_owner_is_gone_waits_for_another_one_and_ends_if_none_come
     let next = system.spawn::<Owner>(()).await.unwrap();
     server.call(Adopt { owner: next.addr() }).await.unwrap();
     tokio::time::sleep(2 * ADOPTION).await;
-    assert_eq!(seen(server.call(Pull { chunk: 0, version: 1 }).await.unwrap()), (1, 0.0));
+    assert_eq!(
+        seen(server.call(Pull { chunk: 0, version: 1, format: WireFormat::F32 }).await.unwrap()),
+        (1, 0.0)
+    );
 
     let gone = Instant::now();
     next.stop();
@@ -225,7 +262,7 @@ async fn a_shard_whose_owner_is_gone_waits_for_another_one_and_ends_if_none_come
 #[tokio::test]
 async fn a_shard_that_is_dismissed_ends_and_who_waits_is_told() {
     let (server, _owner) = initialised(1).await;
-    let mut waiting = Box::pin(server.call(Pull { chunk: 0, version: 1 }));
+    let mut waiting = Box::pin(server.call(Pull { chunk: 0, version: 1, format: WireFormat::F32 }));
     assert!(matches!(poll!(&mut waiting), Poll::Pending));
     let end = server.watch();
     server.call(Dismiss).await.unwrap();

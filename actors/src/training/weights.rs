@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use footlight_runtime::{ActorRef, Cause, Error, HostTensor, Result};
+use footlight_runtime::{ActorRef, Cause, Error, HostTensor, Result, tensor::WireFormat};
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
@@ -74,7 +74,7 @@ impl Weights {
 
     /// One chunk and its version.
     async fn pull_chunk(&self, chunk: usize, version: u64) -> Result<(u64, HostTensor)> {
-        let pull = Pull { chunk: chunk as u32, version };
+        let pull = Pull { chunk: chunk as u32, version, format: WireFormat::F32 };
         let shard = self.shard(chunk)?;
         loop {
             match shard.call_within(pull, VERSION_PATIENCE).await {
@@ -88,7 +88,7 @@ impl Weights {
                 }
                 answer => {
                     let chunk = answer?.map_err(Error::other)?;
-                    return Ok((chunk.version, chunk.params));
+                    return Ok((chunk.version, chunk.params.into_tensor_in(shard.system().pool())));
                 }
             }
         }

@@ -149,7 +149,7 @@ impl Work {
                 step,
                 slot,
                 chunk: chunk as u32,
-                gradient: HostTensor::from_vec(part.to_vec(), &[part.len()])?,
+                gradient: HostTensor::from_vec(part.to_vec(), &[part.len()])?.into(),
                 metrics: (chunk == 0).then_some(metrics),
             };
             weights.shard(chunk)?.call(push).await?.map_err(Error::other)?;

@@ -28,8 +28,15 @@ const UNANNOUNCED: u64 = 8 << 20;
 /// A tensor that is ahead of its message, which comes over another connection, waits so long for it.
 const ANNOUNCEMENT: Duration = Duration::from_millis(200);
 
-/// Most tensors under way at once on one connection, each way.
+/// Most tensors that are received at once on one connection.
 const CONCURRENT: usize = 32;
+
+/// A tensor of more bytes than these is large among the large: of such only [`AT_ONCE`] are sent at
+/// once, the others wait their turn. All at once they would all arrive last, and who works on them one
+/// by one could not begin.
+const LONG: usize = 1 << 20;
+/// Two, so that the next one is on its way while the end of one is acknowledged.
+const AT_ONCE: usize = 2;
 
 /// A peer that takes nothing of any tensor for so long does not read them: the reader of a connection
 /// never waits. What its calls have produced must not be kept for ever.
@@ -60,30 +67,53 @@ fn cut_off(error: impl std::fmt::Display) -> BulkError {
     BulkError::CutOff(error.to_string())
 }
 
-/// Sends what the queue brings until the session ends.
+/// Sends what the queue brings until the session ends: long tensors one after the other, shorter ones
+/// beside and ahead of them.
 pub(crate) async fn send(
     session: Arc<Session>,
     connection: quinn::Connection,
-    mut queue: mpsc::UnboundedReceiver<(u64, Bytes)>,
+    mut queue: Queue,
 ) -> Result<(), BulkError> {
     session.adopt(connection.clone());
-    let places = Arc::new(Semaphore::new(CONCURRENT));
     let taken = Arc::<AtomicU64>::default();
-    loop {
-        let next = tokio::select! {
-            biased;
-            () = session.ended() => return Ok(()),
-            next = queue.recv() => next,
-        };
-        let Some((id, bytes)) = next else { return Ok(()) };
-        let place = tokio::select! {
-            biased;
-            () = session.ended() => return Ok(()),
-            place = places.clone().acquire_owned() => place,
-        };
-        let Ok(place) = place else { return Ok(()) };
+    let (to_short, short) = mpsc::unbounded_channel();
+    let (to_long, long) = mpsc::unbounded_channel();
+    let sort = async {
+        // The senders go with this block, and with them the two lines end.
+        let (to_short, to_long) = (to_short, to_long);
+        while let Some((id, bytes)) = queue.recv().await {
+            let line = if bytes.len() > LONG { &to_long } else { &to_short };
+            let _ = line.send((id, bytes));
+        }
+        Ok(())
+    };
+    let short = send_line(&session, &connection, short, CONCURRENT - AT_ONCE, 1, &taken);
+    let long = send_line(&session, &connection, long, AT_ONCE, 0, &taken);
+    tokio::select! {
+        biased;
+        () = session.ended() => Ok(()),
+        sent = async { tokio::try_join!(sort, short, long) } => sent.map(|_| ()),
+    }
+}
+
+/// Tensors on their way to a bulk connection, each with its number.
+pub(crate) type Queue = mpsc::UnboundedReceiver<(u64, Bytes)>;
+
+/// Sends what comes, `at_once` at a time, in this order.
+async fn send_line(
+    session: &Arc<Session>,
+    connection: &quinn::Connection,
+    mut queue: Queue,
+    at_once: usize,
+    priority: i32,
+    taken: &Arc<AtomicU64>,
+) -> Result<(), BulkError> {
+    let places = Arc::new(Semaphore::new(at_once));
+    while let Some((id, bytes)) = queue.recv().await {
+        let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
         let stream = timeout(PATIENCE, connection.open_uni()).await;
         let stream = stream.map_err(|_| BulkError::Unread)?.map_err(broken)?;
+        stream.set_priority(priority).map_err(broken)?;
         let (session, taken) = (session.clone(), taken.clone());
         tokio::spawn(async move {
             if let Err(error) = write(stream, id, bytes, &taken).await {
@@ -92,6 +122,7 @@ pub(crate) async fn send(
             drop(place);
         });
     }
+    Ok(())
 }
 
 /// Writes one tensor. `taken` grows whenever the peer takes something of any tensor of the

@@ -174,6 +174,46 @@ impl WireTensor {
         self.format().add_decoded_into(self.bytes(), sums)
     }
 
+    /// As [`copy_to`](WireTensor::copy_to), of so many elements from number `at` on, for who works on
+    /// a part at a time. `at` is a multiple of [`WireFormat::PART`].
+    ///
+    /// # Errors
+    /// As [`copy_to`](WireTensor::copy_to); also if there are not so many elements from `at` on, or no
+    /// part begins there.
+    pub fn copy_part_to(&self, at: usize, values: &mut [f32]) -> Result<(), TensorError> {
+        let part = self.part(at, values.len())?;
+        self.format().decode_into(part, values)
+    }
+
+    /// As [`add_to`](WireTensor::add_to), of a part as in [`copy_part_to`](WireTensor::copy_part_to).
+    ///
+    /// # Errors
+    /// As [`copy_part_to`](WireTensor::copy_part_to).
+    pub fn add_part_to(&self, at: usize, sums: &mut [f32]) -> Result<(), TensorError> {
+        let part = self.part(at, sums.len())?;
+        self.format().add_decoded_into(part, sums)
+    }
+
+    /// The bytes of so many elements from number `at` on.
+    fn part(&self, at: usize, count: usize) -> Result<&[u8], TensorError> {
+        self.check_f32()?;
+        let (format, elements) = (self.format(), self.shape().iter().product::<usize>());
+        let end = at.saturating_add(count);
+        let begins = at.is_multiple_of(WireFormat::PART);
+        // Only the last part may end elsewhere.
+        let ends = end == elements || end < elements && end.is_multiple_of(WireFormat::PART);
+        let bytes = format.encoded_len(at)..format.encoded_len(end);
+        match self.bytes().get(bytes.clone()) {
+            Some(part) if begins && ends => Ok(part),
+            _ => Err(TensorError::EncodedLength {
+                format,
+                values: count,
+                expected: bytes.len(),
+                found: self.bytes().len().saturating_sub(bytes.start),
+            }),
+        }
+    }
+
     fn check_f32(&self) -> Result<(), TensorError> {
         match self.dtype() {
             DType::F32 => Ok(()),
@@ -261,6 +301,34 @@ mod tests {
         let error = other.add_to(&mut [0.0]).unwrap_err();
         assert_eq!(error, TensorError::DType { wanted: DType::F32, found: DType::I32 });
         assert_eq!(other.copy_to(&mut [0.0]), Err(error));
+    }
+
+    #[test]
+    fn a_part_is_read_as_the_whole_is_and_no_part_that_is_not_there() {
+        const PART: usize = WireFormat::PART;
+        let sent = column((0..2 * PART + 7).map(|at| at as f32 / 10.0).collect());
+        for format in WireFormat::ALL {
+            let received = sent.encoded(format);
+            let whole = received.clone().into_tensor();
+            let whole = whole.as_slice::<f32>().unwrap();
+            for (at, count) in [(0, PART), (PART, PART), (2 * PART, 7), (PART, PART + 7), (0, 0)] {
+                let mut values = vec![5.0; count];
+                received.copy_part_to(at, &mut values).unwrap();
+                assert_eq!(values, whole[at..at + count], "{format}, {count} from {at}");
+                received.add_part_to(at, &mut values).unwrap();
+                let twice: Vec<f32> =
+                    whole[at..at + count].iter().map(|value| 2.0 * value).collect();
+                assert_eq!(values, twice);
+            }
+            for (at, count) in
+                [(1, PART), (PART, 3), (2 * PART, 8), (usize::MAX - 1, 4), (3 * PART, 1)]
+            {
+                let mut values = vec![5.0; count];
+                received.copy_part_to(at, &mut values).unwrap_err();
+                received.add_part_to(at, &mut values).unwrap_err();
+                assert_eq!(values, vec![5.0; count], "{format}, {count} from {at}");
+            }
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@
 mod adam;
 mod sgd;
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -126,27 +128,47 @@ impl OptimizerSpec {
         grad: &[f32],
         params_out: &mut [f32],
     ) -> Result<(), OptimizerError> {
+        self.apply_to(0..params_in.len(), state, t, lr_scale, params_in, grad, params_out)
+    }
+
+    /// As [`apply`](Self::apply), of a part of the chunk: the buffers hold that part, and `state` is the
+    /// whole chunk's. A step that is taken part by part gives the same bits.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn apply_to(
+        &self,
+        part: Range<usize>,
+        state: &mut OptimizerState,
+        t: u64,
+        lr_scale: f64,
+        params_in: &[f32],
+        grad: &[f32],
+        params_out: &mut [f32],
+    ) -> Result<(), OptimizerError> {
         check("step", t as f64, "counted from 1", t > 0)?;
-        let expected = params_in.len();
+        let expected = part.len();
         let fits = |len: usize| match len == expected {
             true => Ok(()),
             false => Err(OptimizerError::Mismatch { expected, found: len }),
         };
+        fits(params_in.len())?;
         fits(grad.len())?;
         fits(params_out.len())?;
+        let of = |buffer: usize| OptimizerError::Mismatch { expected: part.end, found: buffer };
         match (self, state) {
             (Self::Sgd(sgd), OptimizerState::Sgd { momentum }) => {
                 if sgd.momentum == 0.0 {
                     sgd.apply_plain(lr_scale, params_in, grad, params_out);
                 } else {
-                    fits(momentum.len())?;
+                    let found = momentum.len();
+                    let momentum = momentum.get_mut(part.clone()).ok_or_else(|| of(found))?;
                     sgd.apply_momentum(momentum, lr_scale, params_in, grad, params_out);
                 }
                 Ok(())
             }
             (Self::Adam(adam), OptimizerState::Adam { mean, square }) => {
-                fits(mean.len())?;
-                fits(square.len())?;
+                let found = mean.len().min(square.len());
+                let both = mean.get_mut(part.clone()).zip(square.get_mut(part.clone()));
+                let (mean, square) = both.ok_or_else(|| of(found))?;
                 adam.apply(mean, square, t, lr_scale, params_in, grad, params_out);
                 Ok(())
             }

@@ -23,23 +23,35 @@ pub use error::{Numbers, ShardError};
 use super::layout::Layout;
 use super::optimizer::{OptimizerSpec, OptimizerState};
 
-/// One slot's gradient of one chunk, however it is stored.
+/// One slot's gradient of one chunk, in whatever format it is stored.
 pub trait Gradient {
-    /// Its numbers: as many as the chunk has.
-    fn floats(&self) -> &[f32];
+    /// How many numbers it has: as many as the chunk.
+    fn count(&self) -> usize;
+
+    /// Writes those from number `at` on over `values`. `at` is a multiple of [`BLOCK`].
+    fn copy_to(&self, at: usize, values: &mut [f32]);
+
+    /// Adds those from number `at` on to `sums`. `at` is a multiple of [`BLOCK`].
+    fn add_to(&self, at: usize, sums: &mut [f32]);
 }
 
 impl Gradient for Vec<f32> {
-    fn floats(&self) -> &[f32] {
-        self
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn copy_to(&self, at: usize, values: &mut [f32]) {
+        values.copy_from_slice(&self[at..][..values.len()]);
+    }
+
+    fn add_to(&self, at: usize, sums: &mut [f32]) {
+        sums.iter_mut().zip(&self[at..]).for_each(|(sum, value)| *sum += value);
     }
 }
 
-impl<G: Gradient + ?Sized> Gradient for Arc<G> {
-    fn floats(&self) -> &[f32] {
-        (**self).floats()
-    }
-}
+/// A step is taken for so many numbers at a time: what one part of it leaves (sums, new parameters) is
+/// still in the processor's cache for the next.
+pub const BLOCK: usize = 4096;
 
 /// What became of a push that was in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +76,6 @@ pub struct Shard<G> {
     total_steps: u64,
     slots: u32,
     chunks: BTreeMap<usize, Chunk<G>>,
-    /// Room for one chunk's sum, used again and again.
-    sum: Vec<f32>,
 }
 
 #[derive(Debug)]
@@ -110,7 +120,7 @@ impl<G: Gradient> Shard<G> {
         optimizer.validate()?;
         let chunk = |chunk| Some((chunk, Chunk { len: layout.chunk(chunk)?.len(), live: None }));
         let chunks = layout.chunks_of(shard).filter_map(chunk).collect();
-        Ok(Self { optimizer, total_steps, slots, chunks, sum: Vec::new() })
+        Ok(Self { optimizer, total_steps, slots, chunks })
     }
 
     /// Gives a chunk its first parameters: version 0. The same parameters a second time change nothing, so that who
@@ -159,7 +169,7 @@ impl<G: Gradient> Shard<G> {
         let slots = self.slots;
         let at = self.chunks.get_mut(&chunk).ok_or(ShardError::UnknownChunk { chunk })?;
         let live = at.live.as_mut().ok_or(ShardError::NotInitialised { chunk })?;
-        let (expected, got) = (at.len, grad.floats().len());
+        let (expected, got) = (at.len, grad.count());
         if got != expected {
             return Err(ShardError::WrongLength { chunk, expected, got });
         }
@@ -183,7 +193,7 @@ impl<G: Gradient> Shard<G> {
             return Ok(Push::Accepted);
         }
         let scale = self.optimizer.schedule().factor(step, self.total_steps);
-        let applied = live.apply(chunk, &self.optimizer, scale, &mut self.sum);
+        let applied = live.apply(chunk, &self.optimizer, scale);
         live.slots.iter_mut().for_each(|slot| *slot = None);
         live.missing = slots;
         match applied {
@@ -245,37 +255,41 @@ impl<G: Gradient> Shard<G> {
 }
 
 impl<G: Gradient> Live<G> {
-    /// All slots are there: one step of the optimiser.
+    /// All slots are there: one step of the optimiser, block by block.
     fn apply(
         &mut self,
         chunk: usize,
         optimizer: &OptimizerSpec,
         lr_scale: f64,
-        sum: &mut Vec<f32>,
     ) -> Result<(), ShardError> {
-        sum.clear();
-        for grad in self.slots.iter().flatten() {
-            if sum.is_empty() {
-                sum.extend_from_slice(grad.floats());
-            } else {
-                sum.iter_mut().zip(grad.floats()).for_each(|(sum, grad)| *sum += grad);
-            }
-        }
-        let diverged = |numbers| ShardError::NonFinite { chunk, step: self.version, numbers };
-        if !all_finite(sum) {
-            return Err(diverged(Numbers::Gradient));
-        }
         let reused = self.retired.take().and_then(|retired| Arc::try_unwrap(retired).ok());
         let mut next = reused.unwrap_or_else(|| vec![0.0; self.params.len()]);
-        optimizer.apply(
-            &mut self.state,
-            self.version + 1,
-            lr_scale,
-            &self.params,
-            sum,
-            &mut next,
-        )?;
-        if !all_finite(&next) {
+        let mut room = [0.0; BLOCK];
+        let (mut gradient_is_finite, mut params_are_finite) = (true, true);
+        for start in (0..next.len()).step_by(BLOCK) {
+            let block = start..next.len().min(start + BLOCK);
+            let sum = &mut room[..block.len()];
+            let mut slots = self.slots.iter().flatten();
+            slots.by_ref().take(1).for_each(|first| first.copy_to(start, sum));
+            slots.for_each(|grad| grad.add_to(start, sum));
+            gradient_is_finite &= all_finite(sum);
+            let out = &mut next[block.clone()];
+            optimizer.apply_to(
+                block.clone(),
+                &mut self.state,
+                self.version + 1,
+                lr_scale,
+                &self.params[block],
+                sum,
+                out,
+            )?;
+            params_are_finite &= all_finite(out);
+        }
+        let diverged = |numbers| ShardError::NonFinite { chunk, step: self.version, numbers };
+        if !gradient_is_finite {
+            return Err(diverged(Numbers::Gradient));
+        }
+        if !params_are_finite {
             return Err(diverged(Numbers::Parameters));
         }
         self.retired = Some(std::mem::replace(&mut self.params, Arc::new(next)));

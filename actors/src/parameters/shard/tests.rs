@@ -73,6 +73,38 @@ fn who_reads_an_old_version_keeps_it() {
 }
 
 #[test]
+fn a_chunk_of_many_blocks_is_stepped_as_a_whole_and_one_bad_number_anywhere_stops_it() {
+    // PS-1, PS-5
+    const LONG: usize = 2 * BLOCK + 16;
+    let long = || {
+        let layout = Layout::new([("all", vec![LONG])], 1).unwrap();
+        let adam = Adam::new(0.1).weight_decay(0.01);
+        let mut shard = Shard::new(&layout, 0, adam.into(), 10, 2).unwrap();
+        shard.init(0, (0..LONG).map(|at| at as f32 / 100.0).collect()).unwrap();
+        (shard, OptimizerSpec::from(adam))
+    };
+    let gradient =
+        |slot: usize| (0..LONG).map(|at| (at * (slot + 1) % 7) as f32).collect::<Vec<_>>();
+    let (mut shard, adam) = long();
+    let (mut state, mut params) = (adam.state(LONG), shard.params(0).unwrap().1.to_vec());
+    for step in 0..3 {
+        [1, 0].map(|slot| shard.push(step, slot, 0, gradient(slot as usize)).unwrap());
+        let sum: Vec<f32> = gradient(0).iter().zip(gradient(1)).map(|(a, b)| a + b).collect();
+        let before = params.clone();
+        adam.apply(&mut state, step + 1, 1.0, &before, &sum, &mut params).unwrap();
+        assert!(same_bits(&shard.params(0).unwrap().1, &params), "step {step}");
+    }
+    for bad in [0, BLOCK - 1, BLOCK, LONG - 1] {
+        let (mut shard, _) = long();
+        let mut broken = gradient(0);
+        broken[bad] = f32::NAN;
+        shard.push(0, 1, 0, gradient(1)).unwrap();
+        let error = shard.push(0, 0, 0, broken).unwrap_err();
+        assert!(matches!(error, ShardError::NonFinite { numbers: Numbers::Gradient, .. }), "{bad}");
+    }
+}
+
+#[test]
 fn memory_is_used_again_when_nobody_reads_it() {
     let mut shard = shard(1);
     let mut seen = std::collections::BTreeSet::new();

@@ -66,6 +66,9 @@ impl WireFormat {
     pub const ALL: [WireFormat; 4] =
         [WireFormat::F32, WireFormat::Bf16, WireFormat::Fp16, WireFormat::Int8];
 
+    /// A tensor in any format can be read from every so many elements on.
+    pub const PART: usize = int8::BLOCK;
+
     /// The name that people read: `f32`, `bf16`, `fp16`, `int8`.
     pub const fn name(self) -> &'static str {
         match self {

@@ -88,7 +88,9 @@ fn a_chunk_of_many_blocks_is_stepped_as_a_whole_and_one_bad_number_anywhere_stop
     let (mut shard, adam) = long();
     let (mut state, mut params) = (adam.state(LONG), shard.params(0).unwrap().1.to_vec());
     for step in 0..3 {
-        [1, 0].map(|slot| shard.push(step, slot, 0, gradient(slot as usize)).unwrap());
+        for slot in [1, 0] {
+            shard.push(step, slot, 0, gradient(slot as usize)).unwrap();
+        }
         let sum: Vec<f32> = gradient(0).iter().zip(gradient(1)).map(|(a, b)| a + b).collect();
         let before = params.clone();
         adam.apply(&mut state, step + 1, 1.0, &before, &sum, &mut params).unwrap();

@@ -85,6 +85,9 @@ const UNKNOWN_NODE: Duration = Duration::from_secs(5);
 /// Most watches that other nodes have on actors of this one.
 const MAX_WATCHES: usize = 1 << 16;
 
+/// So many of a session's watches are ended before others have their turn.
+const ENDED_AT_ONCE: usize = 256;
+
 /// Most membership packets that wait to be heeded; further ones are dropped.
 const MAX_PACKETS: usize = 4096;
 
@@ -263,7 +266,7 @@ impl Network {
                 session.ended().await;
                 if let Some(network) = network.upgrade() {
                     network.observers.remove(&session.id);
-                    network.forget_watches(&session);
+                    network.forget_watches(&session).await;
                 }
             });
             return;
@@ -278,20 +281,27 @@ impl Network {
         self.control_thread.spawn(async move {
             ended.ended().await;
             if let Some(network) = network.upgrade() {
-                network.forget_watches(&ended);
+                network.forget_watches(&ended).await;
             }
         });
     }
 
-    fn forget_watches(&self, session: &Session) {
+    /// Ends the watches of a session that is over, some at a time: each is a task that has to run once
+    /// more to end, on the thread that membership shares.
+    async fn forget_watches(&self, session: &Session) {
         let of = (session.peer.node, session.id);
+        let mut tasks = Vec::new();
         self.watched.retain(|(node, id, _), task| {
             let stays = (*node, *id) != of;
             if !stays {
-                task.abort();
+                tasks.push(task.clone());
             }
             stays
         });
+        for some in tasks.chunks(ENDED_AT_ONCE) {
+            some.iter().for_each(AbortHandle::abort);
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Membership says that a node is there: keep a connection with it.
@@ -510,8 +520,10 @@ impl Host for Network {
                     replaced.abort();
                 }
                 // It may have ended before this frame of it was read.
-                if !session.is_live() {
-                    self.forget_watches(session);
+                if !session.is_live()
+                    && let Some((_, task)) = self.watched.remove(&key)
+                {
+                    task.abort();
                 }
             }
             Header::Unwatch { id } => {

@@ -300,7 +300,12 @@ impl Session {
                 Ok(())
             });
             // Those before a broken one count.
+            let flooded = frames.len() == BATCH;
             self.arrived(&mut frames);
+            if flooded {
+                // Others have their turn: on the control thread, membership.
+                tokio::task::yield_now().await;
+            }
             match taken {
                 Ok(()) => {}
                 // quinn hands out what it had received before the end.

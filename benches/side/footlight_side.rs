@@ -1,4 +1,4 @@
-//! The same work with this project.
+//! The work with this project.
 
 use std::{
     net::SocketAddr,
@@ -24,8 +24,9 @@ use crate::{
 
 /// Gives back what it gets.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Echo {
-    pub(crate) bytes: Bytes,
+pub struct Echo {
+    /// What comes back.
+    pub bytes: Bytes,
 }
 impl Message for Echo {
     type Reply = Bytes;
@@ -34,8 +35,9 @@ impl Message for Echo {
 
 /// A message without an answer.
 #[derive(Serialize, Deserialize)]
-struct Tick {
-    bytes: Bytes,
+pub struct Tick {
+    /// Whatever; it is counted if there is anything.
+    pub bytes: Bytes,
 }
 impl Message for Tick {
     type Reply = ();
@@ -44,7 +46,7 @@ impl Message for Tick {
 
 /// How many ticks have come.
 #[derive(Serialize, Deserialize)]
-struct Ticks;
+pub struct Ticks;
 impl Message for Ticks {
     type Reply = u64;
     const NAME: &'static str = "bench.ticks";
@@ -52,8 +54,9 @@ impl Message for Ticks {
 
 /// A tensor; the answer says how many bytes came.
 #[derive(Serialize, Deserialize)]
-struct Put {
-    tensor: HostTensor,
+pub struct Put {
+    /// The tensor.
+    pub tensor: HostTensor,
 }
 impl Message for Put {
     type Reply = u64;
@@ -74,7 +77,8 @@ impl Handler<Peak> for Echoes {
     }
 }
 
-pub(crate) struct Echoes {
+/// Answers all of these messages.
+pub struct Echoes {
     ticks: u64,
 }
 
@@ -123,10 +127,16 @@ fn builder(args: NodeArgs) -> NodeBuilder {
     })
 }
 
-pub(crate) async fn first_node(
-    addr: SocketAddr,
-    state: &tempfile::TempDir,
-) -> anyhow::Result<Node> {
+/// A node on loopback, alone.
+///
+/// # Errors
+/// If it does not start.
+pub async fn alone(state: &tempfile::TempDir) -> anyhow::Result<Node> {
+    first_node(([127, 0, 0, 1], 0).into(), state).await
+}
+
+/// The first node of a cluster.
+async fn first_node(addr: SocketAddr, state: &tempfile::TempDir) -> anyhow::Result<Node> {
     let args = NodeArgs {
         listen: Some(addr.to_string()),
         state: Some(state.path().to_owned()),
@@ -140,7 +150,11 @@ fn state_dir(addr: SocketAddr) -> std::path::PathBuf {
     std::env::temp_dir().join(format!("footlight-bench-{}", addr.port()))
 }
 
-pub(crate) fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outcome> {
+/// One side's part of a work.
+///
+/// # Errors
+/// What went wrong with it.
+pub fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outcome> {
     // As many threads as each process has cores: two share two.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -157,13 +171,7 @@ pub(crate) fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outc
             let _ = std::fs::remove_dir_all(state_dir(addr));
             return Ok(Outcome::Served);
         }
-        // The address that this host has on the way to the other.
-        let way = std::net::UdpSocket::bind("0.0.0.0:0")?;
-        way.connect(addr)?;
-        let listen = Some(SocketAddr::new(way.local_addr()?.ip(), 0).to_string());
-        let seeds = vec![addr.to_string()];
-        let args = NodeArgs { listen, seeds, state, ..NodeArgs::default() };
-        let node = builder(args).start().await?;
+        let node = join(addr).await?;
         let step = match work {
             Work::ParameterStepF32 => Some(WireFormat::F32),
             Work::ParameterStepBf16 => Some(WireFormat::Bf16),
@@ -193,6 +201,20 @@ pub(crate) fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outc
         node.leave().await?;
         Ok(measured.map_or(Outcome::Cannot, Outcome::Value))
     })
+}
+
+/// A node that joins the one at `addr`, which has found its keys where this one looks for them.
+pub(crate) async fn join(addr: SocketAddr) -> anyhow::Result<Node> {
+    // The address that this host has on the way to the other.
+    let way = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    way.connect(addr)?;
+    let args = NodeArgs {
+        listen: Some(SocketAddr::new(way.local_addr()?.ip(), 0).to_string()),
+        seeds: vec![addr.to_string()],
+        state: Some(state_dir(addr)),
+        ..NodeArgs::default()
+    };
+    Ok(builder(args).start().await?)
 }
 
 async fn round_trips(echo: &ActorRef<Echoes>) -> anyhow::Result<f64> {
@@ -258,7 +280,8 @@ async fn casts(echo: &ActorRef<Echoes>) -> anyhow::Result<f64> {
     Ok(rate)
 }
 
-fn tensor(mib: usize) -> HostTensor {
+/// So many MiB of f32.
+pub(crate) fn tensor(mib: usize) -> HostTensor {
     HostTensor::from_vec(vec![1.0f32; mib << 18], &[mib << 18]).expect("the shape fits")
 }
 

@@ -9,7 +9,7 @@ use ractor::rpc::CallResult;
 
 use crate::{
     Outcome,
-    footlight_side::{Echo, Echoes, first_node},
+    footlight_side::{Echo, Echoes, alone},
     measure,
 };
 
@@ -22,11 +22,15 @@ fn median_of_means(mut means: Vec<std::time::Duration>) -> Outcome {
     Outcome::Value(measure::us(measure::percentile(&mut means, 0.5)))
 }
 
-pub(crate) fn footlight() -> anyhow::Result<Outcome> {
+/// Calls of this project.
+///
+/// # Errors
+/// If the node can't start or a call fails.
+pub fn footlight() -> anyhow::Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let state = tempfile::tempdir()?;
-        let node = first_node("127.0.0.1:0".parse()?, &state).await?;
+        let node = alone(&state).await?;
         let echo = node.system().spawn::<Echoes>(()).await?;
         // A task of the runtime, as those that call in earnest are.
         let calls = tokio::spawn(async move {
@@ -48,10 +52,13 @@ pub(crate) fn footlight() -> anyhow::Result<Outcome> {
     })
 }
 
-struct Bare;
+/// Gives back what it gets, with nothing but ractor.
+#[derive(Debug)]
+pub struct Bare;
 
 impl ractor::Actor for Bare {
-    type Msg = (Bytes, ractor::RpcReplyPort<Bytes>);
+    /// For a cast there is no port.
+    type Msg = (Bytes, Option<ractor::RpcReplyPort<Bytes>>);
     type State = ();
     type Arguments = ();
 
@@ -69,11 +76,18 @@ impl ractor::Actor for Bare {
         (bytes, reply): Self::Msg,
         (): &mut (),
     ) -> Result<(), ractor::ActorProcessingErr> {
-        Ok(reply.send(bytes)?)
+        if let Some(reply) = reply {
+            reply.send(bytes)?;
+        }
+        Ok(())
     }
 }
 
-pub(crate) fn ractor() -> anyhow::Result<Outcome> {
+/// Calls of ractor.
+///
+/// # Errors
+/// If a call fails.
+pub fn ractor() -> anyhow::Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let (bare, _) = ractor::Actor::spawn(None, Bare, ()).await?;
@@ -84,7 +98,7 @@ pub(crate) fn ractor() -> anyhow::Result<Outcome> {
                 for _ in 0..IN_A_ROUND {
                     // With a deadline, as every call of ours has one.
                     let patience = std::time::Duration::from_secs(30);
-                    let ask = |reply| (Bytes::from_static(&[1; 8]), reply);
+                    let ask = |reply| (Bytes::from_static(&[1; 8]), Some(reply));
                     let CallResult::Success(_) = bare.call(ask, Some(patience)).await? else {
                         anyhow::bail!("a call was not answered");
                     };

@@ -8,15 +8,10 @@
 //! Works of one process have rank 1 only. A participant that can't do a work says so and exits with
 //! code 3. `cargo xtask peers` runs both sides, in turn with the peers.
 
-mod footlight_side;
-mod local;
-mod measure;
-mod raw;
-mod step;
-
-use std::{io::Read, net::SocketAddr, process::ExitCode};
+use std::{net::SocketAddr, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
+use footlight_benches::{Outcome, Work, footlight_side, local, raw};
 
 /// The exit code of a participant that can't do a work.
 const CANNOT: u8 = 3;
@@ -32,25 +27,6 @@ enum Participant {
     Ractor,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum Work {
-    CallRtt,
-    CallsPerSecond,
-    CastsPerSecond,
-    #[value(name = "tensor_put_100mib")]
-    TensorPut100mib,
-    CallBehindBulkP99,
-    #[value(name = "parameter_step_f32")]
-    ParameterStepF32,
-    #[value(name = "parameter_step_bf16")]
-    ParameterStepBf16,
-    ParameterStepSameHost,
-    #[value(name = "peak_memory_256mib")]
-    PeakMemory256mib,
-    LocalCall,
-}
-
 #[derive(Debug, Parser)]
 #[command(about = "One side of a measurement between two processes")]
 struct Args {
@@ -62,30 +38,6 @@ struct Args {
     /// Where rank 0 listens.
     #[arg(long, default_value = "127.0.0.1:7411")]
     addr: SocketAddr,
-}
-
-/// What a side of a measurement came to.
-enum Outcome {
-    /// Rank 1 has measured.
-    Value(f64),
-    /// Rank 0 has served.
-    Served,
-    /// This participant does not do that work.
-    Cannot,
-}
-
-/// Waits until whoever started this process closes its stdin.
-async fn until_stdin_ends() {
-    let (tell, told) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        let _ = tell.send(());
-    });
-    let _ = told.await;
-}
-
-fn ready() {
-    println!("ready");
 }
 
 fn run(args: &Args) -> anyhow::Result<Outcome> {

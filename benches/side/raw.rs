@@ -20,17 +20,18 @@ const ECHO: usize = 64;
 const CAST: usize = 100;
 const TENSOR: usize = 100 << 20;
 
-pub(crate) fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outcome> {
+/// One side's part of a work.
+///
+/// # Errors
+/// What went wrong with it.
+pub fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outcome> {
     if !matches!(work, Work::CallRtt | Work::CastsPerSecond | Work::TensorPut100mib) {
         return Ok(Outcome::Cannot);
     }
     // One thread a side is what bare quinn is fastest with on two cores.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let purpose = match work {
-            Work::TensorPut100mib => Purpose::Bulk,
-            _ => Purpose::Control,
-        };
+        let purpose = purpose(work);
         if rank == 0 {
             let endpoint = endpoint(addr, purpose)?;
             ready();
@@ -50,8 +51,7 @@ pub(crate) fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outc
             until_stdin_ends().await;
             return Ok(Outcome::Served);
         }
-        let endpoint = endpoint("127.0.0.1:0".parse()?, purpose)?;
-        let connection = endpoint.connect_with(client(addr, purpose)?, addr, "bench")?.await?;
+        let (endpoint, connection) = connect(addr, purpose).await?;
         let value = match work {
             Work::CallRtt => round_trips(&connection).await?,
             Work::CastsPerSecond => casts(&connection).await?,
@@ -63,11 +63,103 @@ pub(crate) fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outc
     })
 }
 
+fn purpose(work: Work) -> Purpose {
+    match work {
+        Work::TensorPut100mib => Purpose::Bulk,
+        _ => Purpose::Control,
+    }
+}
+
+async fn connect(
+    addr: SocketAddr,
+    purpose: Purpose,
+) -> anyhow::Result<(quinn::Endpoint, quinn::Connection)> {
+    let endpoint = endpoint("127.0.0.1:0".parse()?, purpose)?;
+    let connection = endpoint.connect_with(client(addr, purpose)?, addr, "bench")?.await?;
+    Ok((endpoint, connection))
+}
+
+/// This side of a connection whose other side does rank 0's part of a work.
+#[derive(Debug)]
+pub struct Client {
+    _endpoint: quinn::Endpoint,
+    connection: quinn::Connection,
+}
+
+impl Client {
+    /// Connects with the other side at `addr`.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn connect(work: Work, addr: SocketAddr) -> anyhow::Result<Self> {
+        let (endpoint, connection) = connect(addr, purpose(work)).await?;
+        Ok(Client { _endpoint: endpoint, connection })
+    }
+
+    /// So many round trips of so many bytes, one after the other (`Work::CallRtt`).
+    ///
+    /// # Errors
+    /// If the connection ends.
+    pub async fn echoes(&self, count: u64, bytes: usize) -> anyhow::Result<Duration> {
+        let (mut send, mut recv) = self.connection.open_bi().await?;
+        let mut message = vec![7; bytes];
+        let began = Instant::now();
+        for _ in 0..count {
+            send.write_all(&message).await?;
+            recv.read_exact(&mut message).await?;
+        }
+        Ok(began.elapsed())
+    }
+
+    /// So many frames of 100 bytes one way (`Work::CastsPerSecond`).
+    ///
+    /// # Errors
+    /// If the connection ends.
+    pub async fn casts(&self, count: u64) -> anyhow::Result<Duration> {
+        let frames = Bytes::from(vec![3; CAST * BATCH]);
+        let began = Instant::now();
+        let (mut send, mut recv) = self.connection.open_bi().await?;
+        let feed = async move {
+            let mut left = count as usize * CAST;
+            while left > 0 {
+                let piece = frames.slice(..left.min(frames.len()));
+                left -= piece.len();
+                send.write_chunk(piece).await?;
+            }
+            send.finish()?;
+            anyhow::Ok(())
+        };
+        let told = async move {
+            let mut frames = [0; 8];
+            let mut arrived = 0;
+            while recv.read_exact(&mut frames).await.is_ok() {
+                arrived = u64::from_le_bytes(frames);
+            }
+            anyhow::ensure!(arrived == count, "{arrived} of {count} frames came");
+            Ok(())
+        };
+        tokio::try_join!(feed, told)?;
+        Ok(began.elapsed())
+    }
+
+    /// Puts a tensor so often, one after the other (`Work::TensorPut100mib`).
+    ///
+    /// # Errors
+    /// If the connection ends.
+    pub async fn puts(&self, count: u64, tensor: &Bytes) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        for _ in 0..count {
+            put(&self.connection, tensor.clone()).await?;
+        }
+        Ok(began.elapsed())
+    }
+}
+
 async fn echo(connection: &quinn::Connection) -> anyhow::Result<()> {
-    let (mut send, mut recv) = connection.accept_bi().await?;
-    let mut message = [0; ECHO];
-    while recv.read_exact(&mut message).await.is_ok() {
-        send.write_all(&message).await?;
+    while let Ok((mut send, mut recv)) = connection.accept_bi().await {
+        while let Ok(Some(chunk)) = recv.read_chunk(usize::MAX, true).await {
+            send.write_chunk(chunk.bytes).await?;
+        }
     }
     Ok(())
 }
@@ -98,17 +190,20 @@ pub(crate) const RATE_FOR: Duration = Duration::from_secs(2);
 const BATCH: usize = 256;
 
 async fn count(connection: &quinn::Connection) -> anyhow::Result<()> {
-    let (mut send, mut recv) = connection.accept_bi().await?;
-    let mut read = 0u64;
-    // Every so many frames are acknowledged: the sender measures what has arrived.
-    let mut told = 0;
-    while let Some(chunk) = recv.read_chunk(usize::MAX, true).await? {
-        read += chunk.bytes.len() as u64;
-        let frames = read / CAST as u64;
-        if frames - told >= 10_000 {
-            told = frames;
-            send.write_all(&frames.to_le_bytes()).await?;
+    while let Ok((mut send, mut recv)) = connection.accept_bi().await {
+        let mut read = 0u64;
+        // Every so many frames are acknowledged, and the last: the sender measures what has arrived.
+        let mut told = 0;
+        while let Ok(Some(chunk)) = recv.read_chunk(usize::MAX, true).await {
+            read += chunk.bytes.len() as u64;
+            let frames = read / CAST as u64;
+            if frames - told >= 10_000 {
+                told = frames;
+                send.write_all(&frames.to_le_bytes()).await?;
+            }
         }
+        send.write_all(&(read / CAST as u64).to_le_bytes()).await?;
+        send.finish()?;
     }
     Ok(())
 }
@@ -151,6 +246,9 @@ async fn take_tensors(connection: &quinn::Connection) -> anyhow::Result<()> {
         let mut filled = 0;
         while let Some(chunk) = stream.read_chunk(usize::MAX, true).await? {
             let end = filled + chunk.bytes.len();
+            if end > destination.len() {
+                destination.resize(2 * end, 0);
+            }
             destination[filled..end].copy_from_slice(&chunk.bytes);
             filled = end;
         }
@@ -160,15 +258,21 @@ async fn take_tensors(connection: &quinn::Connection) -> anyhow::Result<()> {
     }
 }
 
+/// Puts one tensor and waits until it is there.
+async fn put(connection: &quinn::Connection, tensor: Bytes) -> anyhow::Result<()> {
+    let mut stream = connection.open_uni().await?;
+    stream.write_chunk(tensor).await?;
+    stream.finish()?;
+    connection.accept_uni().await?.read_to_end(1).await?;
+    Ok(())
+}
+
 async fn put_tensors(connection: &quinn::Connection) -> anyhow::Result<f64> {
     let tensor = Bytes::from(vec![5; TENSOR]);
     let mut samples = Vec::new();
     for round in 0..WARM_PUTS + PUTS {
         let began = Instant::now();
-        let mut stream = connection.open_uni().await?;
-        stream.write_chunk(tensor.clone()).await?;
-        stream.finish()?;
-        connection.accept_uni().await?.read_to_end(1).await?;
+        put(connection, tensor.clone()).await?;
         if round >= WARM_PUTS {
             samples.push(began.elapsed());
         }

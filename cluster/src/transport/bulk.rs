@@ -67,8 +67,8 @@ fn cut_off(error: impl std::fmt::Display) -> BulkError {
     BulkError::CutOff(error.to_string())
 }
 
-/// Sends what the queue brings until the session ends: long tensors one after the other, shorter ones
-/// beside and ahead of them.
+/// Sends what the queue brings until the session ends: long tensors two at a time in their turn, shorter
+/// ones beside and ahead of them.
 pub(crate) async fn send(
     session: Arc<Session>,
     connection: quinn::Connection,

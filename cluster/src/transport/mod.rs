@@ -13,7 +13,7 @@
 //! * `socket`, `endpoint`: sockets, quinn's settings, which thread drives them.
 //! * `admission`: whose handshake is begun, when many want one.
 //! * `handshake`: who speaks, in which version.
-//! * `frame`, `lane`: frames as bytes, read and written in batches.
+//! * `frame`, `lane`: frames as bytes, read and written in batches; `plain`: the headers of most.
 //! * `inbox`: order for each receiver, although large tensors overtake.
 //! * `window` counts credits.
 //! * `session`: one connection between two nodes and all that is under way on it.

@@ -1,7 +1,7 @@
 //! The headers of plain messages, answers and credits, written and read by hand.
 //!
-//! They are the same bytes as bincode makes of a [`Header`], at a third of the time; most frames are
-//! such. What is not plain (a message with tensors or streams, any other header, bytes that are
+//! They are the same bytes as bincode makes of a [`Header`], without its walk through serde; most
+//! frames are such. What is not plain (a message with tensors or streams, any other header, bytes that are
 //! written otherwise or are broken) is left to bincode, which also words the errors.
 
 use footlight_runtime::{ActorId, Fence, Incarnation};

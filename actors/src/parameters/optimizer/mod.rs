@@ -133,7 +133,7 @@ impl OptimizerSpec {
 
     /// As [`apply`](Self::apply), of a part of the chunk: the buffers hold that part, and `state` is the
     /// whole chunk's. A step that is taken part by part gives the same bits.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments, reason = "the buffers of one step")]
     pub(crate) fn apply_to(
         &self,
         part: Range<usize>,

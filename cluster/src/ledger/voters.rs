@@ -13,7 +13,9 @@
 //!   of the log at a time.
 //! * Two voters stay two when the third has left: a single one would bear as little, and have the
 //!   only copy.
-//! * Nothing is decided while no majority of the voters is there, or of those to come (LE-8).
+//! * Nothing is decided while no majority of the voters is there, or of those to come (LE-8). If so many
+//!   leave that those who are away could not bring the majority back either, those that stay and are there
+//!   vote without them: once the others have left it would be too late for good.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -124,7 +126,18 @@ impl Present {
                 None => return Step::Invite(*node),
             }
         }
-        if waits || voters == self.voters || !self.has_majority(&voters) {
+        if waits {
+            return Step::Nothing;
+        }
+        if !self.has_majority(&voters) {
+            let may_stay =
+                |voter: &&VoterId| matches!(self.health(voter), Health::Up | Health::Away);
+            if 2 * self.voters.iter().filter(may_stay).count() > self.voters.len() {
+                return Step::Nothing;
+            }
+            voters.retain(|voter| self.health(voter) == Health::Up);
+        }
+        if voters.is_empty() || voters == self.voters {
             return Step::Nothing;
         }
         Step::Vote(voters)

@@ -158,6 +158,17 @@ fn le8_without_a_majority_nothing_is_decided() {
 }
 
 #[test]
+fn who_is_away_is_waited_for_unless_the_others_leave_for_good() {
+    // Node 3 may come back, and two of three are a majority again.
+    let recovers = present(&[1, 2, 3], &[1, 2, 3]).with(3, Health::Away);
+    assert_eq!(recovers.with(2, Health::Leaves).settle(), [1, 2, 3]);
+    // Two of five are none, whoever comes back.
+    let parts = present(&[1, 2, 3, 4, 5], &[1, 2, 3, 4, 5]).with(3, Health::Away);
+    let parts = parts.with(2, Health::Leaves).with(4, Health::Left);
+    assert_eq!(parts.with(5, Health::Leaves).settle(), [1]);
+}
+
+#[test]
 fn a_change_that_was_begun_is_finished_first() {
     let mut present = present(&[1, 2, 3], &[1, 2, 3, 4, 5]);
     present.pending = Some(voters(&[1, 2, 4]));

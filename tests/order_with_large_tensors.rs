@@ -15,10 +15,15 @@ fn tensor(bytes: usize) -> HostTensor {
     HostTensor::from_vec(vec![7u8; bytes], &[bytes]).unwrap()
 }
 
+/// A process that gets its tensors over the network; `tests/same_host.rs` has the other way.
+async fn seed(cluster: &Cluster) -> NodeProcess {
+    cluster.process("seed", Options { flags: "--same-host network", ..Options::default() }).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn casts_arrive_in_order_whatever_their_size() {
     let cluster = Cluster::new();
-    let seed = cluster.process("seed", Options::default()).await;
+    let seed = seed(&cluster).await;
     let node = cluster.here(Options::join(seed.addr)).await;
     let probe = soon(node.spawn::<Probe>(()).on(Placement::seed())).await.unwrap();
     let (small, large) = (tensor(1 << 10), tensor(8 << 20));
@@ -36,7 +41,7 @@ async fn casts_arrive_in_order_whatever_their_size() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_small_call_is_answered_long_before_a_large_transfer_ends() {
     let cluster = Cluster::new();
-    let seed = cluster.process("seed", Options::default()).await;
+    let seed = seed(&cluster).await;
     let node = cluster.here(Options::join(seed.addr)).await;
     let busy = soon(node.spawn::<Probe>(()).on(Placement::seed())).await.unwrap();
     let other = soon(node.spawn::<Probe>(()).on(Placement::seed())).await.unwrap();
@@ -57,7 +62,7 @@ async fn a_small_call_is_answered_long_before_a_large_transfer_ends() {
 async fn long_tensors_arrive_in_their_turn_and_a_short_one_ahead_of_them() {
     const LONG: usize = 16;
     let cluster = Cluster::new();
-    let seed = cluster.process("seed", Options::default()).await;
+    let seed = seed(&cluster).await;
     let node = cluster.here(Options::join(seed.addr)).await;
     let mut probes = Vec::new();
     for _ in 0..=LONG {
@@ -91,7 +96,7 @@ async fn long_tensors_arrive_in_their_turn_and_a_short_one_ahead_of_them() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tensor_comes_back_as_it_went() {
     let cluster = Cluster::new();
-    let seed = cluster.process("seed", Options::default()).await;
+    let seed = seed(&cluster).await;
     let node = cluster.here(Options::join(seed.addr)).await;
     let probe = soon(node.spawn::<Probe>(()).on(Placement::seed())).await.unwrap();
     for len in [0, 1, 1000, 100_000, 3_000_000] {

@@ -87,22 +87,28 @@ const BETWEEN: u64 = (64 + 64 + 4) * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gigabyte_to_a_slow_reader_fills_no_memory_and_holds_back_nobody_else() {
-    goes_to_a_slow_reader(1_000_000_000).await;
+    goes_to_a_slow_reader(1_000_000_000, "--same-host network").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_does_one_that_is_read_from_memory() {
+    goes_to_a_slow_reader(1_000_000_000, "--same-host memory").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a minute and a half"]
 async fn nor_do_ten() {
-    goes_to_a_slow_reader(10_000_000_000).await;
+    goes_to_a_slow_reader(10_000_000_000, "--same-host network").await;
 }
 
-async fn goes_to_a_slow_reader(bytes: u64) {
+async fn goes_to_a_slow_reader(bytes: u64, flags: &'static str) {
     const TENSOR: usize = 4 << 20;
     let tensors = bytes.div_ceil(TENSOR as u64);
     let cluster = Cluster::new();
     let here = cluster.here(Options::default()).await;
-    let sender = cluster.process("sender", Options::join(here.addr())).await;
-    let reader = cluster.process("reader", Options::join(here.addr())).await;
+    let options = || Options { flags, ..Options::join(here.addr()) };
+    let sender = cluster.process("sender", options()).await;
+    let reader = cluster.process("reader", options()).await;
     sees_up(&here, 3).await;
     let on = async |node: &NodeProcess| {
         soon(here.spawn::<Probe>(()).on(Placement::node(node.id))).await.unwrap()

@@ -166,6 +166,7 @@ common.run(
         "call_rtt": call_rtt,
         "calls_per_second": calls_per_second,
         "tensor_put_100mib": tensor_put,
+        "tensor_put_same_host": tensor_put,
         "parameter_step_f32": parameter_step,
     },
     flags=("sharded",),

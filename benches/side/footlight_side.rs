@@ -11,7 +11,11 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use footlight::{cluster::trust::StateDir, prelude::*, runtime::tensor::WireFormat};
+use footlight::{
+    cluster::{SameHost, trust::StateDir},
+    prelude::*,
+    runtime::tensor::WireFormat,
+};
 use futures::{StreamExt, stream::FuturesUnordered};
 
 use crate::{
@@ -163,17 +167,18 @@ pub fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outcome> {
         if rank == 0 {
             // Off loopback, an authority that was there before.
             StateDir::create(state.as_deref())?;
-            let listen = Some(addr.to_string());
-            let node = builder(NodeArgs { listen, state, ..NodeArgs::default() }).start().await?;
+            let (listen, same_host) = (Some(addr.to_string()), Some(same_host(work)));
+            let args = NodeArgs { listen, state, same_host, ..NodeArgs::default() };
+            let node = builder(args).start().await?;
             ready();
             until_stdin_ends().await;
             node.leave().await?;
             let _ = std::fs::remove_dir_all(state_dir(addr));
             return Ok(Outcome::Served);
         }
-        let node = join(addr).await?;
+        let node = join(addr, same_host(work)).await?;
         let step = match work {
-            Work::ParameterStepF32 => Some(WireFormat::F32),
+            Work::ParameterStepF32 | Work::ParameterStepSameHost => Some(WireFormat::F32),
             Work::ParameterStepBf16 => Some(WireFormat::Bf16),
             _ => None,
         };
@@ -191,7 +196,7 @@ pub fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outcome> {
                 Work::CallRtt => round_trips(&echo).await.map(Some),
                 Work::CallsPerSecond => pipelined(&echo).await.map(Some),
                 Work::CastsPerSecond => casts(&echo).await.map(Some),
-                Work::TensorPut100mib => puts(&echo).await.map(Some),
+                Work::TensorPut100mib | Work::TensorPutSameHost => puts(&echo).await.map(Some),
                 Work::CallBehindBulkP99 => behind_bulk(&echo, &other).await.map(Some),
                 Work::PeakMemory256mib => peak_memory(&echo).await.map(Some),
                 _ => Ok(None),
@@ -203,8 +208,16 @@ pub fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outcome> {
     })
 }
 
+/// Both sides are on one host, and most works are to tell how fast the network is.
+fn same_host(work: Work) -> SameHost {
+    match work {
+        Work::ParameterStepSameHost | Work::TensorPutSameHost => SameHost::Memory,
+        _ => SameHost::Network,
+    }
+}
+
 /// A node that joins the one at `addr`, which has found its keys where this one looks for them.
-pub(crate) async fn join(addr: SocketAddr) -> anyhow::Result<Node> {
+pub(crate) async fn join(addr: SocketAddr, same_host: SameHost) -> anyhow::Result<Node> {
     // The address that this host has on the way to the other.
     let way = std::net::UdpSocket::bind("0.0.0.0:0")?;
     way.connect(addr)?;
@@ -212,6 +225,7 @@ pub(crate) async fn join(addr: SocketAddr) -> anyhow::Result<Node> {
         listen: Some(SocketAddr::new(way.local_addr()?.ip(), 0).to_string()),
         seeds: vec![addr.to_string()],
         state: Some(state_dir(addr)),
+        same_host: Some(same_host),
         ..NodeArgs::default()
     };
     Ok(builder(args).start().await?)

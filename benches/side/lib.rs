@@ -27,6 +27,7 @@ pub enum Work {
     CastsPerSecond,
     #[value(name = "tensor_put_100mib")]
     TensorPut100mib,
+    TensorPutSameHost,
     CallBehindBulkP99,
     #[value(name = "parameter_step_f32")]
     ParameterStepF32,

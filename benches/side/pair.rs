@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use footlight::prelude::*;
+use footlight::{cluster::SameHost, prelude::*};
 
 use crate::{
     Work,
@@ -63,7 +63,7 @@ impl Served {
         actors: usize,
     ) -> anyhow::Result<(Self, Node, Vec<ActorRef<Echoes>>)> {
         let served = Self::start(program, "footlight", "call_rtt")?;
-        let node = footlight_side::join(served.addr).await?;
+        let node = footlight_side::join(served.addr, SameHost::Network).await?;
         let mut echoes = Vec::new();
         for _ in 0..actors {
             echoes.push(node.spawn::<Echoes>(()).on(Placement::seed()).await?);

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use footlight_cluster::transport::{
-    endpoint::{Congestion, MAX_PAYLOAD, PathKind, Purpose, transport_config},
+    endpoint::{Congestion, PathKind, Purpose, transport_config},
     socket::{NodeRuntime, Sockets, SystemSockets},
 };
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -283,7 +283,7 @@ async fn put_tensors(connection: &quinn::Connection) -> anyhow::Result<f64> {
 
 /// The transport as the nodes have it.
 fn settings(addr: &SocketAddr, purpose: Purpose) -> Arc<quinn::TransportConfig> {
-    Arc::new(transport_config(PathKind::to(addr), purpose, Congestion::default()))
+    Arc::new(transport_config(PathKind::between(addr, addr), purpose, Congestion::default()))
 }
 
 /// TLS as the nodes have it, with a certificate that the client takes on trust: the handshake is not
@@ -301,9 +301,9 @@ fn endpoint(addr: SocketAddr, purpose: Purpose) -> anyhow::Result<quinn::Endpoin
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     server.transport_config(settings(&addr, purpose));
     let mut config = quinn::EndpointConfig::default();
-    config.max_udp_payload_size(MAX_PAYLOAD)?;
+    config.max_udp_payload_size(purpose.largest_payload())?;
     let runtime = Arc::new(NodeRuntime::new(tokio::runtime::Handle::current()));
-    let socket = SystemSockets::new().bind(addr, &*runtime)?;
+    let socket = purpose.socket(SystemSockets::new().bind(addr, &*runtime)?);
     Ok(quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)?)
 }
 

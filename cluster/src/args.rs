@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use crate::trust::{TokenSource, parse_lifetime};
 
 use crate::{
-    ledger::LedgerSettings, membership::Settings, resources::Told, transport::endpoint::Congestion,
+    ledger::LedgerSettings,
+    membership::Settings,
+    resources::Told,
+    transport::{endpoint::Congestion, same_host::SameHost},
 };
 
 /// The port that a node listens on if nothing else is said.
@@ -51,6 +54,10 @@ pub struct NodeArgs {
     /// [default: cubic]
     #[arg(long, value_name = "cubic|bbr", value_parser = congestion)]
     pub congestion: Option<Congestion>,
+    /// How large tensors reach another process of this host and user: `memory`, straight from one's memory
+    /// where the kernel allows it; `network`, as to another host [default: memory]
+    #[arg(long, value_name = "memory|network", value_parser = same_host)]
+    pub same_host: Option<SameHost>,
     /// How long to finish what is in hand after SIGTERM or SIGINT; a second signal ends the node at
     /// once [default: 20]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
@@ -105,6 +112,14 @@ fn congestion(text: &str) -> Result<Congestion, String> {
         "cubic" => Ok(Congestion::Cubic),
         "bbr" => Ok(Congestion::Bbr),
         _ => Err("give cubic or bbr".to_owned()),
+    }
+}
+
+fn same_host(text: &str) -> Result<SameHost, String> {
+    match text {
+        "memory" => Ok(SameHost::Memory),
+        "network" => Ok(SameHost::Network),
+        _ => Err("give memory or network".to_owned()),
     }
 }
 

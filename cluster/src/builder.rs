@@ -405,6 +405,7 @@ impl NodeBuilder {
             bulk_thread.handle().clone(),
             membership,
             settings.silence(),
+            self.args.same_host.unwrap_or_default(),
         );
         system.connect(network.clone());
         if self.purpose == Purpose::Member {

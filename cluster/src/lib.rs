@@ -63,4 +63,4 @@ pub use record::Load;
 pub use resources::{Gpu, Granted, Needs, Resources};
 pub use spawn::SpawnBuilder;
 pub use supervise::SupervisorRef;
-pub use transport::endpoint::Congestion;
+pub use transport::{endpoint::Congestion, same_host::SameHost};

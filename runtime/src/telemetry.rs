@@ -17,6 +17,10 @@ pub struct Telemetry {
     pub wire_bytes_sent: Counter,
     /// Bytes received in UDP payloads.
     pub wire_bytes_received: Counter,
+    /// Bytes of large tensors that other processes of this host have read from this one's memory.
+    pub memory_bytes_sent: Counter,
+    /// Bytes of large tensors that were read from the memory of other processes of this host.
+    pub memory_bytes_received: Counter,
 }
 
 /// One counter.
@@ -47,6 +51,10 @@ pub struct Counts {
     pub wire_bytes_sent: u64,
     /// Bytes received in UDP payloads.
     pub wire_bytes_received: u64,
+    /// Bytes of large tensors that other processes of this host have read from this one's memory.
+    pub memory_bytes_sent: u64,
+    /// Bytes of large tensors that were read from the memory of other processes of this host.
+    pub memory_bytes_received: u64,
 }
 
 impl Telemetry {
@@ -58,6 +66,8 @@ impl Telemetry {
             messages_received: self.messages_received.get(),
             wire_bytes_sent: self.wire_bytes_sent.get(),
             wire_bytes_received: self.wire_bytes_received.get(),
+            memory_bytes_sent: self.memory_bytes_sent.get(),
+            memory_bytes_received: self.memory_bytes_received.get(),
         }
     }
 }

@@ -98,7 +98,7 @@ impl Stranger {
     pub(crate) fn new(from: impl Into<IpAddr>, shown: Option<&Shown>, alpn: &str) -> Self {
         let socket = UdpSocket::bind((from.into(), 0)).unwrap();
         let mut settings = quinn::EndpointConfig::default();
-        settings.max_udp_payload_size(9000).unwrap();
+        settings.max_udp_payload_size(16_000).unwrap();
         let runtime = Arc::new(quinn::TokioRuntime);
         let endpoint = quinn::Endpoint::new(settings, None, socket, runtime).unwrap();
         Stranger { endpoint, client: client(shown, alpn) }
@@ -356,6 +356,33 @@ pub(crate) enum Header {
     },
     /// Of membership.
     Packet(Vec<u8>),
+    LastWord,
+    Heard,
+    Leaving,
+    Record,
+    Certificate,
+    Digest,
+    Want,
+    Lend(Place),
+    Prove([u64; 4]),
+    Lent {
+        id: u64,
+        at: u64,
+        len: u64,
+    },
+    Fetched {
+        id: u64,
+        whole: bool,
+    },
+}
+
+/// Where a process and its proof are.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Place {
+    pub(crate) host: u128,
+    pub(crate) numbering: u64,
+    pub(crate) process: i32,
+    pub(crate) proof: u64,
 }
 
 /// How a value lies in the frame.
@@ -533,7 +560,7 @@ impl Hello {
 
 async fn write<T: Serialize>(stream: &mut quinn::SendStream, value: &T) {
     let body = encoded(value);
-    let mut bytes = b"FTLT\x02\x00".to_vec();
+    let mut bytes = b"FTLT\x03\x00".to_vec();
     bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
     bytes.extend_from_slice(&body);
     stream.write_all(&bytes).await.unwrap();
@@ -542,7 +569,7 @@ async fn write<T: Serialize>(stream: &mut quinn::SendStream, value: &T) {
 async fn read<T: DeserializeOwned>(stream: &mut quinn::RecvStream) -> T {
     let mut head = [0; 10];
     stream.read_exact(&mut head).await.unwrap();
-    assert_eq!(head[..6], *b"FTLT\x02\x00");
+    assert_eq!(head[..6], *b"FTLT\x03\x00");
     let mut body = vec![0; u32::from_le_bytes([head[6], head[7], head[8], head[9]]) as usize];
     stream.read_exact(&mut body).await.unwrap();
     bincode::serde::decode_from_slice(&body, bincode::config::standard()).unwrap().0

@@ -204,7 +204,7 @@ impl Asker {
         let endpoint = quinn::Endpoint::new_with_abstract_socket(settings, None, socket, runtime)
             .map_err(|error| trouble(error.to_string()))?;
         let mut config = quinn::ClientConfig::new(client);
-        let path = PathKind::to(&addr);
+        let path = PathKind::between(&own_addr(addr), &addr);
         let transport = transport_config(path, Purpose::Control, Congestion::default());
         config.transport_config(Arc::new(transport));
         let connecting = endpoint

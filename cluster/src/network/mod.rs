@@ -65,6 +65,7 @@ use crate::{
         endpoint::{Endpoint, Purpose as Carries},
         frame::Header,
         handshake::{self, NodeRecord, Purpose},
+        same_host::SameHost,
         session::{Host, Session},
     },
     trust::{
@@ -137,6 +138,7 @@ pub(crate) struct Network {
     known: watch::Sender<()>,
     /// A connection over which nothing came for so long is given up.
     silence: Duration,
+    same_host: SameHost,
     me: Weak<Network>,
 }
 
@@ -156,6 +158,7 @@ impl Network {
         bulk_thread: Handle,
         membership: mpsc::UnboundedSender<Input>,
         silence: Duration,
+        same_host: SameHost,
     ) -> Arc<Self> {
         let greeting = NodeRecord {
             node: own.node,
@@ -193,6 +196,7 @@ impl Network {
             packets: AtomicUsize::new(0),
             known: watch::Sender::new(()),
             silence,
+            same_host,
             me: me.clone(),
         })
     }
@@ -594,6 +598,10 @@ impl Host for Network {
 
     fn standing(&self) -> Standing {
         Standing { role: self.keyring.role(), purpose: self.purpose }
+    }
+
+    fn same_host(&self) -> SameHost {
+        self.same_host
     }
 
     fn is_thrown_out(&self, by: &Session) {

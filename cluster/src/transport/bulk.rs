@@ -34,13 +34,13 @@ const CONCURRENT: usize = 32;
 /// A tensor of more bytes than these is large among the large: of such only [`AT_ONCE`] are sent at
 /// once, the others wait their turn. All at once they would all arrive last, and who works on them one
 /// by one could not begin.
-const LONG: usize = 1 << 20;
+pub(crate) const LONG: usize = 1 << 20;
 /// Two, so that the next one is on its way while the end of one is acknowledged.
 const AT_ONCE: usize = 2;
 
 /// A peer that takes nothing of any tensor for so long does not read them: the reader of a connection
 /// never waits. What its calls have produced must not be kept for ever.
-const PATIENCE: Duration = IDLE_TIMEOUT;
+pub(crate) const PATIENCE: Duration = IDLE_TIMEOUT;
 
 /// Why the bulk connection of a session is of no more use.
 #[derive(Debug, thiserror::Error)]

@@ -6,14 +6,18 @@
 
 use std::{
     fmt,
+    io::{self, IoSliceMut},
     net::SocketAddr,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use quinn::{
-    ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
-    TransportConfig, VarInt,
+    AsyncUdpSocket, ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout,
+    MtuDiscoveryConfig, TransportConfig, UdpPoller, VarInt,
+    udp::{RecvMeta, Transmit},
     congestion::{BbrConfig, ControllerFactory, CubicConfig},
 };
 use rand::{Rng, SeedableRng};
@@ -26,11 +30,20 @@ use crate::trust::{
     tls::{self, Gatekeeper},
 };
 
-/// The largest UDP payload that is ever sent, in bytes.
+/// The largest UDP payload that is ever sent to another machine, and on this one but for tensors, in
+/// bytes.
 ///
 /// quinn hands the kernel up to ten packets at once (GSO), and the kernel takes at most 64 KiB: from
 /// about 6,550 bytes on, every such send fails and the transfer crawls.
 pub const MAX_PAYLOAD: u16 = 6500;
+
+/// The UDP payload of tensors on loopback, in bytes: four of them ([`LARGE_AT_ONCE`]) are just less than
+/// the kernel takes at once, and what quinn does for each packet is done less than half as often. Above
+/// 16,383 quinn panics. Other systems than Linux don't take as much by default.
+pub const LARGE_PAYLOAD: u16 = if cfg!(target_os = "linux") { 16_000 } else { MAX_PAYLOAD };
+
+/// As many packets of [`LARGE_PAYLOAD`] are handed to the kernel at once.
+const LARGE_AT_ONCE: usize = 4;
 
 /// The connection ends after this long without a packet. Membership declares a node down much
 /// earlier; this only frees what an unreachable peer left behind.
@@ -58,9 +71,11 @@ pub enum PathKind {
 }
 
 impl PathKind {
-    /// The path to `peer`, judged by its address. A wildcard address counts as a network.
-    pub fn to(peer: &SocketAddr) -> Self {
-        if peer.ip().to_canonical().is_loopback() { Self::Loopback } else { Self::Network }
+    /// The path from a socket at `local` to `peer`, judged by their addresses. A wildcard address counts as a
+    /// network.
+    pub fn between(local: &SocketAddr, peer: &SocketAddr) -> Self {
+        let loopback = |addr: &SocketAddr| addr.ip().to_canonical().is_loopback();
+        if loopback(local) && loopback(peer) { Self::Loopback } else { Self::Network }
     }
 }
 
@@ -85,6 +100,62 @@ pub enum Congestion {
     /// quinn calls experimental): for paths that lose packets though they are not full. Beside others
     /// it may take more than its share.
     Bbr,
+}
+
+impl Purpose {
+    /// The largest UDP payload that is sent and taken, in bytes.
+    pub fn largest_payload(self) -> u16 {
+        if self == Purpose::Bulk { LARGE_PAYLOAD } else { MAX_PAYLOAD }
+    }
+
+    /// The socket as it is to be used for this: one on loopback that carries large packets hands fewer of
+    /// them to the kernel at once.
+    pub fn socket(self, socket: Arc<dyn AsyncUdpSocket>) -> Arc<dyn AsyncUdpSocket> {
+        let on_loopback = socket.local_addr().is_ok_and(|addr| addr.ip().is_loopback());
+        match self {
+            Purpose::Bulk if on_loopback => Arc::new(FewAtOnce(socket)),
+            _ => socket,
+        }
+    }
+}
+
+/// A socket for packets of [`LARGE_PAYLOAD`].
+#[derive(Debug)]
+struct FewAtOnce(Arc<dyn AsyncUdpSocket>);
+
+impl AsyncUdpSocket for FewAtOnce {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        self.0.clone().create_io_poller()
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.0.try_send(transmit)
+    }
+
+    fn poll_recv(
+        &self,
+        context: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        self.0.poll_recv(context, buffers, meta)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.0.max_transmit_segments().min(LARGE_AT_ONCE)
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.0.max_receive_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.0.may_fragment()
+    }
 }
 
 impl Congestion {
@@ -119,7 +190,7 @@ impl Congestion {
 /// | keep-alive after a silence of | 0.5 s | 3 s | 0.5 s |
 /// | ends after a silence of | 10 s | 60 s | 10 s |
 ///
-/// On loopback packets have [`MAX_PAYLOAD`] from the start; on a network they start at 1200 bytes
+/// On loopback packets have [`MAX_PAYLOAD`] from the start, those of tensors [`LARGE_PAYLOAD`]; on a network they start at 1200 bytes
 /// and discovery finds up to 1452, or up to [`MAX_PAYLOAD`] where the path has jumbo frames (bulk).
 ///
 /// The connection for messages is driven by the threads that run the actors, and these may be busy:
@@ -138,8 +209,8 @@ pub fn transport_config(
     ));
     match path {
         PathKind::Loopback => config
-            .initial_mtu(MAX_PAYLOAD)
-            .min_mtu(MAX_PAYLOAD)
+            .initial_mtu(purpose.largest_payload())
+            .min_mtu(purpose.largest_payload())
             .mtu_discovery_config(None)
             // Not lower: a busy machine answers late, and what is sent again makes it busier.
             .initial_rtt(Duration::from_millis(10)),
@@ -288,11 +359,11 @@ impl Endpoint {
             .rng_seed(Some(quinn_seed))
             .cid_generator(move || Box::new(SeededIds(own_ids.clone())))
             // Always: a peer on this machine may send large packets to a wildcard address too.
-            .max_udp_payload_size(MAX_PAYLOAD)
+            .max_udp_payload_size(purpose.largest_payload())
             .map_err(|error| rustls::Error::General(error.to_string()))
             .map_err(TrustError::Tls)?;
 
-        let socket = sockets.bind(listen, &*runtime)?;
+        let socket = purpose.socket(sockets.bind(listen, &*runtime)?);
         let io = |source| SocketError::Io { addr: listen, source };
         let local = socket.local_addr().map_err(io)?;
         let keys = Keys { token };
@@ -322,7 +393,7 @@ impl Endpoint {
         let ids = self.ids.clone();
         config
             .transport_config(Arc::new(transport_config(
-                PathKind::to(&peer),
+                PathKind::between(&self.local, &peer),
                 purpose,
                 self.congestion,
             )))
@@ -407,7 +478,7 @@ impl Shown {
         let gatekeeper = Gatekeeper::new(credentials, tls)?;
         let mut server = quinn::ServerConfig::new(gatekeeper.members()?, keys.token.clone());
         // quinn has one setting for all that arrive: only a loopback socket knows them to be local.
-        let mut transport = transport_config(PathKind::to(local), purpose, congestion);
+        let mut transport = transport_config(PathKind::between(local, local), purpose, congestion);
         // Who has proved nothing fills no memory; raised when that has changed.
         transport.receive_window(UNPROVED_WINDOW.into());
         server

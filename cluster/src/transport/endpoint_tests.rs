@@ -104,7 +104,7 @@ async fn sixty_four_mebibytes_arrive_whole(congestion: Congestion) {
         path.lost_packets,
         path.sent_packets,
     );
-    assert_eq!(path.current_mtu, MAX_PAYLOAD);
+    assert_eq!(path.current_mtu, LARGE_PAYLOAD);
 }
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn a_loopback_dialler_reaches_a_wildcard_listener_with_large_packets() {
 #[tokio::test]
 async fn a_bulk_connection_takes_no_datagrams() {
     let authority = authority();
-    let a = endpoint(&authority, 1, "127.0.0.1:0", Purpose::Control);
+    let a = endpoint(&authority, 1, "127.0.0.1:0", Purpose::Bulk);
     let b = endpoint(&authority, 2, "127.0.0.1:0", Purpose::Bulk);
     let (dialled, _accepted) = connect(&a, &b, b.local_addr(), Purpose::Bulk).await;
     assert_eq!(dialled.max_datagram_size(), None);

@@ -17,7 +17,10 @@ use footlight_runtime::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::plain;
+use super::{
+    plain,
+    same_host::{Challenge, Lent, Place},
+};
 use crate::{gossip::Digest, record::Record, trust::tls::Shown};
 
 /// Tensors up to this many bytes travel within the frame of their message: below it a stream of
@@ -86,6 +89,14 @@ pub(crate) enum Header {
     Digest(Digest),
     /// The sender would like the records of these nodes.
     Want(Vec<NodeId>),
+    /// The sender would lend tensors from its memory, if it is of the same host.
+    Lend(Place),
+    /// The sender would borrow; this is to be shown first.
+    Prove(Challenge),
+    /// A large tensor that a frame before this one names, in the sender's memory.
+    Lent(Lent),
+    /// The memory of a lent tensor is needed no more; if not `whole`, the tensor is wanted over the network.
+    Fetched { id: u64, whole: bool },
 }
 
 /// How a value lies in the frame and beside it.

@@ -219,6 +219,8 @@ mod corpus {
                         known: vec![(NodeId(7), Incarnation(3), 12)],
                     })),
                     one(Header::Want(vec![NodeId(7), NodeId(8)])),
+                    one(Header::Prove([1, 2, 3, 4])),
+                    one(Header::Fetched { id: 8, whole: false }),
                 ]
                 .concat(),
             ),

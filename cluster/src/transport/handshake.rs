@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::trust::{Right, Role};
 
 /// The version of everything behind the preamble. Nodes of different versions refuse each other.
-pub(crate) const PROTOCOL_VERSION: u16 = 2;
+pub(crate) const PROTOCOL_VERSION: u16 = 3;
 
 const MAGIC: [u8; 4] = *b"FTLT";
 /// Longest Hello or answer: some 20,000 registered messages.

@@ -17,7 +17,7 @@
 //! * `inbox`: order for each receiver, although large tensors overtake.
 //! * `window` counts credits.
 //! * `session`: one connection between two nodes and all that is under way on it.
-//! * `flow`: streams of items; `bulk`: large tensors.
+//! * `flow`: streams of items; `bulk`: large tensors; `same_host`: the same without the network.
 
 pub(crate) mod admission;
 #[allow(clippy::disallowed_methods, reason = "its tasks run on the bulk thread, as it does")]
@@ -32,6 +32,7 @@ pub(crate) mod handshake;
 pub(crate) mod inbox;
 pub(crate) mod lane;
 mod plain;
+pub mod same_host;
 pub(crate) mod session;
 pub mod socket;
 pub(crate) mod window;

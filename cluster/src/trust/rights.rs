@@ -168,9 +168,11 @@ pub(crate) fn needed_by(header: &Header) -> Option<Right> {
     match header {
         Header::Watch { .. } | Header::Unwatch { .. } => Some(Right::Watch),
         Header::End { .. } => Some(Right::End),
-        Header::Packet(_) | Header::Record(_) | Header::Digest(_) | Header::Want(_) => {
-            Some(Right::Belong)
-        }
+        Header::Packet(_)
+        | Header::Record(_)
+        | Header::Digest(_)
+        | Header::Want(_)
+        | Header::Lend(_) => Some(Right::Belong),
         Header::Message { .. }
         | Header::Reply { .. }
         | Header::Failed { .. }
@@ -183,6 +185,9 @@ pub(crate) fn needed_by(header: &Header) -> Option<Right> {
         | Header::Certificate(_)
         | Header::LastWord
         | Header::Heard
+        | Header::Prove(_)
+        | Header::Lent(_)
+        | Header::Fetched { .. }
         // Those who only ask say goodbye too.
         | Header::Leaving => None,
     }

@@ -128,6 +128,8 @@ pub(crate) static WORKS: &[Work] = &[
         &[AtLeast(1_200_000.0)]),
     work("tensor_put_100mib", "GB/s", Higher, TwoProcesses, &[Footlight, RawQuinn, Ray, Monarch],
         &[TimesAtLeast(0.9, RawQuinn), TimesAtLeast(1.0, Ray), TimesAtLeast(1.0, Monarch)]),
+    work("tensor_put_same_host", "GB/s", Higher, TwoProcesses, &[Footlight, Ray, Monarch],
+        &[TimesAtLeast(1.0, Ray), TimesAtLeast(1.0, Monarch)]),
     work("call_behind_bulk_p99", "ms", Lower, TwoProcesses, &[Footlight], &[AtMost(3.0)]),
     work("parameter_step_f32", "ms", Lower, TwoProcesses, &[Footlight, Gloo, TorchRpc, TorchRpcTcp, TorchRpcSharded, Ray, RaySharded],
         &[TimesAtMost(1.3, Gloo), TimesAtMost(0.6, TorchRpc), TimesAtMost(0.6, TorchRpcTcp), TimesAtMost(0.3, Ray)]),

@@ -21,6 +21,7 @@ use crate::{
         flow,
         frame::{Frame, Header, Payload},
         inbox::{Inbox, Whole},
+        same_host::LendError,
         window::{self, Ledger},
     },
     trust::{Denied, Right, rights::Standing},
@@ -67,6 +68,11 @@ impl Session {
         // Counted now: a message may wait here for its tensors, and is unread all the same.
         if let Header::Message { to, payload, .. } = &frame.header {
             ledger.arrived(*to, payload.bytes()).map_err(|why| why.to_string())?;
+        }
+        if let Header::Lent(lent) = &frame.header
+            && !inbox.expects(lent.id, lent.len)
+        {
+            return Err(LendError::Unnamed(lent.id).to_string());
         }
         // Streams are known before their frame is delivered: it may wait for a large tensor while
         // the first items are here already.
@@ -214,6 +220,10 @@ impl Session {
                     Arc::strong_count(window) == 1 && window.is_whole()
                 });
             }
+            Header::Lend(place) => self.consider_memory(place),
+            Header::Prove(challenge) => self.prove_memory(challenge),
+            Header::Lent(lent) => self.borrow(lent),
+            Header::Fetched { id, whole } => self.is_fetched(id, whole),
             Header::LastWord => self.heard_last_word(),
             Header::Heard => self.heard.notify_one(),
             other => {

@@ -5,6 +5,7 @@
 //! since only membership declares a node lost.
 
 mod incoming;
+mod nearby;
 mod outgoing;
 
 use std::{
@@ -37,6 +38,7 @@ use crate::{
         handshake::{NodeRecord, Purpose},
         inbox::Inbox,
         lane::{self, Lanes, Reader},
+        same_host::{Neighbour, SameHost},
         window::{Ledger, Window},
     },
     trust::{
@@ -79,6 +81,8 @@ pub(crate) trait Host: Send + Sync {
     fn needed(&self, to: ActorId, key: u64) -> Right;
     /// What this node itself may do.
     fn standing(&self) -> Standing;
+    /// How large tensors travel within the host.
+    fn same_host(&self) -> SameHost;
     /// The peer says that this node was thrown out of the cluster.
     fn is_thrown_out(&self, by: &Session);
     /// A membership datagram.
@@ -107,6 +111,7 @@ pub(crate) struct Session {
     control: Lanes<1>,
     lanes: Lanes<LANES>,
     bulk: OnceLock<mpsc::UnboundedSender<(u64, Bytes)>>,
+    near: Neighbour,
     /// The connections for messages and for tensors, out and in.
     beside: Mutex<Vec<quinn::Connection>>,
     /// The connection for messages is there.
@@ -172,6 +177,7 @@ impl Session {
             control: Lanes::default(),
             lanes: Lanes::default(),
             bulk: OnceLock::new(),
+            near: Neighbour::default(),
             beside: Mutex::default(),
             carried: AtomicBool::new(false),
             next: AtomicU64::new(1),
@@ -202,6 +208,7 @@ impl Session {
         control_thread.spawn(session.clone().read(recv));
         control_thread.spawn(session.clone().datagrams());
         control_thread.spawn(session.clone().until_closed());
+        session.offer_memory();
         if dialed {
             control_thread.spawn(session.clone().dial_messages());
         }
@@ -346,6 +353,7 @@ impl Session {
         for connection in lock(&self.beside).iter() {
             connection.close(ENDED.into(), b"the session ended");
         }
+        self.near.revoke();
         let telemetry = self.system.telemetry();
         let (sent, received) = self.wire_bytes();
         telemetry.wire_bytes_sent.add(sent);
@@ -364,6 +372,7 @@ impl Session {
     /// The peer's life is over: nobody waits for it any longer, though the connection may live on.
     pub(crate) fn lose(&self) {
         self.fence();
+        self.near.revoke();
         let lost = Failure::may_have_run(Cause::NodeLost(self.peer.node));
         self.fail_calls(&lost);
         self.windows.iter().for_each(|window| window.close());

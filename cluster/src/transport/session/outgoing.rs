@@ -132,7 +132,11 @@ impl Session {
             pumps.iter().for_each(|(id, ..)| drop(self.outgoing.remove(id)));
         })?;
         for (id, bytes) in large {
-            let _ = self.bulk().send((id, bytes));
+            match self.near.lend(id, bytes) {
+                // On the same lane, so behind the frame that names it.
+                Ok(lent) => self.on_lane(lane, Header::Lent(lent)),
+                Err(bytes) => drop(self.bulk().send((id, bytes))),
+            }
         }
         for (id, credits, items) in pumps {
             let pump = flow::pump(self.clone(), id, lane, credits, items);

@@ -1,0 +1,101 @@
+//! Lender and borrower are one process here: to the kernel it is all the same.
+
+use super::*;
+
+const CHALLENGE: Challenge = [1, 2, 3, u64::MAX];
+/// More than a piece, and not a whole number of them.
+const LEN: usize = 2 * PIECE + 7;
+
+fn pair() -> (Neighbour, Neighbour) {
+    let (lender, borrower) = (Neighbour::default(), Neighbour::default());
+    borrower.lender.set((lender.place().unwrap(), CHALLENGE)).unwrap();
+    assert!(lender.prove(CHALLENGE));
+    (lender, borrower)
+}
+
+fn tensor() -> Bytes {
+    (0..LEN).map(|at| (at % 251) as u8).collect()
+}
+
+async fn fetch(borrower: &Neighbour, lent: Lent) -> io::Result<Vec<u8>> {
+    let (sender, mut queue) = mpsc::unbounded_channel();
+    borrower.borrow(lent, |begun| drop(sender.send(begun))).unwrap();
+    let lent = queue.recv().await.unwrap().recv().await.unwrap();
+    let mut into = vec![0; lent.len as usize];
+    borrower.fetch(lent, &mut into).await.map(|()| into)
+}
+
+#[tokio::test]
+async fn a_tensor_that_is_lent_arrives_and_is_kept_until_then() {
+    let (lender, borrower) = pair();
+    let lent = lender.lend(7, tensor()).unwrap();
+    assert_eq!(lender.lends_now(), 1);
+    assert_eq!(fetch(&borrower, lent).await.unwrap(), tensor());
+    assert_eq!(lender.is_fetched(7), Some(tensor()));
+    assert_eq!((lender.lends_now(), lender.is_fetched(7)), (0, None));
+}
+
+#[tokio::test]
+async fn sh1_what_was_taken_back_meanwhile_does_not_count() {
+    let (lender, borrower) = pair();
+    let kept = tensor();
+    let lent = lender.lend(7, kept.clone()).unwrap();
+    lender.revoke();
+    assert_eq!(lender.lends_now(), 0);
+    let error = fetch(&borrower, lent).await.unwrap_err();
+    assert!(error.to_string().contains("taken back"), "{error}");
+    assert_eq!(lender.lend(8, kept.clone()), Err(kept));
+}
+
+#[tokio::test]
+async fn sh1_the_memory_of_who_does_not_show_the_challenge_does_not_count() {
+    let (lender, other) = (Neighbour::default(), Neighbour::default());
+    other.lender.set((lender.place().unwrap(), [9; 4])).unwrap();
+    lender.prove(CHALLENGE);
+    let lent = lender.lend(7, tensor()).unwrap();
+    assert!(fetch(&other, lent).await.unwrap_err().to_string().contains("another process"));
+}
+
+#[tokio::test]
+async fn an_address_or_a_process_that_is_not_there_is_an_error() {
+    let (lender, borrower) = pair();
+    let lent = lender.lend(7, tensor()).unwrap();
+    assert!(fetch(&borrower, Lent { at: 8, ..lent }).await.is_err());
+    assert!(fetch(&borrower, Lent { at: u64::MAX, ..lent }).await.is_err());
+    let nobody = Neighbour::default();
+    // Greater than the kernel gives.
+    let place = Place { process: i32::MAX, ..lender.place().unwrap() };
+    nobody.lender.set((place, CHALLENGE)).unwrap();
+    assert!(fetch(&nobody, lent).await.is_err());
+}
+
+#[test]
+fn only_another_process_of_this_host_is_asked_for_its_proof() {
+    let own = Neighbour::default().place().unwrap();
+    let other = Place { process: own.process ^ 1, ..own };
+    for (place, asked) in [
+        (other, true),
+        (own, false),
+        (Place { host: !own.host, ..other }, false),
+        (Place { numbering: 0, ..other }, false),
+    ] {
+        assert_eq!(Neighbour::default().consider(place, CHALLENGE), Ok(asked), "{place:?}");
+    }
+    let twice = Neighbour::default();
+    assert_eq!(twice.consider(other, CHALLENGE), Ok(true));
+    assert_eq!(twice.consider(other, CHALLENGE), Err(LendError::Twice));
+}
+
+#[test]
+fn who_lends_unasked_or_without_end_breaches_the_protocol() {
+    let (lender, borrower) = pair();
+    let lent = lender.lend(7, tensor()).unwrap();
+    let unproven = Neighbour::default().borrow(lent, |_| panic!("nothing is fetched"));
+    assert_eq!(unproven, Err(LendError::Unproven));
+    let mut queues = Vec::new();
+    for _ in 0..MAX_LENT {
+        assert_eq!(borrower.borrow(lent, |queue| queues.push(queue)), Ok(()));
+    }
+    assert_eq!(borrower.borrow(lent, |_| ()), Err(LendError::TooMany));
+    assert_eq!(queues.len(), 1);
+}

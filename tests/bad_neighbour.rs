@@ -203,7 +203,7 @@ async fn memory_that_is_not_proven_is_not_taken_and_the_tensor_may_come_over_the
         assert!(!bad.is_fetched(7).await, "{what}");
         let bulk = bad.stranger.beside(bad.there.bulk_addr, bad.session).await;
         let mut stream = soon(bulk.open_uni()).await.unwrap();
-        let head = [7u64.to_le_bytes(), (LEN as u64).to_le_bytes()].concat();
+        let head = segment_head(7, LEN as u64, (0, 1));
         soon(stream.write_all(&head)).await.unwrap();
         soon(stream.write_all(&memory)).await.unwrap();
         stream.finish().unwrap();

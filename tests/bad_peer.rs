@@ -218,9 +218,14 @@ async fn segment(
     length: u64,
     bytes: &[u8],
 ) -> quinn::SendStream {
+    piece(bulk, &segment_head(id, length, (0, 1)), bytes).await
+}
+
+/// A tensor, or one piece of it, as far as it is sent.
+async fn piece(bulk: &quinn::Connection, head: &[u8], bytes: &[u8]) -> quinn::SendStream {
     let mut stream = soon(bulk.open_uni()).await.unwrap();
     // The node may have closed the connection before all of it was sent.
-    let _ = soon(stream.write_all(&[id.to_le_bytes(), length.to_le_bytes()].concat())).await;
+    let _ = soon(stream.write_all(head)).await;
     let _ = soon(stream.write_all(bytes)).await;
     stream
 }
@@ -577,6 +582,43 @@ async fn a_tensor_that_is_cut_off_or_not_as_announced_ends_the_connection_with_t
         let _ = segment(&bulk, ID, 4, &[0; 4]).await.finish();
     }
     bad.is_thrown_out_for("sent twice", "tensor 7 was sent twice").await;
+
+    // In pieces: each comes once, all agree, none is longer or shorter than it should be.
+    for (fault, pieces, says) in [
+        ("a piece sent twice", [(LEN, (1, 2), 20_000), (LEN, (1, 2), 20_000)], "1 of tensor 7 was"),
+        ("another length", [(LEN, (0, 2), 20_000), (LEN + 2, (1, 2), 20_001)], "don't agree"),
+        ("another number", [(LEN, (0, 2), 20_000), (LEN, (1, 3), 13_334)], "don't agree"),
+        ("too many", [(LEN, (0, 2), 20_000), (LEN, (1, 17), 10)], "more pieces than there can be"),
+        ("a piece beyond the last", [(LEN, (0, 2), 20_000), (LEN, (2, 2), 10)], "more pieces than"),
+        ("a long one", [(LEN, (0, 2), 20_000), (LEN, (1, 2), 20_001)], "goes on after the 20000"),
+        (
+            "a short one",
+            [(LEN, (0, 2), 20_000), (LEN, (1, 2), 19_999)],
+            "ended after 19999 of 20000",
+        ),
+    ] {
+        let bad = town.bad().await;
+        let bulk = bad.bulk().await;
+        for (length, which, bytes) in pieces {
+            let head = segment_head(ID, length, which);
+            let _ = piece(&bulk, &head, &vec![0; bytes]).await.finish();
+        }
+        bad.is_thrown_out_for(fault, says).await;
+    }
+    // A piece of a large one that no message announces takes no memory, whatever comes of it.
+    let bad = town.bad().await;
+    let bulk = bad.bulk().await;
+    let _large = piece(&bulk, &segment_head(ID, 4 << 30, (0, 2)), &[0; 1000]).await;
+
+    let bad = town.bad().await;
+    let mut connections = Vec::new();
+    for _ in 0..16 {
+        connections.push(bad.bulk().await);
+    }
+    let (stranger, door, session) = (bad.stranger.clone(), bad.there.bulk_addr, bad.hello.session);
+    // It may be closed before it has heard that the session is known.
+    let _one_more = tokio::spawn(async move { stranger.beside(door, session).await }).await;
+    bad.is_thrown_out_for("connections without end", "more connections for tensors").await;
 
     let bad = town.bad().await;
     let bulk = bad.bulk().await;

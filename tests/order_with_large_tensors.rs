@@ -106,3 +106,25 @@ async fn a_tensor_comes_back_as_it_went() {
         assert!(back.as_slice::<f32>().unwrap() == values, "{len}");
     }
 }
+
+/// A tensor that is cut into pieces, and two that are not, each its own, come back in whatever way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_several_connections_tensors_arrive_whole_and_in_order() {
+    let cluster = Cluster::new();
+    let flags = "--same-host network --bulk-connections 3";
+    let seed = cluster.process("seed", Options { flags, ..Options::default() }).await;
+    let node = cluster.here(Options { flags, ..Options::join(seed.addr) }).await;
+    let probe = soon(node.spawn::<Probe>(()).on(Placement::seed())).await.unwrap();
+    for len in [3_000_000, 1_000, 100_000, 10_000_001] {
+        let values: Vec<f32> = (0..len).map(|n| n as f32).collect();
+        let tensor = HostTensor::from_vec(values, &[len]).unwrap();
+        let back = soon(probe.call(Mirror { tensor: tensor.clone() })).await.unwrap();
+        assert!(back == tensor, "{len} numbers came back as others");
+    }
+    for number in 0..48 {
+        let len = [20 << 20, 1 << 10, 100 << 10][number as usize % 3];
+        let tensor = HostTensor::from_vec(vec![number as u8; len], &[len]).unwrap();
+        soon(probe.cast(Sip { number, tensor, millis: 0 })).await.unwrap();
+    }
+    assert_eq!(soon(probe.call(Notes {})).await.unwrap(), (0..48).collect::<Vec<_>>());
+}

@@ -54,6 +54,10 @@ pub struct NodeArgs {
     /// [default: cubic]
     #[arg(long, value_name = "cubic|bbr", value_parser = congestion)]
     pub congestion: Option<Congestion>,
+    /// Over how many connections large tensors go to one node, each with as much as one processor core can
+    /// encrypt [default: one for every four cores, at most 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub bulk_connections: Option<u32>,
     /// How large tensors reach another process of this host and user: `memory`, straight from one's memory
     /// where the kernel allows it; `network`, as to another host [default: memory]
     #[arg(long, value_name = "memory|network", value_parser = same_host)]
@@ -164,6 +168,11 @@ impl NodeArgs {
     /// A node on a free loopback port that joins the cluster of `seed`.
     pub fn joining(seed: SocketAddr) -> Self {
         NodeArgs { seeds: vec![seed.to_string()], ..Self::default() }
+    }
+
+    pub(crate) fn bulk_connections(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        self.bulk_connections.map_or((cores / 4).clamp(1, 4), |count| count as usize)
     }
 
     pub(crate) fn told(&self) -> Told {

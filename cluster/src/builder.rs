@@ -336,7 +336,8 @@ impl NodeBuilder {
         let Entered { identity, keyring, ledger_dir } = entered.await?;
         let (credentials, keyring) = (keyring.shown(), Arc::new(keyring));
 
-        let bulk_thread = ControlThread::start("footlight-bulk")?;
+        let bulk_connections = self.args.bulk_connections();
+        let bulk_thread = ControlThread::start_many("footlight-bulk", bulk_connections)?;
         let bind = |listen: SocketAddr, purpose: Carries, driver: &Handle, name: &str| {
             let runtime = Arc::new(NodeRuntime::new(driver.clone()));
             let settings = EndpointSettings {
@@ -405,6 +406,7 @@ impl NodeBuilder {
             bulk_thread.handle().clone(),
             membership,
             settings.silence(),
+            bulk_connections,
             self.args.same_host.unwrap_or_default(),
         );
         system.connect(network.clone());

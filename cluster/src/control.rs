@@ -21,10 +21,19 @@ pub(crate) struct ControlThread {
 impl ControlThread {
     /// Starts a thread of this name.
     pub(crate) fn start(name: &str) -> Result<Self, ClusterError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(ClusterError::ControlThread)?;
+        Self::start_many(name, 1)
+    }
+
+    /// Starts so many threads that share their work, and each other's name.
+    pub(crate) fn start_many(name: &str, threads: usize) -> Result<Self, ClusterError> {
+        let mut runtime = match threads {
+            ..2 => tokio::runtime::Builder::new_current_thread(),
+            _ => tokio::runtime::Builder::new_multi_thread(),
+        };
+        if threads > 1 {
+            runtime.worker_threads(threads).thread_name(name);
+        }
+        let runtime = runtime.enable_all().build().map_err(ClusterError::ControlThread)?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let (end, ended) = oneshot::channel();

@@ -295,6 +295,12 @@ pub(crate) fn frame_of(header: &[u8], rest: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// What a stream with a tensor begins with, or with one piece of so many.
+pub(crate) fn segment_head(id: u64, length: u64, (piece, pieces): (u32, u32)) -> Vec<u8> {
+    let numbers = [id.to_le_bytes(), length.to_le_bytes()].concat();
+    [&numbers[..], &piece.to_le_bytes(), &pieces.to_le_bytes()].concat()
+}
+
 /// Reads frames; of those that are not in [`Header`] nothing comes.
 async fn listen(mut recv: quinn::RecvStream, tell: mpsc::UnboundedSender<Header>) {
     let mut length = [0; 4];

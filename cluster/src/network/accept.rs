@@ -79,6 +79,9 @@ pub(crate) async fn accept_bulk(network: Arc<Network>) {
                 answer_beside(&here, connecting, Carries::Bulk, Right::Belong).await?;
             // From here on it is no handshake that could give way to another.
             drop(place);
+            if !session.takes_bulk() {
+                session.close("the peer made more connections for tensors than there are".into());
+            }
             bulk::receive(session, connection).await;
             Ok(())
         });

@@ -138,6 +138,7 @@ pub(crate) struct Network {
     known: watch::Sender<()>,
     /// A connection over which nothing came for so long is given up.
     silence: Duration,
+    bulk_connections: usize,
     same_host: SameHost,
     me: Weak<Network>,
 }
@@ -158,6 +159,7 @@ impl Network {
         bulk_thread: Handle,
         membership: mpsc::UnboundedSender<Input>,
         silence: Duration,
+        bulk_connections: usize,
         same_host: SameHost,
     ) -> Arc<Self> {
         let greeting = NodeRecord {
@@ -196,6 +198,7 @@ impl Network {
             packets: AtomicUsize::new(0),
             known: watch::Sender::new(()),
             silence,
+            bulk_connections,
             same_host,
             me: me.clone(),
         })
@@ -598,6 +601,10 @@ impl Host for Network {
 
     fn standing(&self) -> Standing {
         Standing { role: self.keyring.role(), purpose: self.purpose }
+    }
+
+    fn bulk_connections(&self) -> usize {
+        self.bulk_connections
     }
 
     fn same_host(&self) -> SameHost {

@@ -17,8 +17,8 @@ use std::{
 use quinn::{
     AsyncUdpSocket, ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout,
     MtuDiscoveryConfig, TransportConfig, UdpPoller, VarInt,
-    udp::{RecvMeta, Transmit},
     congestion::{BbrConfig, ControllerFactory, CubicConfig},
+    udp::{RecvMeta, Transmit},
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;

@@ -17,9 +17,10 @@
 //! * `inbox`: order for each receiver, although large tensors overtake.
 //! * `window` counts credits.
 //! * `session`: one connection between two nodes and all that is under way on it.
-//! * `flow`: streams of items; `bulk`: large tensors; `same_host`: the same without the network.
+//! * `flow`: streams of items; `bulk`: large tensors, `assembly`: those in pieces; `same_host`: the same without the network.
 
 pub(crate) mod admission;
+pub(crate) mod assembly;
 #[allow(clippy::disallowed_methods, reason = "its tasks run on the bulk thread, as it does")]
 pub(crate) mod bulk;
 pub mod endpoint;

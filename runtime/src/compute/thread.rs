@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Mutex, mpsc, oneshot},
     task::unconstrained,
 };
 
@@ -63,6 +63,9 @@ impl Default for ComputeOptions {
 /// ```
 pub struct ComputeThread<S> {
     jobs: mpsc::Sender<Job<S>>,
+    /// Held by who puts a closure into the queue: one who comes when there is room again must not
+    /// overtake those who were promised it and have not woken up yet.
+    line: Mutex<()>,
     shared: Arc<Shared>,
 }
 
@@ -122,7 +125,7 @@ impl<S: 'static> ComputeThread<S> {
             abandoned: AtomicBool::new(false),
             why: OnceLock::new(),
         });
-        let this = ComputeThread { jobs, shared: shared.clone() };
+        let this = ComputeThread { jobs, line: Mutex::new(()), shared: shared.clone() };
         thread::Builder::new()
             // A name with a zero byte would be refused by the system.
             .name(shared.name.replace('\0', "?"))
@@ -185,9 +188,13 @@ impl<S: 'static> ComputeThread<S> {
             drop(answer.send(result));
             next
         });
-        // The queue is fair to those who stand in line. tokio's task budget would send some away
+        // The lock is fair to those who stand in line. tokio's task budget would send some away
         // before they are in it, and they would come back in another order.
-        unconstrained(self.jobs.send(job)).await.map_err(|_| self.shared.ended())?;
+        let put = async {
+            let _turn = self.line.lock().await;
+            self.jobs.send(job).await
+        };
+        unconstrained(put).await.map_err(|_| self.shared.ended())?;
         answered.await.map_err(|_| self.shared.ended())?
     }
 
@@ -267,6 +274,45 @@ mod tests {
         assert!(ids.iter().all(|&id| id == ids[0] && id != thread::current().id()));
         let seen = thread.run(|state| Ok(state.seen.take())).await.unwrap();
         assert_eq!(seen, (0..200).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn who_comes_when_there_is_room_again_does_not_overtake_those_who_wait_for_it() {
+        let (thread, _) = start().await;
+        let (go, wait) = blocking::channel::<()>();
+        let (tell, drained) = blocking::channel::<u32>();
+        let run = |n: u32, tell: blocking::Sender<u32>| {
+            Box::pin(thread.run(move |state| {
+                let mut seen = state.seen.take();
+                seen.push(n);
+                state.seen.set(seen);
+                tell.send(n).ok();
+                Ok(())
+            }))
+        };
+        let (begin, begun) = blocking::channel();
+        let mut gate = Box::pin(thread.run(move |_| {
+            begin.send(()).ok();
+            Ok(wait.recv().ok())
+        }));
+        assert!(poll!(&mut gate).is_pending());
+        begun.recv().unwrap();
+        // Some in the queue, some before it.
+        let queue = ComputeOptions::default().queue as u32;
+        let mut runs: Vec<_> = (0..queue + 10).map(|n| run(n, tell.clone())).collect();
+        for waits in &mut runs {
+            assert!(poll!(waits).is_pending());
+        }
+        go.send(()).unwrap();
+        // All that were in the queue have run, and none of those before it has been polled again.
+        while drained.recv().unwrap() + 1 < queue {}
+        let late = run(queue + 10, tell);
+        runs.push(late);
+        assert!(poll!(runs.last_mut().unwrap()).is_pending());
+        gate.await.unwrap();
+        futures::future::try_join_all(runs).await.unwrap();
+        let seen = thread.run(|state| Ok(state.seen.take())).await.unwrap();
+        assert_eq!(seen, (0..=queue + 10).collect::<Vec<_>>());
     }
 
     #[tokio::test]

@@ -18,6 +18,8 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{LANES, Session, lane_of, lock};
 use crate::{
     transport::{
+        assembly::{self, AssemblyError, Slice},
+        bulk::{self, Head},
         flow,
         frame::{Frame, Header, Payload},
         inbox::{Inbox, Whole},
@@ -283,6 +285,40 @@ impl Session {
             })
             .collect();
         Parcel { body, segments, streams, system: self.system.clone(), from: self.peer.node }
+    }
+
+    /// The peer has made one more connection for tensors; false if that is one too many.
+    pub(crate) fn takes_bulk(&self) -> bool {
+        self.bulk_taken.fetch_add(1, Ordering::AcqRel) < bulk::MAX_CONNECTIONS
+    }
+
+    /// A piece of a tensor begins: where its slices go.
+    pub(crate) fn assemble(
+        self: &Arc<Self>,
+        head: Head,
+    ) -> Result<mpsc::Sender<Slice>, AssemblyError> {
+        let (slices, first) = self.assemblies.begin(head)?;
+        if let (Some(come), Some(host)) = (first, self.host.upgrade()) {
+            host.bulk_thread().spawn(self.clone().put_together(head, come));
+        }
+        Ok(slices)
+    }
+
+    /// Puts a tensor together once a message has announced it.
+    async fn put_together(self: Arc<Self>, head: Head, come: mpsc::Receiver<Slice>) {
+        let whole = async {
+            self.is_announced(head.id, head.length).await;
+            assembly::fill(self.pool().take(head.length as usize), come).await
+        };
+        let whole = tokio::select! {
+            biased;
+            () = self.ended() => return,
+            whole = whole => whole,
+        };
+        self.assemblies.end(head.id);
+        if let Some(buffer) = whole {
+            self.segment(head.id, buffer.freeze());
+        }
     }
 
     /// Waits until a message has announced a tensor.

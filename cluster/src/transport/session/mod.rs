@@ -32,6 +32,7 @@ use tokio::{
 
 use crate::{
     transport::{
+        assembly::Assemblies,
         endpoint::Purpose as Carries,
         flow,
         frame::{self, Header},
@@ -81,6 +82,8 @@ pub(crate) trait Host: Send + Sync {
     fn needed(&self, to: ActorId, key: u64) -> Right;
     /// What this node itself may do.
     fn standing(&self) -> Standing;
+    /// Over how many connections large tensors are sent to a peer.
+    fn bulk_connections(&self) -> usize;
     /// How large tensors travel within the host.
     fn same_host(&self) -> SameHost;
     /// The peer says that this node was thrown out of the cluster.
@@ -111,6 +114,9 @@ pub(crate) struct Session {
     control: Lanes<1>,
     lanes: Lanes<LANES>,
     bulk: OnceLock<mpsc::UnboundedSender<(u64, Bytes)>>,
+    /// How many connections for tensors the peer has made.
+    bulk_taken: AtomicUsize,
+    assemblies: Assemblies,
     near: Neighbour,
     /// The connections for messages and for tensors, out and in.
     beside: Mutex<Vec<quinn::Connection>>,
@@ -177,6 +183,8 @@ impl Session {
             control: Lanes::default(),
             lanes: Lanes::default(),
             bulk: OnceLock::new(),
+            bulk_taken: AtomicUsize::new(0),
+            assemblies: Assemblies::default(),
             near: Neighbour::default(),
             beside: Mutex::default(),
             carried: AtomicBool::new(false),

@@ -9,6 +9,7 @@ use footlight_runtime::{
     error::{Cause, Failure},
     remote::{Answer, Outgoing, Unsent},
 };
+use futures::future::try_join_all;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{LANES, MAX_BACKLOG, Session, lane_of};
@@ -145,7 +146,7 @@ impl Session {
         Ok(())
     }
 
-    /// The queue to the bulk connection, which is dialed when the first large tensor goes out.
+    /// The queue to the bulk connections, which are dialed when the first large tensor goes out.
     pub(super) fn bulk(self: &Arc<Self>) -> &mpsc::UnboundedSender<(u64, Bytes)> {
         self.bulk.get_or_init(|| {
             let (sender, queue) = mpsc::unbounded_channel();
@@ -153,10 +154,12 @@ impl Session {
             let Some(host) = self.host.upgrade() else { return sender };
             let thread = host.bulk_thread().clone();
             thread.spawn(async move {
-                let dialed = host.dial_beside(&session, Carries::Bulk);
+                let dialed = (0..host.bulk_connections().clamp(1, bulk::MAX_CONNECTIONS))
+                    .map(|_| host.dial_beside(&session, Carries::Bulk));
+                let dialed = try_join_all(dialed.collect::<Vec<_>>());
                 drop(host);
                 let ended = match dialed.await {
-                    Ok(connection) => bulk::send(session.clone(), connection, queue)
+                    Ok(connections) => bulk::send(session.clone(), connections, queue)
                         .await
                         .map_err(|error| error.to_string()),
                     Err(why) => Err(why),

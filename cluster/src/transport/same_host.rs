@@ -30,14 +30,22 @@ use std::{
         Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
     },
+    thread,
 };
 
 use bytes::Bytes;
+use footlight_runtime::tensor::PoolBuffer;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc};
 
 /// So much is copied before others on the thread have their turn: some 0.2 ms.
 const PIECE: usize = 1 << 20;
+
+/// A tensor of more bytes than these is copied by several threads at once, which take longer to start than
+/// to copy less.
+const WIDE: usize = 8 << 20;
+/// By so many at most: few are enough to keep the memory busy.
+const MOST_THREADS: usize = 4;
 
 /// Most tensors that a peer may have lent and that are not fetched yet.
 const MAX_LENT: usize = 1 << 16;
@@ -208,26 +216,27 @@ impl Neighbour {
     /// Copies a tensor that is lent; `into` has its length.
     ///
     /// # Errors
-    /// What the kernel says, or that the memory is not the peer's any more. What stands in `into` is
-    /// nothing then.
-    pub(crate) async fn fetch(&self, lent: Lent, into: &mut [u8]) -> io::Result<()> {
+    /// What the kernel says, or that the memory is not the peer's any more.
+    pub(crate) async fn fetch(&self, lent: Lent, into: PoolBuffer) -> io::Result<PoolBuffer> {
         self.waiting.fetch_sub(1, Ordering::AcqRel);
         let Some((place, challenge)) = self.lender.get() else {
             return Err(io::Error::other("the peer has not said where its memory is"));
         };
-        let mut at = lent.at;
-        for piece in into.chunks_mut(PIECE) {
-            read(place.process, at, piece)?;
-            at += piece.len() as u64;
-            if piece.len() == PIECE {
-                tokio::task::yield_now().await;
-            }
+        let process = place.process;
+        if lent.at.checked_add(lent.len).is_none() {
+            return Err(io::Error::other("memory beyond the end of all memory"));
         }
+        let into = if into.len() > WIDE {
+            let wide = Handle::current().spawn_blocking(move || read_wide(process, lent.at, into));
+            wide.await.map_err(io::Error::other)??
+        } else {
+            read_in_turns(process, lent.at, into).await?
+        };
         let mut proof = [0; size_of::<Challenge>()];
-        read(place.process, place.proof, &mut proof)?;
+        read(process, place.proof, &mut proof)?;
         let shown = challenge.iter().flat_map(|word| word.to_ne_bytes());
         match proof.into_iter().eq(shown) {
-            true => Ok(()),
+            true => Ok(into),
             false => {
                 Err(io::Error::other("it is the memory of another process, or was taken back"))
             }
@@ -262,6 +271,35 @@ fn find_here() -> Option<(u128, u64)> {
 #[cfg(not(target_os = "linux"))]
 fn find_here() -> Option<(u128, u64)> {
     None
+}
+
+/// Reads piece by piece, between others on this thread.
+async fn read_in_turns(process: i32, mut at: u64, mut into: PoolBuffer) -> io::Result<PoolBuffer> {
+    for piece in into.chunks_mut(PIECE) {
+        read(process, at, piece)?;
+        at += piece.len() as u64;
+        if piece.len() == PIECE {
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(into)
+}
+
+/// Reads with several threads at once.
+fn read_wide(process: i32, at: u64, mut into: PoolBuffer) -> io::Result<PoolBuffer> {
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+    let size = into.len().div_ceil(threads);
+    thread::scope(|scope| {
+        let mut parts = into.chunks_mut(size).zip((at..).step_by(size));
+        let own = parts.next();
+        let others: Vec<_> =
+            parts.map(|(part, at)| scope.spawn(move || read(process, at, part))).collect();
+        own.map_or(Ok(()), |(part, at)| read(process, at, part))?;
+        others.into_iter().try_for_each(|other| {
+            other.join().unwrap_or_else(|_| Err(io::Error::other("a thread that read panicked")))
+        })
+    })?;
+    Ok(into)
 }
 
 /// Reads the memory of a process.

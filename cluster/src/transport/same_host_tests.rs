@@ -1,5 +1,7 @@
 //! Lender and borrower are one process here: to the kernel it is all the same.
 
+use footlight_runtime::tensor::BufferPool;
+
 use super::*;
 
 const CHALLENGE: Challenge = [1, 2, 3, u64::MAX];
@@ -22,8 +24,8 @@ async fn fetch(borrower: &Neighbour, lent: Lent) -> io::Result<Vec<u8>> {
     let mut queue = None;
     borrower.borrow(lent, |begun| queue = Some(begun)).unwrap();
     let lent = queue.unwrap().recv().await.unwrap();
-    let mut into = vec![0; lent.len as usize];
-    borrower.fetch(lent, &mut into).await.map(|()| into)
+    let into = BufferPool::default().take(lent.len as usize);
+    borrower.fetch(lent, into).await.map(|filled| filled.to_vec())
 }
 
 #[tokio::test]
@@ -34,6 +36,18 @@ async fn a_tensor_that_is_lent_arrives_and_is_kept_until_then() {
     assert_eq!(fetch(&borrower, lent).await.unwrap(), tensor());
     assert_eq!(lender.is_fetched(7), Some(tensor()));
     assert_eq!((lender.lends_now(), lender.is_fetched(7)), (0, None));
+}
+
+#[tokio::test]
+async fn a_tensor_that_several_threads_copy_arrives_whole() {
+    let (lender, borrower) = pair();
+    let large: Bytes = (0..WIDE + 7).map(|at| (at % 251) as u8).collect();
+    let lent = lender.lend(7, large.clone()).unwrap();
+    assert_eq!(fetch(&borrower, lent).await.unwrap(), large);
+    for at in [8, u64::MAX - 1] {
+        let (_, borrower) = pair();
+        assert!(fetch(&borrower, Lent { at, ..lent }).await.is_err());
+    }
 }
 
 #[tokio::test]

@@ -142,13 +142,12 @@ impl Session {
     }
 
     async fn fetch(self: &Arc<Self>, lent: Lent) {
-        let mut buffer = self.pool().take(lent.len as usize);
-        let fetched = self.near.fetch(lent, &mut buffer).await;
+        let fetched = self.near.fetch(lent, self.pool().take(lent.len as usize)).await;
         let whole = fetched.is_ok();
         // The lender's memory is free before the message is handled.
         self.on_lane(lent.id as usize % LANES, Header::Fetched { id: lent.id, whole });
         match fetched {
-            Ok(()) => {
+            Ok(buffer) => {
                 self.system.telemetry().memory_bytes_received.add(lent.len);
                 self.segment(lent.id, buffer.freeze());
             }

@@ -43,6 +43,7 @@ use footlight::{
     runtime::{
         NodeId,
         compute::{DeviceChoice, libtorch_version},
+        telemetry::Counts,
     },
 };
 
@@ -391,13 +392,15 @@ impl LocalCluster {
         Some(Killed::now(process.pid(), *node, step))
     }
 
-    /// UDP bytes that all nodes that are up have sent and received.
-    async fn wire_bytes(&self) -> (u64, u64) {
-        let mut total = (0, 0);
+    /// What all nodes that are up have sent and received: over UDP, and through memory.
+    async fn bytes(&self) -> Counts {
+        let mut total = Counts::default();
         for member in self.node.members().iter().filter(|member| member.is_up()) {
             if let Ok(status) = self.node.status_of(member.id).await {
-                total.0 += status.counts.wire_bytes_sent;
-                total.1 += status.counts.wire_bytes_received;
+                total.wire_bytes_sent += status.counts.wire_bytes_sent;
+                total.wire_bytes_received += status.counts.wire_bytes_received;
+                total.memory_bytes_sent += status.counts.memory_bytes_sent;
+                total.memory_bytes_received += status.counts.memory_bytes_received;
             }
         }
         total
@@ -561,7 +564,7 @@ async fn finish(
     let recovered = killed.and_then(|killed| killed.recovered);
     // A training that nothing happened to shows nothing.
     let survived = args.no_kill || recovered.is_some();
-    let (wire_bytes_sent, wire_bytes_received) = cluster.wire_bytes().await;
+    let bytes = cluster.bytes().await;
     let seconds = trained.elapsed.as_secs_f64();
     let report = JobReport {
         ok: survived && trained.test_accuracy >= target,
@@ -575,8 +578,10 @@ async fn finish(
         killed_pid: killed.map(|killed| killed.pid),
         detected_ms: killed.and_then(|killed| Some(millis(killed.lost.as_ref()?.1))),
         recovered_ms: recovered.map(millis),
-        wire_bytes_sent,
-        wire_bytes_received,
+        wire_bytes_sent: bytes.wire_bytes_sent,
+        wire_bytes_received: bytes.wire_bytes_received,
+        memory_bytes_sent: bytes.memory_bytes_sent,
+        memory_bytes_received: bytes.memory_bytes_received,
         libtorch: libtorch_version().unwrap_or_else(|| "unknown".to_owned()),
         devices,
     };
@@ -603,9 +608,10 @@ async fn finish(
             report.samples_per_second
         ),
         format!(
-            "{} processes sent {:.1} MB to one another, encrypted",
+            "{} processes sent {:.1} MB to one another, encrypted, and {:.1} MB straight from memory",
             report.pids.len(),
-            report.wire_bytes_sent as f64 / 1e6
+            report.wire_bytes_sent as f64 / 1e6,
+            report.memory_bytes_sent as f64 / 1e6
         ),
     ];
     if let (Some(pid), Some(detected), Some(recovered)) =

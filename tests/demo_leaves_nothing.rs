@@ -88,8 +88,12 @@ fn a_whole_run_trains_through_a_kill_reports_and_leaves_nothing() {
     assert!(number("recovered_ms") < number("seconds") * 1e3, "{report}");
     // Each worker pulls and pushes all parameters at least once a step.
     let least = 3.0 * 62.0 * 2.0 * 61_706.0 * 4.0;
-    assert!(number("wire_bytes_sent") > least / 2.0, "{report}");
-    assert!(number("wire_bytes_received") > least / 2.0, "{report}");
+    for way in ["sent", "received"] {
+        let over = |what: &str| number(&format!("{what}_bytes_{way}"));
+        // Within one host most of it goes through memory, where the kernel allows that.
+        assert!(over("wire") + over("memory") > least / 2.0, "{report}");
+        assert!(over("wire") > 0.0, "{report}");
+    }
     assert!(report["libtorch"].as_str().unwrap().starts_with("2."), "{report}");
     let devices: BTreeMap<String, String> =
         serde_json::from_value(report["devices"].clone()).unwrap();

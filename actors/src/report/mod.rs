@@ -49,6 +49,10 @@ pub struct JobReport {
     pub wire_bytes_sent: u64,
     /// UDP bytes that the nodes which are up at the end received from one another.
     pub wire_bytes_received: u64,
+    /// Bytes of tensors that other processes of the host have read straight from the memory of these nodes.
+    pub memory_bytes_sent: u64,
+    /// Bytes of tensors that these nodes have read so.
+    pub memory_bytes_received: u64,
     /// libtorch's version.
     pub libtorch: String,
     /// Where each worker computed (`cpu`, `cuda:0`, …), by the worker's name.
@@ -147,6 +151,8 @@ mod tests {
             recovered_ms: None,
             wire_bytes_sent: 1 << 40,
             wire_bytes_received: 1 << 40,
+            memory_bytes_sent: 1 << 40,
+            memory_bytes_received: 1 << 40,
             libtorch: "2.11.0".into(),
             devices: BTreeMap::from([("worker-0".into(), "cpu".into())]),
         }

@@ -198,7 +198,7 @@ fn table(status: &Status) -> String {
     let counts = &status.counts;
     text.push_str(&format!(
         "\n{}; as seen by node {} (pid {})\nmessages: {} handled, {} sent, {} received; wire: {} B \
-         sent, {} B received",
+         sent, {} B received; within the host: {} B sent, {} B received",
         counted.join(", "),
         status.node,
         status.pid,
@@ -207,6 +207,8 @@ fn table(status: &Status) -> String {
         counts.messages_received,
         counts.wire_bytes_sent,
         counts.wire_bytes_received,
+        counts.memory_bytes_sent,
+        counts.memory_bytes_received,
     ));
     if let Some(certificate) = status.certificate {
         text.push_str(&format!(

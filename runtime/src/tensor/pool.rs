@@ -16,6 +16,22 @@ use bytes::Bytes;
 /// A cache line, in bytes: what buffers are aligned to and counted in.
 const LINE: usize = 64;
 
+/// A page of the larger kind, in bytes, as most processors have it.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Asks the system to back memory with huge pages where it has some: a processor that copies a tensor then
+/// looks up one address where it would look up 512, and so does the kernel when it copies between
+/// processes. What it says is no matter.
+fn in_huge_pages(memory: &[u8]) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: the range is a live allocation that begins at a page, and the advice changes no contents.
+    unsafe {
+        libc::madvise(memory.as_ptr().cast_mut().cast(), memory.len(), libc::MADV_HUGEPAGE);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = memory;
+}
+
 /// So many lines of memory. Its bytes come from the system as zeros that are not there yet: memory
 /// that is asked for takes none before it is written to, so that a tensor which only says that it is
 /// large takes none either. (Asked for with its alignment, it would be written to at once.)
@@ -29,8 +45,13 @@ struct Block {
 
 impl Block {
     fn zeroed(lines: usize) -> Self {
-        let bytes = vec![0; (lines + 1) * LINE];
-        let start = bytes.as_ptr().align_offset(LINE).min(LINE);
+        let len = lines * LINE;
+        let align = if len >= HUGE_PAGE { HUGE_PAGE } else { LINE };
+        let bytes = vec![0; len + align];
+        let start = bytes.as_ptr().align_offset(align).min(align);
+        if align == HUGE_PAGE {
+            in_huge_pages(&bytes[start..][..len]);
+        }
         Block { bytes, start, lines }
     }
 
@@ -221,6 +242,18 @@ mod tests {
             assert_eq!(buffer.len(), len);
             assert_eq!(buffer.as_ptr() as usize % 64, 0);
             assert_eq!(buffer.freeze().len(), len);
+        }
+    }
+
+    #[test]
+    fn a_large_buffer_begins_where_a_huge_page_can() {
+        let pool = BufferPool::default();
+        for len in [HUGE_PAGE, HUGE_PAGE + 1, 9 * HUGE_PAGE] {
+            let mut buffer = pool.take(len);
+            assert_eq!(buffer.as_ptr() as usize % HUGE_PAGE, 0);
+            assert!(buffer.iter().all(|byte| *byte == 0));
+            buffer.fill(7);
+            assert_eq!(buffer.len(), len);
         }
     }
 

@@ -81,6 +81,40 @@ async fn a_sender_that_waits_for_a_lost_node_is_told() {
     assert_eq!(error.cause(), &Cause::NodeLost(node.id));
 }
 
+/// Tensors that many actors of one node are sent, though each has room for two of them, in bytes.
+const LARGE: usize = 32 << 20;
+
+async fn fill_with_tensors(flags: &'static str) {
+    let cluster = Cluster::new();
+    let seed = cluster.here(Options { flags, ..Options::default() }).await;
+    let node = cluster.process("node", Options { flags, ..Options::join(seed.addr()) }).await;
+    sees_up(&seed, 2).await;
+    let mut probes = Vec::new();
+    for _ in 0..16 {
+        probes.push(soon(seed.spawn::<Probe>(()).on(Placement::node(node.id))).await.unwrap());
+    }
+    let tensor = HostTensor::from_vec(vec![0u8; LARGE], &[LARGE]).unwrap();
+    let note = |number| Note { number, tensor: Some(tensor.clone()) };
+    // The way for tensors is there, whichever it is.
+    soon(probes[0].call(note(0))).await.unwrap();
+    node.process.freeze();
+    let accepts = |probe: &ActorRef<Probe>| probe.try_cast(note(1)).is_ok();
+    let accepted = probes.iter().chain(&probes).filter(|probe| accepts(probe)).count();
+    // Eight make the bound, and of one or two the connection has taken what it may.
+    assert!((8..=10).contains(&accepted), "{accepted} tensors were accepted");
+    assert!(probes[15].try_cast(Note { number: 2, tensor: None }).is_ok(), "small ones have room");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_actors_of_one_slow_node_do_not_fill_a_senders_memory() {
+    fill_with_tensors("--same-host network").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_do_those_that_read_it() {
+    fill_with_tensors("--same-host memory").await;
+}
+
 /// What a sender and a reader may keep of the tensors between them, in KiB: 64 MiB that the reader's
 /// node has for one actor, as much on its way, and one tensor more.
 const BETWEEN: u64 = (64 + 64 + 4) * 1024;

@@ -30,7 +30,8 @@ use tokio::{
 };
 
 use super::{
-    assembly::AssemblyError, endpoint::IDLE_TIMEOUT, frame::MAX_SEGMENT, session::Session,
+    assembly::AssemblyError, endpoint::IDLE_TIMEOUT, frame::MAX_SEGMENT, outbox::Held,
+    session::Session,
 };
 
 /// Most connections that carry the tensors of one direction of a session.
@@ -148,9 +149,9 @@ pub(crate) async fn send(
     let sort = async {
         // The senders go with this block, and with them the two lines end.
         let (to_short, to_long) = (to_short, to_long);
-        while let Some((id, bytes)) = queue.recv().await {
-            let line = if bytes.len() > LONG { &to_long } else { &to_short };
-            let _ = line.send((id, bytes));
+        while let Some(tensor) = queue.recv().await {
+            let line = if tensor.bytes.len() > LONG { &to_long } else { &to_short };
+            let _ = line.send(tensor);
         }
         Ok(())
     };
@@ -163,8 +164,17 @@ pub(crate) async fn send(
     }
 }
 
-/// Tensors on their way to a bulk connection, each with its number.
-pub(crate) type Queue = mpsc::UnboundedReceiver<(u64, Bytes)>;
+/// A tensor on its way to the peer.
+#[derive(Debug)]
+pub(crate) struct Tensor {
+    pub(crate) id: u64,
+    pub(crate) bytes: Bytes,
+    /// What its message takes of the outbox.
+    pub(crate) held: Arc<Held>,
+}
+
+/// Tensors on their way to the bulk connections.
+pub(crate) type Queue = mpsc::UnboundedReceiver<Tensor>;
 
 /// Sends what comes, `at_once` at a time, in this order.
 async fn send_line(
@@ -177,7 +187,7 @@ async fn send_line(
 ) -> Result<(), BulkError> {
     let places = Arc::new(Semaphore::new(at_once));
     let mut turn = connections.iter().cycle();
-    while let Some((id, bytes)) = queue.recv().await {
+    while let Some(Tensor { id, bytes, held }) = queue.recv().await {
         let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
         let pieces = if bytes.len() > STRIPED { connections.len() as u32 } else { 1 };
         let mut writes = Vec::with_capacity(pieces as usize);
@@ -194,7 +204,7 @@ async fn send_line(
             if let Err(error) = try_join_all(writes).await {
                 session.close(format!("a tensor could not be sent: {error}"));
             }
-            drop(place);
+            drop((place, held));
         });
     }
     Ok(())

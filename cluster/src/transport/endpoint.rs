@@ -37,7 +37,7 @@ use crate::trust::{
 /// about 6,550 bytes on, every such send fails and the transfer crawls.
 pub const MAX_PAYLOAD: u16 = 6500;
 
-/// The UDP payload of tensors on loopback, in bytes: four of them ([`LARGE_AT_ONCE`]) are just less than
+/// The UDP payload of tensors on loopback, in bytes: four of them are just less than
 /// the kernel takes at once, and what quinn does for each packet is done less than half as often. Above
 /// 16,383 quinn panics. Other systems than Linux don't take as much by default.
 pub const LARGE_PAYLOAD: u16 = if cfg!(target_os = "linux") { 16_000 } else { MAX_PAYLOAD };

@@ -138,8 +138,9 @@ pub(crate) async fn pump(
         match item {
             Some(Ok(item)) => {
                 credit.forget();
-                let sent = session
-                    .send_value(lane, true, item, |payload| Header::StreamItem { stream, payload });
+                let sent = session.send_value(lane, true, item, None, |payload| {
+                    Header::StreamItem { stream, payload }
+                });
                 if let Err(failure) = sent {
                     break Some(failure);
                 }

@@ -289,11 +289,10 @@ pub(crate) fn lay_out(
         inline: Vec::new(),
         large: Vec::new(),
     };
-    let mut inline_total = 0;
+    let mut inline = Inline::default();
     for segment in segments {
         let len = segment.len();
-        if len <= INLINE_SEGMENT && inline_total + len <= INLINE_TOTAL {
-            inline_total += len;
+        if inline.takes(len) {
             laid.payload.segments.push(Segment::Inline { len: len as u32 });
             laid.inline.push(segment);
         } else {
@@ -306,6 +305,27 @@ pub(crate) fn lay_out(
         }
     }
     Ok(laid)
+}
+
+/// Which segments fit into their frame.
+#[derive(Default)]
+struct Inline {
+    total: usize,
+}
+
+impl Inline {
+    fn takes(&mut self, len: usize) -> bool {
+        let takes = len <= INLINE_SEGMENT && self.total + len <= INLINE_TOTAL;
+        self.total += if takes { len } else { 0 };
+        takes
+    }
+}
+
+/// How many bytes of a value travel beside its frame.
+pub(crate) fn large_bytes(value: &Encoded) -> u64 {
+    let mut inline = Inline::default();
+    let large = value.segments.iter().map(Bytes::len).filter(|len| !inline.takes(*len));
+    large.map(|len| len as u64).sum()
 }
 
 impl Laid {

@@ -15,7 +15,7 @@
 //! * `handshake`: who speaks, in which version.
 //! * `frame`, `lane`: frames as bytes, read and written in batches; `plain`: the headers of most.
 //! * `inbox`: order for each receiver, although large tensors overtake.
-//! * `window` counts credits.
+//! * `window` counts credits for each receiver, `outbox` what waits for a peer.
 //! * `session`: one connection between two nodes and all that is under way on it.
 //! * `flow`: streams of items; `bulk`: large tensors, `assembly`: those in pieces; `same_host`: the same without the network.
 
@@ -32,6 +32,7 @@ pub mod fuzzing;
 pub(crate) mod handshake;
 pub(crate) mod inbox;
 pub(crate) mod lane;
+pub(crate) mod outbox;
 mod plain;
 pub mod same_host;
 pub(crate) mod session;

@@ -33,10 +33,11 @@ use std::{
     thread,
 };
 
-use bytes::Bytes;
 use footlight_runtime::tensor::PoolBuffer;
 use serde::{Deserialize, Serialize};
 use tokio::{runtime::Handle, sync::mpsc};
+
+use super::bulk::Tensor;
 
 /// So much is copied before others on the thread have their turn: some 0.2 ms.
 const PIECE: usize = 1 << 20;
@@ -90,7 +91,7 @@ pub(crate) struct Neighbour {
     proof: Box<Proof>,
     /// The borrower has asked for the proof, and nothing has failed since.
     lends: AtomicBool,
-    lent: Mutex<HashMap<u64, Bytes>>,
+    lent: Mutex<HashMap<u64, Tensor>>,
     /// How many tensors the borrower has fetched.
     pub(crate) fetched: AtomicU64,
     /// Whose memory this side may read, and what it has been asked to show.
@@ -158,17 +159,18 @@ impl Neighbour {
     }
 
     /// Lends a tensor until it is fetched; gives it back if nothing is lent.
-    pub(crate) fn lend(&self, id: u64, bytes: Bytes) -> Result<Lent, Bytes> {
+    pub(crate) fn lend(&self, tensor: Tensor) -> Result<Lent, Tensor> {
         if !self.lends.load(Ordering::Acquire) {
-            return Err(bytes);
+            return Err(tensor);
         }
-        let lent = Lent { id, at: bytes.as_ptr() as u64, len: bytes.len() as u64 };
-        self.lent().insert(id, bytes);
+        let Tensor { id, bytes, .. } = &tensor;
+        let lent = Lent { id: *id, at: bytes.as_ptr() as u64, len: bytes.len() as u64 };
+        self.lent().insert(lent.id, tensor);
         Ok(lent)
     }
 
     /// The borrower needs a tensor's memory no more.
-    pub(crate) fn is_fetched(&self, id: u64) -> Option<Bytes> {
+    pub(crate) fn is_fetched(&self, id: u64) -> Option<Tensor> {
         self.fetched.fetch_add(1, Ordering::Relaxed);
         self.lent().remove(&id)
     }
@@ -243,7 +245,7 @@ impl Neighbour {
         }
     }
 
-    fn lent(&self) -> MutexGuard<'_, HashMap<u64, Bytes>> {
+    fn lent(&self) -> MutexGuard<'_, HashMap<u64, Tensor>> {
         self.lent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,8 +1,12 @@
 //! Lender and borrower are one process here: to the kernel it is all the same.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use footlight_runtime::tensor::BufferPool;
 
 use super::*;
+use crate::transport::outbox::Outbox;
 
 const CHALLENGE: Challenge = [1, 2, 3, u64::MAX];
 /// More than a piece, and not a whole number of them.
@@ -13,6 +17,11 @@ fn pair() -> (Neighbour, Neighbour) {
     borrower.lender.set((lender.place().unwrap(), CHALLENGE)).unwrap();
     assert!(lender.prove(CHALLENGE));
     (lender, borrower)
+}
+
+fn tensor_of(id: u64, bytes: Bytes) -> Tensor {
+    let held = Arc::<Outbox>::default().force(bytes.len() as u64);
+    Tensor { id, bytes, held: Arc::new(held) }
 }
 
 fn tensor() -> Bytes {
@@ -31,18 +40,19 @@ async fn fetch(borrower: &Neighbour, lent: Lent) -> io::Result<Vec<u8>> {
 #[tokio::test]
 async fn a_tensor_that_is_lent_arrives_and_is_kept_until_then() {
     let (lender, borrower) = pair();
-    let lent = lender.lend(7, tensor()).unwrap();
+    let lent = lender.lend(tensor_of(7, tensor())).unwrap();
     assert_eq!(lender.lends_now(), 1);
     assert_eq!(fetch(&borrower, lent).await.unwrap(), tensor());
-    assert_eq!(lender.is_fetched(7), Some(tensor()));
-    assert_eq!((lender.lends_now(), lender.is_fetched(7)), (0, None));
+    assert_eq!(lender.is_fetched(7).unwrap().bytes, tensor());
+    assert_eq!(lender.lends_now(), 0);
+    assert!(lender.is_fetched(7).is_none());
 }
 
 #[tokio::test]
 async fn a_tensor_that_several_threads_copy_arrives_whole() {
     let (lender, borrower) = pair();
     let large: Bytes = (0..WIDE + 7).map(|at| (at % 251) as u8).collect();
-    let lent = lender.lend(7, large.clone()).unwrap();
+    let lent = lender.lend(tensor_of(7, large.clone())).unwrap();
     assert_eq!(fetch(&borrower, lent).await.unwrap(), large);
     for at in [8, u64::MAX - 1] {
         let (_, borrower) = pair();
@@ -54,12 +64,12 @@ async fn a_tensor_that_several_threads_copy_arrives_whole() {
 async fn sh1_what_was_taken_back_meanwhile_does_not_count() {
     let (lender, borrower) = pair();
     let kept = tensor();
-    let lent = lender.lend(7, kept.clone()).unwrap();
+    let lent = lender.lend(tensor_of(7, kept.clone())).unwrap();
     lender.revoke();
     assert_eq!(lender.lends_now(), 0);
     let error = fetch(&borrower, lent).await.unwrap_err();
     assert!(error.to_string().contains("taken back"), "{error}");
-    assert_eq!(lender.lend(8, kept.clone()), Err(kept));
+    assert_eq!(lender.lend(tensor_of(8, kept.clone())).unwrap_err().bytes, kept);
 }
 
 #[tokio::test]
@@ -67,14 +77,14 @@ async fn sh1_the_memory_of_who_does_not_show_the_challenge_does_not_count() {
     let (lender, other) = (Neighbour::default(), Neighbour::default());
     other.lender.set((lender.place().unwrap(), [9; 4])).unwrap();
     lender.prove(CHALLENGE);
-    let lent = lender.lend(7, tensor()).unwrap();
+    let lent = lender.lend(tensor_of(7, tensor())).unwrap();
     assert!(fetch(&other, lent).await.unwrap_err().to_string().contains("another process"));
 }
 
 #[tokio::test]
 async fn an_address_or_a_process_that_is_not_there_is_an_error() {
     let (lender, _) = pair();
-    let lent = lender.lend(7, tensor()).unwrap();
+    let lent = lender.lend(tensor_of(7, tensor())).unwrap();
     for at in [8, u64::MAX] {
         let (_, borrower) = pair();
         assert!(fetch(&borrower, Lent { at, ..lent }).await.is_err());
@@ -106,7 +116,7 @@ fn only_another_process_of_this_host_is_asked_for_its_proof() {
 #[test]
 fn who_lends_unasked_or_without_end_breaches_the_protocol() {
     let (lender, borrower) = pair();
-    let lent = lender.lend(7, tensor()).unwrap();
+    let lent = lender.lend(tensor_of(7, tensor())).unwrap();
     let unproven = Neighbour::default().borrow(lent, |_| panic!("nothing is fetched"));
     assert_eq!(unproven, Err(LendError::Unproven));
     let mut queues = Vec::new();

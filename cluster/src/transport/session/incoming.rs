@@ -369,8 +369,10 @@ impl ReplyPort for WireReply {
         let WireReply { session, call, lane } = *self;
         let sent = match outcome {
             Ok(value) => {
-                let sent = session
-                    .send_value(lane, false, value, |payload| Header::Reply { call, payload });
+                let sent = session.send_value(lane, false, value, None, |payload| Header::Reply {
+                    call,
+                    payload,
+                });
                 sent.map_err(|failure| Failure::may_have_run(failure.cause))
             }
             Err(failure) => Err(failure),

@@ -33,12 +33,14 @@ use tokio::{
 use crate::{
     transport::{
         assembly::Assemblies,
+        bulk::Tensor,
         endpoint::Purpose as Carries,
         flow,
         frame::{self, Header},
         handshake::{NodeRecord, Purpose},
         inbox::Inbox,
         lane::{self, Lanes, Reader},
+        outbox::Outbox,
         same_host::{Neighbour, SameHost},
         window::{Ledger, Window},
     },
@@ -113,7 +115,8 @@ pub(crate) struct Session {
     /// The control lane.
     control: Lanes<1>,
     lanes: Lanes<LANES>,
-    bulk: OnceLock<mpsc::UnboundedSender<(u64, Bytes)>>,
+    outbox: Arc<Outbox>,
+    bulk: OnceLock<mpsc::UnboundedSender<Tensor>>,
     /// How many connections for tensors the peer has made.
     bulk_taken: AtomicUsize,
     assemblies: Assemblies,
@@ -182,6 +185,7 @@ impl Session {
             control_thread: control_thread.clone(),
             control: Lanes::default(),
             lanes: Lanes::default(),
+            outbox: Arc::default(),
             bulk: OnceLock::new(),
             bulk_taken: AtomicUsize::new(0),
             assemblies: Assemblies::default(),

@@ -94,13 +94,13 @@ impl Session {
 
     /// The peer has fetched a tensor, or could not.
     pub(super) fn is_fetched(self: &Arc<Self>, id: u64, whole: bool) {
-        let bytes = self.near.is_fetched(id);
+        let tensor = self.near.is_fetched(id);
         if whole {
-            let sent = bytes.map_or(0, |bytes| bytes.len() as u64);
+            let sent = tensor.map_or(0, |tensor| tensor.bytes.len() as u64);
             self.system.telemetry().memory_bytes_sent.add(sent);
-        } else if let Some(bytes) = bytes {
+        } else if let Some(tensor) = tensor {
             self.near.stop_lending();
-            let _ = self.bulk().send((id, bytes));
+            let _ = self.bulk().send(tensor);
         }
     }
 

@@ -10,16 +10,20 @@ use footlight_runtime::{
     remote::{Answer, Outgoing, Unsent},
 };
 use futures::future::try_join_all;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 
 use super::{LANES, MAX_BACKLOG, Session, lane_of};
 use crate::{
     transport::{
-        bulk,
+        bulk::{self, Tensor},
         endpoint::Purpose as Carries,
         flow,
         frame::{self, Header, Payload, Pieces},
         lane::Lane,
+        outbox::Held,
         window::Window,
     },
     trust::rights::Standing,
@@ -101,12 +105,13 @@ impl Session {
     }
 
     /// Sends a value: body and small tensors on the lane, large ones beside it, then the items of
-    /// its streams as they come.
+    /// its streams as they come. `held` is the room of its large tensors, if that was waited for.
     pub(crate) fn send_value(
         self: &Arc<Self>,
         lane: usize,
         credited: bool,
         mut value: Encoded,
+        held: Option<Held>,
         header: impl FnOnce(Payload) -> Header,
     ) -> Result<(), Failure> {
         let refused =
@@ -132,11 +137,15 @@ impl Session {
         let large = large.inspect_err(|_| {
             pumps.iter().for_each(|(id, ..)| drop(self.outgoing.remove(id)));
         })?;
-        for (id, bytes) in large {
-            match self.near.lend(id, bytes) {
-                // On the same lane, so behind the frame that names it.
-                Ok(lent) => self.on_lane(lane, Header::Lent(lent)),
-                Err(bytes) => drop(self.bulk().send((id, bytes))),
+        if !large.is_empty() {
+            let all = large.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+            let held = Arc::new(held.unwrap_or_else(|| self.outbox.force(all)));
+            for (id, bytes) in large {
+                match self.near.lend(Tensor { id, bytes, held: held.clone() }) {
+                    // On the same lane, so behind the frame that names it.
+                    Ok(lent) => self.on_lane(lane, Header::Lent(lent)),
+                    Err(tensor) => drop(self.bulk().send(tensor)),
+                }
             }
         }
         for (id, credits, items) in pumps {
@@ -147,7 +156,7 @@ impl Session {
     }
 
     /// The queue to the bulk connections, which are dialed when the first large tensor goes out.
-    pub(super) fn bulk(self: &Arc<Self>) -> &mpsc::UnboundedSender<(u64, Bytes)> {
+    pub(super) fn bulk(self: &Arc<Self>) -> &mpsc::UnboundedSender<Tensor> {
         self.bulk.get_or_init(|| {
             let (sender, queue) = mpsc::unbounded_channel();
             let session = self.clone();
@@ -172,7 +181,7 @@ impl Session {
         })
     }
 
-    /// Sends a message within its receiver's window.
+    /// Sends a message within its receiver's window, and its large tensors behind those that wait.
     pub(crate) async fn send(
         self: &Arc<Self>,
         message: Outgoing,
@@ -182,13 +191,25 @@ impl Session {
         self.check(&message)?;
         let window = self.window(message.to.actor);
         let bytes = message.value.len() as u64;
-        tokio::select! {
+        let large = frame::large_bytes(&message.value);
+        let room = async {
+            window.take(bytes, deadline).await?;
+            if large == 0 {
+                return Ok(None);
+            }
+            let held = timeout_at(deadline, self.outbox.take(large)).await;
+            held.map(Some).map_err(|_| {
+                window.give_back(bytes);
+                Failure::not_sent(Cause::Overloaded)
+            })
+        };
+        let held = tokio::select! {
             biased;
-            taken = window.take(bytes, deadline) => taken,
+            held = room => held,
             () = self.ended() => Err(self.unreachable()),
         }
         .map_err(|failure| if self.is_fenced() { self.lost() } else { failure })?;
-        self.put(message, answer).inspect_err(|_| window.give_back(bytes))
+        self.put(message, answer, held).inspect_err(|_| window.give_back(bytes))
     }
 
     /// Sends a message if its receiver's window has room.
@@ -206,7 +227,14 @@ impl Session {
         if let Err(full) = taken {
             return Err(Unsent::NotNow(Box::new((message, answer)), full));
         }
-        let sent = self.put(message, answer);
+        let large = frame::large_bytes(&message.value);
+        let held = if large == 0 { None } else { self.outbox.try_take(large) };
+        if large > 0 && held.is_none() {
+            self.window(actor).give_back(bytes);
+            let full = Failure::not_sent(Cause::Overloaded);
+            return Err(Unsent::NotNow(Box::new((message, answer)), full));
+        }
+        let sent = self.put(message, answer, held);
         if sent.is_err() {
             self.window(actor).give_back(bytes);
         }
@@ -217,6 +245,7 @@ impl Session {
         self: &Arc<Self>,
         message: Outgoing,
         answer: Option<Answer>,
+        held: Option<Held>,
     ) -> Result<(), Failure> {
         if !self.is_live() {
             return Err(self.unreachable());
@@ -231,13 +260,8 @@ impl Session {
             self.calls.insert(call, answer);
             call
         });
-        let sent = self.send_value(lane_of(to.actor), true, value, |payload| Header::Message {
-            to: to.actor,
-            incarnation: to.incarnation,
-            key,
-            fence,
-            call,
-            payload,
+        let sent = self.send_value(lane_of(to.actor), true, value, held, |payload| {
+            Header::Message { to: to.actor, incarnation: to.incarnation, key, fence, call, payload }
         });
         if let (Err(_), Some(call)) = (&sent, call) {
             self.calls.remove(&call);

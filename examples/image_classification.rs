@@ -26,7 +26,7 @@ use footlight::{
     actors::{
         self,
         data::{DataSpec, IdxDataset, Split},
-        model::{LeNet5, Model, ModelSpec, Models},
+        model::{LeNet5, Model, ModelSpec, Models, Precision},
         parameters::optimizer::Adam,
         report::{
             JobReport,
@@ -44,6 +44,7 @@ use footlight::{
         NodeId,
         compute::{DeviceChoice, libtorch_version},
         telemetry::Counts,
+        tensor::WireFormat,
     },
 };
 
@@ -113,6 +114,12 @@ struct JobArgs {
     /// next one
     #[arg(long = "device", value_name = "DEVICE", value_delimiter = ',', default_value = "auto")]
     devices: Vec<DeviceChoice>,
+    /// How gradients and parameters travel
+    #[arg(long, value_enum, default_value_t = Numbers::F32)]
+    wire: Numbers,
+    /// In which numbers the workers compute
+    #[arg(long, value_enum, default_value_t = Numbers::F32)]
+    precision: Numbers,
     /// Train on the first so many samples only
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -142,6 +149,33 @@ struct LocalArgs {
 fn share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| "a share is a number from 0 to 1, for example 0.99".to_owned())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Numbers {
+    F32,
+    Bf16,
+    Fp16,
+}
+
+impl From<Numbers> for WireFormat {
+    fn from(numbers: Numbers) -> Self {
+        match numbers {
+            Numbers::F32 => WireFormat::F32,
+            Numbers::Bf16 => WireFormat::Bf16,
+            Numbers::Fp16 => WireFormat::Fp16,
+        }
+    }
+}
+
+impl From<Numbers> for Precision {
+    fn from(numbers: Numbers) -> Self {
+        match numbers {
+            Numbers::F32 => Precision::F32,
+            Numbers::Bf16 => Precision::Bf16,
+            Numbers::Fp16 => Precision::Fp16,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -200,6 +234,8 @@ impl JobArgs {
             .servers(self.servers)
             .devices(self.devices.iter().copied())
             .batch(self.batch)
+            .wire(self.wire.into())
+            .precision(self.precision.into())
             .epochs(self.epochs())
             .seed(seed))
     }
@@ -749,7 +785,15 @@ mod tests {
     }
 
     fn step(steps: u64) -> JobEvent {
-        JobEvent::Step { steps, samples: steps, loss: 1.0, live_nodes: 6, nodes: 7 }
+        JobEvent::Step {
+            steps,
+            samples: steps,
+            loss: 1.0,
+            norm: None,
+            skipped: false,
+            live_nodes: 6,
+            nodes: 7,
+        }
     }
 
     #[test]

@@ -9,8 +9,13 @@
 mod training;
 
 use footlight::{
-    actors::training::{JobEvent, TrainingReport},
+    actors::{
+        model::Precision,
+        parameters::optimizer::AdamW,
+        training::{JobEvent, TrainingReport},
+    },
     cluster::processes::Process,
+    runtime::tensor::WireFormat,
 };
 use training::*;
 
@@ -113,4 +118,44 @@ async fn a_worker_that_stood_still_and_comes_back_changes_no_bit() {
     };
     let struck = train_and_strike(&stage, 2, Process::freeze, back).await;
     assert_eq!(struck.parameters_sha256, undisturbed.parameters_sha256);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clipped_by_the_norm_of_all_shards_one_worker_and_shard_give_the_bits_of_two_of_each() {
+    const NORM: f64 = 0.5;
+    let stage = stage(2).await;
+    let train = async |many: u32, clip: bool| {
+        let name = format!("{many} of each, clipped: {clip}");
+        let job = stage.job(&name).workers(many).servers(many).optimizer(AdamW::new(1e-2));
+        let job = job.wire(WireFormat::Bf16);
+        let job = if clip { job.clip_norm(NORM) } else { job };
+        finish(soon(job.submit(&stage.seed)).await.unwrap()).await
+    };
+    let (one, events) = train(1, true).await;
+    let norms = events.iter().filter_map(|event| match event {
+        JobEvent::Step { norm, .. } => Some(norm.expect("a job that clips knows the norms")),
+        _ => None,
+    });
+    assert!(norms.filter(|norm| *norm > NORM).count() > 0, "something was clipped");
+    assert_eq!((one.steps, one.skipped_steps), (STEPS, 0));
+    let (two, _) = train(2, true).await;
+    assert_eq!(two.parameters_sha256, one.parameters_sha256);
+    let (free, events) = train(2, false).await;
+    assert_ne!(free.parameters_sha256, one.parameters_sha256);
+    assert!(events.iter().all(|event| !matches!(event, JobEvent::Step { norm: Some(_), .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_halves_and_in_parts_one_worker_gives_the_bits_of_two_and_learns_as_much() {
+    let stage = stage(2).await;
+    for precision in [Precision::Bf16, Precision::Fp16] {
+        let train = async |workers: u32| {
+            let job = stage.job(&format!("{precision:?}, {workers} workers")).workers(workers);
+            let job = job.precision(precision).accumulate(3).submit(&stage.seed);
+            finish(soon(job).await.unwrap()).await.0
+        };
+        let (one, two) = (train(1).await, train(2).await);
+        assert_eq!(two.parameters_sha256, one.parameters_sha256, "{precision:?}");
+        assert!(one.test_accuracy > 0.6, "it learns: {one:?}");
+    }
 }

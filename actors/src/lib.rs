@@ -34,15 +34,20 @@ use footlight_cluster::NodeBuilder;
 
 use data::loader::{DataLoader, Describe, NextWork, WorkerLost};
 use owner::{Adopt, Dismiss};
-use parameters::server::{FollowSteps, Initialise, ParameterServer, Pull, PushGradient};
+use parameters::{
+    gate::{Meet, TellSquares},
+    server::{FollowSteps, Initialise, ParameterServer, Pull, PushGradient},
+};
 
 /// Registers the actors that need no model: what the plain `footlight` binary hosts.
 pub fn stagehands(builder: NodeBuilder) -> NodeBuilder {
     builder
         .register::<ParameterServer>(|server| {
             server
+                .handles::<Meet>()
                 .handles::<Initialise>()
                 .handles::<PushGradient>()
+                .handles::<TellSquares>()
                 .defers::<Pull>()
                 .handles::<FollowSteps>()
                 .handles::<Adopt>()

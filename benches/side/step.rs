@@ -8,6 +8,7 @@ use footlight::{
     actors::parameters::{
         layout::Layout,
         optimizer::{OptimizerSpec, Sgd},
+        rule::StepRule,
         server::{Initialise, ParameterServer, Pull, PushGradient, ShardSpec},
     },
     prelude::*,
@@ -131,6 +132,7 @@ pub(crate) async fn measure(
         layout: layout.clone(),
         shard,
         optimizer: OptimizerSpec::Sgd(Sgd::new(0.1)),
+        rule: StepRule::default(),
         total_steps: WARM_STEPS + STEPS,
         slots: WORKERS,
         owner: there.addr(),

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::ModelError;
+use super::{ModelError, Precision};
 use crate::data::Dataset;
 use crate::parameters::layout::Layout;
 
@@ -15,12 +15,16 @@ pub struct Draw {
     pub step: u64,
     /// The slot within the step.
     pub slot: u32,
+    /// The part of the slot, where its samples go through the model in several: from 0.
+    pub part: u32,
 }
 
 impl Draw {
-    /// Three rounds of SplitMix64's finaliser (Steele et al., 2014), one for each number.
+    /// Rounds of SplitMix64's finaliser (Steele et al., 2014), one for each number.
     pub(super) fn seed(self) -> u64 {
-        [self.seed, self.step, self.slot.into()].into_iter().fold(0, |state: u64, number| {
+        let part = (self.part > 0).then_some(u64::from(self.part));
+        let numbers = [self.seed, self.step, self.slot.into()].into_iter().chain(part);
+        numbers.fold(0, |state: u64, number| {
             let mut z = (state ^ number).wrapping_add(0x9e37_79b9_7f4a_7c15);
             z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -133,6 +137,15 @@ pub trait AnyReplica {
     fn set_all(&mut self, values: &[f32]) -> Result<(), ModelError> {
         self.set_chunk(0..self.len(), values)
     }
+
+    /// Computes in other numbers from here on; the parameters are rounded to them.
+    ///
+    /// # Errors
+    /// libtorch's.
+    fn set_precision(&mut self, precision: Precision) -> Result<(), ModelError>;
+
+    /// Multiplies the loss before each backward pass, and divides the gradient by it afterwards. 1 at first.
+    fn set_loss_scale(&mut self, scale: f32);
 
     /// The gradient of one slot of a batch of `batch` samples. `images` are the slot's samples one after another and
     /// `labels` one byte for each; a slot without samples has a gradient of zeros.

@@ -10,6 +10,7 @@
 
 mod any;
 mod lenet;
+mod precision;
 mod registry;
 mod replica;
 mod thread;
@@ -20,6 +21,7 @@ use thiserror::Error;
 
 pub use any::{AnyReplica, Draw, Evaluation, Predictions, SlotGradient};
 pub use lenet::LeNet5;
+pub use precision::Precision;
 pub use registry::{ModelFactory, ModelSpec, Models};
 pub use replica::Replica;
 pub use thread::ReplicaThread;

@@ -7,7 +7,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::nn::VarStore;
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::{AnyReplica, Draw, Evaluation, Model, ModelError, Predictions, SlotGradient};
+use super::{
+    AnyReplica, Draw, Evaluation, Model, ModelError, Precision, Predictions, SlotGradient,
+};
 use crate::data::Dataset;
 use crate::parameters::layout::Layout;
 
@@ -31,6 +33,8 @@ pub struct Replica<M> {
     variables: Vec<Variable>,
     len: usize,
     _store: VarStore,
+    precision: Precision,
+    loss_scale: f32,
 }
 
 struct Variable {
@@ -71,7 +75,8 @@ impl<M: Model> Replica<M> {
             len = range.end;
             variables.push(Variable { name, shape, range, tensor });
         }
-        let replica = Self { model, device, variables, len, _store: store };
+        let (precision, loss_scale) = (Precision::F32, 1.0);
+        let replica = Self { model, device, variables, len, _store: store, precision, loss_scale };
         replica.layout(1)?;
         Ok(replica)
     }
@@ -95,7 +100,9 @@ impl<M: Model> Replica<M> {
     }
 
     fn logits(&self, samples: &Tensor, train: bool) -> Result<Tensor, ModelError> {
-        let logits = self.model.forward(&M::input(samples), train);
+        let input = M::input(samples).f_to_kind(self.precision.kind())?;
+        // The loss is computed in f32 whatever the network computes in.
+        let logits = self.model.forward(&input, train).f_to_kind(Kind::Float)?;
         let (samples, classes) = (samples.size().first().map_or(0, |n| *n as usize), M::CLASSES);
         let found = logits.size();
         if found != [samples as i64, classes as i64] {
@@ -112,7 +119,8 @@ impl<M: Model> Replica<M> {
                 continue; // no path leads from this parameter to the loss
             }
             let place = flat.get_mut(variable.range.clone()).unwrap_or_default();
-            tensor.f_to_device(Device::Cpu)?.f_contiguous()?.f_copy_data(place, place.len())?;
+            let tensor = tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?;
+            tensor.f_contiguous()?.f_copy_data(place, place.len())?;
         }
         Ok(flat)
     }
@@ -173,6 +181,21 @@ impl<M: Model> AnyReplica for Replica<M> {
         Ok(())
     }
 
+    fn set_precision(&mut self, precision: Precision) -> Result<(), ModelError> {
+        let _no_grad = tch::no_grad_guard();
+        for variable in &mut self.variables {
+            // In place: the model holds the same tensor.
+            let rounded = variable.tensor.f_to_kind(precision.kind())?;
+            variable.tensor.set_data(&rounded);
+        }
+        self.precision = precision;
+        Ok(())
+    }
+
+    fn set_loss_scale(&mut self, scale: f32) {
+        self.loss_scale = scale;
+    }
+
     fn gradient(
         &mut self,
         images: &[u8],
@@ -200,16 +223,17 @@ impl<M: Model> AnyReplica for Replica<M> {
         };
         let loss = self.model.loss(&logits, &labels);
         let correct = tch::no_grad(|| count_correct(&logits, &labels))?;
-        let share = loss.f_div_scalar(batch as f64)?;
+        let scale = f64::from(self.loss_scale);
+        let share = loss.f_mul_scalar(scale)?.f_div_scalar(batch as f64)?;
         let variables: Vec<&Tensor> =
             self.variables.iter().map(|variable| &variable.tensor).collect();
         let gradients = Tensor::f_run_backward(&[share], &variables, false, false)?;
-        Ok(SlotGradient {
-            loss_sum: loss.f_double_value(&[])? as f32,
-            correct,
-            samples,
-            gradient: self.flatten(&gradients)?,
-        })
+        let mut gradient = self.flatten(&gradients)?;
+        if self.loss_scale != 1.0 {
+            // A power of 2: nothing is rounded.
+            gradient.iter_mut().for_each(|number| *number /= self.loss_scale);
+        }
+        Ok(SlotGradient { loss_sum: loss.f_double_value(&[])? as f32, correct, samples, gradient })
     }
 
     fn predict(&self, images: &[u8]) -> Result<Predictions, ModelError> {

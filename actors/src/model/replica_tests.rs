@@ -3,7 +3,7 @@ use tch::nn;
 use super::super::LeNet5;
 use super::*;
 
-const DRAW: Draw = Draw { seed: 1, step: 2, slot: 3 };
+const DRAW: Draw = Draw { seed: 1, step: 2, slot: 3, part: 0 };
 
 fn replica<M: Model>(seed: u64) -> Replica<M> {
     Replica::new(seed, Device::Cpu).unwrap()
@@ -75,6 +75,30 @@ fn the_gradients_of_the_slots_add_up_to_the_gradient_of_the_batch() {
     assert!(close(&sum, &whole.gradient));
     assert!((loss - whole.loss_sum).abs() < 1e-3 && correct == whole.correct);
     assert!(whole.gradient.iter().any(|number| number.abs() > 1e-3));
+}
+
+#[test]
+fn a_gradient_in_halves_is_that_in_f32_but_for_rounding_and_a_scaled_loss_changes_none() {
+    let (images, labels) = samples(8, 784);
+    let gradient = |precision, scale: f32| {
+        let mut replica = replica::<LeNet5>(3);
+        replica.set_precision(precision).unwrap();
+        replica.set_loss_scale(scale);
+        replica.gradient(&images, &labels, 8, DRAW).unwrap()
+    };
+    let norm = |of: &[f32]| of.iter().map(|number| number * number).sum::<f32>().sqrt();
+    let whole = gradient(Precision::F32, 1.0);
+    assert_eq!(gradient(Precision::F32, 65_536.0), whole, "a power of 2 rounds nothing");
+    for (precision, scale) in [(Precision::Bf16, 1.0), (Precision::Fp16, 1024.0)] {
+        let half = gradient(precision, scale).gradient;
+        let pairs = half.iter().zip(&whole.gradient);
+        let apart: Vec<f32> = pairs.map(|(half, whole)| half - whole).collect();
+        let part = norm(&apart) / norm(&whole.gradient);
+        assert!(part > 0.0 && part < 0.05, "{precision:?}: {part}");
+    }
+    // Too large for fp16: an infinity, for the shards to leave out.
+    let over = gradient(Precision::Fp16, f32::MAX / 2.0).gradient;
+    assert!(over.iter().any(|number| !number.is_finite()));
 }
 
 #[test]
@@ -189,7 +213,12 @@ fn random_numbers_come_from_seed_step_and_slot_whoever_else_draws() {
             assert!(thread.join().unwrap().iter().all(|got| *got == expected));
         }
     });
-    for other in [Draw { seed: 2, ..DRAW }, Draw { step: 3, ..DRAW }, Draw { slot: 2, ..DRAW }] {
+    for other in [
+        Draw { seed: 2, ..DRAW },
+        Draw { step: 3, ..DRAW },
+        Draw { slot: 2, ..DRAW },
+        Draw { part: 1, ..DRAW },
+    ] {
         assert_ne!(gradient(other), expected);
     }
 }

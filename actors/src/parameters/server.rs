@@ -11,16 +11,18 @@ use std::{
 
 use bytes::Bytes;
 use footlight_runtime::{
-    Actor, ActorAddr, Context, DeferredHandler, Down, Error, Handler, HostTensor, Message, ReplyTo,
-    Result, StreamSender, Streamed,
+    Actor, ActorAddr, ActorRef, Context, DeferredHandler, Down, Error, Handler, HostTensor,
+    Message, ReplyTo, Result, StreamSender, Streamed,
     tensor::{BufferPool, DType, WireFormat, WireTensor},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
+    gate::{Gate, Meet, TellSquares, Whole, tell},
     layout::Layout,
     optimizer::OptimizerSpec,
-    shard::{Gradient, Push, Shard, ShardError},
+    rule::{LossScale, StepRule, Verdict},
+    shard::{Gradient, Numbers, Push, Shard, ShardError},
 };
 use crate::owner::{Adopt, Dismiss, Owner};
 
@@ -45,6 +47,13 @@ type PullReply = ReplyTo<<Pull as Message>::Reply>;
 /// the optimiser.
 pub struct ParameterServer {
     shard: Shard<Floats>,
+    rule: StepRule,
+    gate: Gate,
+    /// The job's other shards, where the rule needs them.
+    others: Vec<ActorRef<ParameterServer>>,
+    /// Steps in a row that were left out.
+    skipped: u32,
+    loss_scale: LossScale,
     slots: u32,
     /// By chunk: who waits for which version.
     pulls: HashMap<u32, Vec<Waiting>>,
@@ -67,6 +76,8 @@ pub struct ShardSpec {
     pub shard: u32,
     /// How gradients become parameters.
     pub optimizer: OptimizerSpec,
+    /// What is to be known of a whole gradient first. If it is anything, the shards must [meet](Meet).
+    pub rule: StepRule,
     /// Steps of the whole job, for the learning rate's schedule.
     pub total_steps: u64,
     /// Slots of each step.
@@ -167,6 +178,8 @@ impl Message for Pull {
 pub struct Chunk {
     /// The number of steps that they have had.
     pub version: u64,
+    /// What the loss is to be multiplied by for this version; 1 unless the [rule](StepRule) says otherwise.
+    pub loss_scale: f32,
     /// The parameters, `f32` in the format that was asked for.
     pub params: WireTensor,
 }
@@ -196,6 +209,10 @@ pub struct StepDone {
     pub loss_sum: f32,
     /// How many were classified rightly before the step.
     pub correct: u32,
+    /// The norm of its whole gradient, before it was clipped; only under a [rule](StepRule) that needs it.
+    pub norm: Option<f64>,
+    /// The step was left out, as its gradient was not finite.
+    pub skipped: bool,
 }
 
 /// A tensor that is known to be `f32`, in whatever format it came.
@@ -237,6 +254,7 @@ impl AsRef<[u8]> for Shared {
 
 fn chunk(
     version: u64,
+    loss_scale: f32,
     params: Arc<Vec<f32>>,
     format: WireFormat,
     pool: &BufferPool,
@@ -244,7 +262,7 @@ fn chunk(
     let shape = [params.len()];
     // Not copied: the shard writes the next version elsewhere while this one is on its way.
     HostTensor::from_bytes(DType::F32, &shape, Bytes::from_owner(Shared(params)))
-        .map(|params| Chunk { version, params: params.encoded_in(format, pool) })
+        .map(|params| Chunk { version, loss_scale, params: params.encoded_in(format, pool) })
         .map_err(|error| PushError(error.to_string()))
 }
 
@@ -253,15 +271,21 @@ impl Actor for ParameterServer {
     const NAME: &'static str = "parameters.server";
 
     async fn start(spec: ShardSpec, context: &Context<Self>) -> Result<Self> {
-        let ShardSpec { layout, shard, optimizer, total_steps, slots, owner } = spec;
+        let ShardSpec { layout, shard, optimizer, rule, total_steps, slots, owner } = spec;
         if slots > MAX_SLOTS {
             return Err(Error::other(format!("{slots} slots are too many: {MAX_SLOTS} at most")));
         }
-        let shard = Shard::new(&layout, shard as usize, optimizer, total_steps, slots)
+        let gate = Gate::new(shard, layout.shards(), layout.chunks_of(shard as usize).count());
+        let shard = Shard::new(&layout, shard as usize, optimizer, rule, total_steps, slots)
             .map_err(Error::other)?;
         Ok(ParameterServer {
             owner: Owner::new(owner, context),
             shard,
+            rule,
+            gate,
+            others: Vec::new(),
+            skipped: 0,
+            loss_scale: LossScale::default(),
             slots,
             pulls: HashMap::new(),
             failed: None,
@@ -314,7 +338,7 @@ impl Handler<PushGradient> for ParameterServer {
         let PushGradient { step, slot, chunk, gradient, metrics } = push;
         let gradient = Floats::new(gradient)?;
         let outcome = self.shard.push(step, slot, chunk as usize, gradient);
-        if matches!(outcome, Ok(Push::Accepted | Push::Applied { .. }))
+        if matches!(outcome, Ok(Push::Accepted | Push::Applied { .. } | Push::Summed { .. }))
             && let Some(metrics) = metrics
         {
             self.metrics.entry(step).or_default().insert(slot, metrics);
@@ -324,20 +348,49 @@ impl Handler<PushGradient> for ParameterServer {
             Ok(Push::Duplicate | Push::AlreadyApplied) => Ok(Pushed::Repeated),
             Ok(Push::Applied { .. }) => {
                 self.answer(chunk, context.system().pool());
-                self.tell(step);
+                self.tell(step, None, false);
                 Ok(Pushed::Accepted)
             }
-            Err(error) => {
-                // Whoever waits for the next version would wait for ever.
-                if matches!(error, ShardError::NonFinite { .. }) {
-                    self.failed = Some(error.clone().into());
-                    for waiting in self.pulls.drain().flat_map(|(_, waiting)| waiting) {
-                        waiting.reply.send(Err(error.clone().into()));
-                    }
+            Ok(Push::Summed { squares }) => {
+                if let Some(own) = self.gate.sum(chunk, &squares) {
+                    context.run(tell(self.others.clone(), own));
+                    self.gate.told(own).map_err(refused)?;
+                    self.decide(context)?;
                 }
-                Err(error.into())
+                Ok(Pushed::Accepted)
             }
+            Err(error) => Err(self.refuse(error)),
         }
+    }
+}
+
+fn refused(error: impl std::fmt::Display) -> PushError {
+    PushError(error.to_string())
+}
+
+impl Handler<Meet> for ParameterServer {
+    async fn handle(
+        &mut self,
+        meet: Meet,
+        context: &Context<Self>,
+    ) -> std::result::Result<(), PushError> {
+        let me = context.me().addr();
+        if !meet.shards.iter().any(|shard| shard.addr() == me) {
+            return Err(refused("a shard must be one of those that it meets"));
+        }
+        self.others = meet.shards.into_iter().filter(|shard| shard.addr() != me).collect();
+        Ok(())
+    }
+}
+
+impl Handler<TellSquares> for ParameterServer {
+    async fn handle(
+        &mut self,
+        told: TellSquares,
+        context: &Context<Self>,
+    ) -> std::result::Result<(), PushError> {
+        self.gate.told(told).map_err(refused)?;
+        self.decide(context)
     }
 }
 
@@ -350,7 +403,9 @@ impl DeferredHandler<Pull> for ParameterServer {
                     Some(params) => (pull.version, params),
                     None => (newest, params),
                 };
-                reply.send(chunk(version, params, pull.format, context.system().pool()));
+                let scale = self.scale_of(version, newest);
+                let pool = context.system().pool();
+                reply.send(chunk(version, scale, params, pull.format, pool));
             }
             Ok(_) | Err(ShardError::NotInitialised { .. }) => {
                 if let Some(failed) = &self.failed {
@@ -381,15 +436,16 @@ impl Handler<FollowSteps> for ParameterServer {
 impl ParameterServer {
     /// Answers the pulls whose version is there. Each format is made once.
     fn answer(&mut self, number: u32, pool: &BufferPool) {
-        let Some(waiting) = self.pulls.get_mut(&number) else { return };
         let Ok((version, params)) = self.shard.params(number as usize) else { return };
+        let scale = self.scale_of(version, version);
+        let Some(waiting) = self.pulls.get_mut(&number) else { return };
         let ready = waiting.extract_if(.., |waiting| waiting.version <= version);
         let mut made = Vec::<(WireFormat, std::result::Result<Chunk, PushError>)>::new();
         for Waiting { format, reply, .. } in ready {
             let chunk = match made.iter().find(|(made, _)| *made == format) {
                 Some((_, chunk)) => chunk.clone(),
                 None => {
-                    let chunk = chunk(version, params.clone(), format, pool);
+                    let chunk = chunk(version, scale, params.clone(), format, pool);
                     made.push((format, chunk.clone()));
                     chunk
                 }
@@ -398,16 +454,65 @@ impl ParameterServer {
         }
     }
 
+    /// The scale of the loss for a version, which is the newest or the one before.
+    fn scale_of(&self, version: u64, newest: u64) -> f32 {
+        let [now, before] = self.loss_scale.scales();
+        match self.rule.scales_loss() {
+            true if version == newest => now,
+            true => before,
+            false => 1.0,
+        }
+    }
+
+    /// Takes a step, or leaves it out, once the squares of all chunks are known.
+    fn decide(&mut self, context: &Context<Self>) -> std::result::Result<(), PushError> {
+        let Some(Whole { step, norm, not_finite }) = self.gate.take() else {
+            return Ok(());
+        };
+        let verdict = self.rule.verdict(norm, self.skipped);
+        let skipped = verdict == Verdict::Skip;
+        self.skipped = if skipped { self.skipped + 1 } else { 0 };
+        let decided = self.shard.decide(step, verdict);
+        decided.map_err(|error| {
+            // The same on all shards: the chunk that has brought it.
+            let numbers = Numbers::Gradient;
+            let bad = not_finite.map(|chunk| ShardError::NonFinite {
+                chunk: chunk as usize,
+                step,
+                numbers,
+            });
+            self.refuse(bad.unwrap_or(error))
+        })?;
+        self.loss_scale.step(skipped);
+        for chunk in self.shard.chunks().collect::<Vec<_>>() {
+            self.answer(chunk as u32, context.system().pool());
+        }
+        self.tell(step, Some(norm), skipped);
+        Ok(())
+    }
+
+    /// If the training has diverged, whoever waits for the next version would wait for ever.
+    fn refuse(&mut self, error: ShardError) -> PushError {
+        let refusal = PushError::from(error.clone());
+        if matches!(error, ShardError::NonFinite { .. }) {
+            self.failed = Some(refusal.clone());
+            for waiting in self.pulls.drain().flat_map(|(_, waiting)| waiting) {
+                waiting.reply.send(Err(refusal.clone()));
+            }
+        }
+        refusal
+    }
+
     /// Tells of a step whose slots have all reported. Only the shard with the chunk that carries
     /// the reports has any.
-    fn tell(&mut self, step: u64) {
+    fn tell(&mut self, step: u64, norm: Option<f64>, skipped: bool) {
         let complete =
             self.metrics.get(&step).is_some_and(|slots| slots.len() == self.slots as usize);
         if !complete {
             return;
         }
         let slots = self.metrics.remove(&step).unwrap_or_default();
-        let mut done = StepDone { step, samples: 0, loss_sum: 0.0, correct: 0 };
+        let mut done = StepDone { step, samples: 0, loss_sum: 0.0, correct: 0, norm, skipped };
         // In slot order, as the gradients: the same sum whoever computed.
         for metrics in slots.values() {
             done.samples = done.samples.saturating_add(metrics.samples);

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     on_one_node::{Owner, soon, system},
     owner::ADOPTION,
-    parameters::optimizer::Sgd,
+    parameters::{optimizer::Sgd, rule::NonFinite, square_sum::SquareSum},
 };
 
 const LEN: usize = 32;
@@ -24,6 +24,7 @@ async fn server_on(system: &System, slots: u32) -> (ActorRef<ParameterServer>, A
         layout: Layout::new([("all", vec![2 * LEN])], 2).unwrap(),
         shard: 0,
         optimizer: Sgd::new(1.0).into(),
+        rule: StepRule::default(),
         total_steps: 100,
         slots,
         owner: owner.addr(),
@@ -149,7 +150,10 @@ async fn each_step_is_told_once_and_in_order_also_if_slots_come_twice_and_nobody
     }
     for (step, loss_sum) in [(0, 2.0), (1, 11.0), (2, 2.0)] {
         let told = soon(steps.next()).await.unwrap().unwrap();
-        assert_eq!(told, StepDone { step, samples: 3, loss_sum, correct: 1 });
+        assert_eq!(
+            told,
+            StepDone { step, samples: 3, loss_sum, correct: 1, norm: None, skipped: false }
+        );
     }
     assert!(steps.next().now_or_never().is_none());
 }
@@ -222,6 +226,7 @@ async fn a_shard_that_cannot_be_is_refused_at_its_start() {
         layout: Layout::new([("all", vec![LEN])], 1).unwrap(),
         shard,
         optimizer: Sgd::new(1.0).into(),
+        rule: StepRule::default(),
         total_steps: 1,
         slots,
         owner: owner.addr(),
@@ -268,4 +273,100 @@ async fn a_shard_that_is_dismissed_ends_and_who_waits_is_told() {
     server.call(Dismiss).await.unwrap();
     assert_eq!(soon(end).await, Down::Stopped);
     assert_eq!(*soon(waiting).await.unwrap_err().cause(), Cause::Stopped);
+}
+
+/// Two shards of one chunk each, all ones, that know each other.
+async fn two(rule: StepRule) -> (Vec<ActorRef<ParameterServer>>, ActorRef<Owner>) {
+    let system = system().await;
+    let owner = system.spawn::<Owner>(()).await.unwrap();
+    let mut shards = Vec::new();
+    for shard in 0..2 {
+        let spec = ShardSpec {
+            layout: Layout::new([("all", vec![2 * LEN])], 2).unwrap(),
+            shard,
+            optimizer: Sgd::new(1.0).into(),
+            rule,
+            total_steps: 100,
+            slots: 1,
+            owner: owner.addr(),
+        };
+        shards.push(system.spawn::<ParameterServer>(spec).await.unwrap());
+    }
+    for (chunk, shard) in (0..).zip(&shards) {
+        shard.call(Meet { shards: shards.clone() }).await.unwrap().unwrap();
+        let first = Initialise { chunk, params: floats(1.0, LEN) };
+        shard.call(first).await.unwrap().unwrap();
+    }
+    (shards, owner)
+}
+
+async fn push_to_both(shards: &[ActorRef<ParameterServer>], step: u64, values: [f32; 2]) {
+    for ((chunk, shard), value) in (0..).zip(shards).zip(values) {
+        let push = PushGradient { chunk, ..push(step, 0, value) };
+        // Refused if it is the last, and the training has diverged.
+        let _ = shard.call(push).await.unwrap();
+    }
+}
+
+async fn pull_both(
+    shards: &[ActorRef<ParameterServer>],
+    version: u64,
+) -> Vec<std::result::Result<Chunk, PushError>> {
+    let pulls = (0..).zip(shards).map(|(chunk, shard)| async move {
+        soon(shard.call(Pull { chunk, version, format: WireFormat::F32 })).await.unwrap()
+    });
+    futures::future::join_all(pulls).await
+}
+
+#[tokio::test]
+async fn a_gradient_is_clipped_by_the_norm_of_all_shards_together() {
+    let norm = 2.0;
+    let (shards, _owner) = two(StepRule::default().clip_norm(norm)).await;
+    let mut steps = shards[0].call(FollowSteps { from: 0 }).await.unwrap();
+    push_to_both(&shards, 0, [3.0, 4.0]).await;
+    let whole = (LEN as f64 * 25.0).sqrt();
+    let scale = (norm / (whole + 1e-6)) as f32;
+    let pulled: Vec<_> = pull_both(&shards, 1).await.into_iter().map(seen).collect();
+    assert_eq!(pulled, [(1, 1.0 - 3.0 * scale), (1, 1.0 - 4.0 * scale)]);
+    let told = soon(steps.next()).await.unwrap().unwrap();
+    assert_eq!((told.step, told.norm, told.skipped), (0, Some(whole), false));
+    // Short enough: not touched.
+    push_to_both(&shards, 1, [0.125, -0.125]).await;
+    let again: Vec<_> = pull_both(&shards, 2).await.into_iter().map(seen).collect();
+    assert_eq!(again, [(2, pulled[0].1 - 0.125), (2, pulled[1].1 + 0.125)]);
+}
+
+#[tokio::test]
+async fn a_gradient_that_is_not_finite_is_left_out_on_all_shards_and_told_of() {
+    let rule = StepRule::default().non_finite(NonFinite::Skip { in_a_row: 2 });
+    let (shards, _owner) = two(rule).await;
+    let mut steps = shards[0].call(FollowSteps { from: 0 }).await.unwrap();
+    push_to_both(&shards, 0, [0.5, f32::NAN]).await;
+    push_to_both(&shards, 1, [f32::INFINITY, 0.5]).await;
+    push_to_both(&shards, 2, [0.5, 0.25]).await;
+    let pulled: Vec<_> = pull_both(&shards, 3).await.into_iter().map(seen).collect();
+    assert_eq!(pulled, [(3, 0.5), (3, 0.75)]);
+    for wanted in [true, true, false] {
+        assert_eq!(soon(steps.next()).await.unwrap().unwrap().skipped, wanted);
+    }
+    for step in 3..6 {
+        push_to_both(&shards, step, [0.5, f32::NAN]).await;
+    }
+    for refused in pull_both(&shards, 6).await {
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains("gradients of chunk 1 at step 5"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_shard_is_told_of_another_step_or_chunk_is_refused() {
+    let (shards, _owner) = two(StepRule::default().clip_norm(1.0)).await;
+    for (step, shard, part) in [(1, 1, "step 0 is due"), (0, 2, "no shard 2")] {
+        let squares = SquareSum::default();
+        let told = TellSquares { step, shard, squares, not_finite: None };
+        let error = shards[0].call(told).await.unwrap().unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    let stranger = Meet { shards: shards[1..].to_vec() };
+    assert!(shards[0].call(stranger).await.unwrap().is_err());
 }

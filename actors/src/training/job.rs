@@ -6,15 +6,20 @@ use footlight_cluster::{
     Member, Node, Placement,
     singleton::{SingletonPolicy, SingletonState},
 };
-use footlight_runtime::{Actor, ActorRef, Error, NodeId, Result, Streamed, compute::DeviceChoice};
+use footlight_runtime::{
+    Actor, ActorRef, Error, NodeId, Result, Streamed, compute::DeviceChoice, tensor::WireFormat,
+};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::trainer::{AskJob, AskOver, AskWeights, DismissParts, FollowJob, Trainer};
 use crate::{
     data::DataSpec,
-    model::ModelSpec,
-    parameters::optimizer::{Adam, OptimizerSpec},
+    model::{ModelSpec, Precision},
+    parameters::{
+        optimizer::{Adam, OptimizerSpec},
+        rule::{NonFinite, StepRule},
+    },
     report::progress::{Progress, Tick},
     schedule::Schedule,
     training::weights::Weights,
@@ -54,6 +59,14 @@ pub struct JobSpec {
     pub data: DataSpec,
     /// How gradients become parameters.
     pub optimizer: OptimizerSpec,
+    /// What is to be known of a step's whole gradient before it is applied.
+    pub rule: StepRule,
+    /// How gradients and parameters travel between workers and shards.
+    pub wire: WireFormat,
+    /// In which numbers workers compute.
+    pub precision: Precision,
+    /// In how many parts the samples of a slot go through the model, one after the other.
+    pub parts: u32,
     /// Workers at the same time.
     pub workers: u32,
     /// Shards of the parameter server.
@@ -85,6 +98,10 @@ impl TrainingJob {
                 model,
                 data,
                 optimizer: Adam::new(5e-3).schedule(Schedule::Cosine).into(),
+                rule: StepRule::default(),
+                wire: WireFormat::F32,
+                precision: Precision::F32,
+                parts: 1,
                 workers: 2,
                 servers: 2,
                 devices: vec![DeviceChoice::Auto],
@@ -99,9 +116,41 @@ impl TrainingJob {
         }
     }
 
-    /// The optimiser: [`Adam`] or [`Sgd`](crate::parameters::optimizer::Sgd).
+    /// The optimiser: one of [`optimizer`](crate::parameters::optimizer).
     pub fn optimizer(mut self, optimizer: impl Into<OptimizerSpec>) -> Self {
         self.spec.optimizer = optimizer.into();
+        self
+    }
+    /// Scales gradients down to this norm, over all parameters, where they are longer (PyTorch's `clip_grad_norm_`).
+    /// Default: they stay as they are. Costs a round trip between the shards in each step.
+    pub fn clip_norm(mut self, norm: f64) -> Self {
+        self.spec.rule = self.spec.rule.clip_norm(norm);
+        self
+    }
+    /// What becomes of a step whose gradient is not finite. Default: it stops the job. Leaving steps out costs a round
+    /// trip between the shards in each step.
+    pub fn non_finite(mut self, non_finite: NonFinite) -> Self {
+        self.spec.rule = self.spec.rule.non_finite(non_finite);
+        self
+    }
+    /// How gradients and parameters travel between workers and shards: f32 (the default), or bf16 or fp16, which halve
+    /// what crosses the network. The shards sum and keep f32 all the same; workers compute with rounded parameters.
+    /// int8 is refused: without feeding back what rounding loses a job would end elsewhere.
+    pub fn wire(mut self, wire: WireFormat) -> Self {
+        self.spec.wire = wire;
+        self
+    }
+    /// In which numbers workers compute: f32 (the default), bf16, or fp16 with a loss that is scaled as PyTorch's
+    /// `GradScaler` does it. The shards keep f32 masters. fp16 leaves out steps whose gradient is not finite, as
+    /// [`non_finite`](Self::non_finite) says, 100 in a row at most if it says nothing.
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.spec.precision = precision;
+        self
+    }
+    /// Accumulates gradients: the samples of a slot go through the model in so many parts, one after the other, and
+    /// their gradients' sum is pushed. For batches that do not fit into a device's memory. Default 1.
+    pub fn accumulate(mut self, parts: u32) -> Self {
+        self.spec.parts = parts;
         self
     }
     /// Workers at the same time.
@@ -168,6 +217,7 @@ impl TrainingJob {
             ("servers", u64::from(spec.servers)),
             ("batch", u64::from(spec.batch)),
             ("slots", u64::from(spec.slots)),
+            ("parts of a slot", u64::from(spec.parts)),
             ("epochs", spec.epochs),
         ] {
             if number == 0 {
@@ -180,7 +230,17 @@ impl TrainingJob {
         if spec.slots > spec.batch {
             return wrong("slots", "can't be more than samples of a batch");
         }
+        if spec.wire == WireFormat::Int8 {
+            return wrong(
+                "wire format int8",
+                "loses too much of gradients: choose f32, bf16 or fp16",
+            );
+        }
         spec.optimizer.validate().map_err(Error::other)?;
+        spec.rule.validate().map_err(Error::other)?;
+        if spec.precision == Precision::Fp16 {
+            spec.rule = spec.rule.scale_loss();
+        }
         spec.submission = node.unique_number();
         let trainer = trainer.unwrap_or_else(|| trainer_place(&node.members()));
         let job = Follow::new(node, &spec.name);
@@ -242,6 +302,10 @@ pub enum JobEvent {
         samples: u64,
         /// The mean loss of the step's batch.
         loss: f32,
+        /// The norm of its gradient before it was clipped, where the job has that known.
+        norm: Option<f64>,
+        /// It was left out, as its gradient was not finite.
+        skipped: bool,
         /// Members of the cluster that are up.
         live_nodes: u32,
         /// Members that the cluster has had.
@@ -276,6 +340,8 @@ pub struct TrainingReport {
     pub test_loss: f64,
     /// Steps applied.
     pub steps: u64,
+    /// Of them, those that were left out, as their gradient was not finite.
+    pub skipped_steps: u64,
     /// Samples trained on, over all epochs.
     pub samples: u64,
     /// From the first slot handed out to the last step applied.
@@ -491,7 +557,12 @@ impl Shown {
         }
         let Some(progress) = &mut self.progress else { return };
         match event {
-            JobEvent::Step { steps, samples, loss, live_nodes, nodes } => {
+            JobEvent::Step { steps, samples, loss, skipped, live_nodes, nodes, .. } => {
+                if *skipped {
+                    progress.note(&format!(
+                        "step {steps} is left out: its gradient is not finite (NaN or infinity)"
+                    ));
+                }
                 progress.update(&Tick {
                     steps: *steps,
                     loss: *loss,

@@ -31,6 +31,7 @@ use crate::{
     owner::{Adopt, Dismiss},
     parameters::{
         ParameterServer, ShardSpec,
+        gate::Meet,
         layout::Layout,
         server::{FollowSteps, Initialise},
     },
@@ -389,6 +390,7 @@ async fn start_shards(
             layout: layout.clone(),
             shard,
             optimizer: spec.optimizer,
+            rule: spec.rule,
             total_steps,
             slots: spec.slots,
             owner: context.me().addr(),
@@ -396,6 +398,12 @@ async fn start_shards(
         let shard = node.spawn::<ParameterServer>(shard).on(Placement::node(*on)).await?;
         context.watch(&shard);
         shards.push(shard);
+    }
+    if spec.rule.is_global() {
+        let met = shards.iter().map(|shard| shard.call(Meet { shards: shards.clone() }));
+        for met in try_join_all(met).await? {
+            met.map_err(Error::other)?;
+        }
     }
     Ok(())
 }
@@ -448,7 +456,7 @@ impl Placed {
         let begun = begun.checked_sub(Duration::from_micros(ago)).unwrap_or(begun);
         let (mut crew, mut starting) = Crew::start(&self, me);
         let mut supervisor = None;
-        let mut trained = 0;
+        let (mut trained, mut skipped_steps) = (0, 0);
         let mut elapsed = Duration::ZERO;
         let mut last: Option<(Evaluation, Version)> = None;
         let mut seen = 0;
@@ -464,6 +472,7 @@ impl Placed {
                         continue;
                     };
                     seen = step.step + 1;
+                    skipped_steps += u64::from(step.skipped);
                     trained = self.samples_after(seen);
                     elapsed = begun.elapsed();
                     let members = self.node.members();
@@ -471,6 +480,8 @@ impl Placed {
                         steps: seen,
                         samples: trained,
                         loss: step.loss_sum / step.samples.max(1) as f32,
+                        norm: step.norm,
+                        skipped: step.skipped,
                         live_nodes: members.iter().filter(|member| is_live(member)).count() as u32,
                         nodes: members.len() as u32,
                     });
@@ -499,6 +510,7 @@ impl Placed {
             test_accuracy: evaluation.accuracy(),
             test_loss: evaluation.loss,
             steps,
+            skipped_steps,
             samples: trained,
             elapsed,
             parameters_sha256: format!("{:x}", hash.finalize()),

@@ -10,7 +10,7 @@ use crate::{
     model::ReplicaThread,
     parameters::{
         layout::Layout,
-        server::{ParameterServer, Pull},
+        server::{Chunk, ParameterServer, Pull},
     },
 };
 
@@ -34,6 +34,8 @@ pub struct Weights {
 pub struct Version {
     /// The number of steps that had been applied.
     pub number: u64,
+    /// What the loss is to be multiplied by.
+    loss_scale: f32,
     chunks: Vec<(Range<usize>, HostTensor)>,
 }
 
@@ -50,31 +52,41 @@ impl Weights {
     /// # Errors
     /// A shard that is lost, or that can't go on because the training diverged.
     pub async fn pull(&self, version: u64) -> Result<Version> {
+        self.pull_in(version, WireFormat::F32).await
+    }
+
+    /// As [`pull`](Self::pull), with parameters that travel in `format` and are rounded by it.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn pull_in(&self, version: u64, format: WireFormat) -> Result<Version> {
         let mut version = version;
-        let all = (0..self.layout.chunks()).map(|chunk| self.pull_chunk(chunk, version));
+        let all = (0..self.layout.chunks()).map(|chunk| self.pull_chunk(chunk, version, format));
         let mut pulled = try_join_all(all).await?;
         loop {
             // Chunks that were pulled while a step was being applied may differ by it.
-            version = pulled.iter().map(|(has, _)| *has).max().unwrap_or(version);
-            let behind = pulled.iter_mut().enumerate().filter(|(_, (has, _))| *has < version);
+            version = pulled.iter().map(|chunk| chunk.version).max().unwrap_or(version);
+            let behind = pulled.iter_mut().enumerate().filter(|(_, chunk)| chunk.version < version);
             let again = behind.map(|(chunk, place)| async move {
-                *place = self.pull_chunk(chunk, version).await?;
+                *place = self.pull_chunk(chunk, version, format).await?;
                 Ok::<_, Error>(())
             });
             if try_join_all(again).await?.is_empty() {
                 break;
             }
         }
-        let chunks = pulled.into_iter().enumerate().map(|(chunk, (_, params))| {
-            let range = self.layout.chunk(chunk).unwrap_or_default();
-            (range, params)
+        // The same for all chunks of a version.
+        let loss_scale = pulled.first().map_or(1.0, |chunk| chunk.loss_scale);
+        let chunks = pulled.into_iter().enumerate().map(|(number, chunk)| {
+            let range = self.layout.chunk(number).unwrap_or_default();
+            (range, chunk.params)
         });
-        Ok(Version { number: version, chunks: chunks.collect() })
+        Ok(Version { number: version, loss_scale, chunks: chunks.collect() })
     }
 
     /// One chunk and its version.
-    async fn pull_chunk(&self, chunk: usize, version: u64) -> Result<(u64, HostTensor)> {
-        let pull = Pull { chunk: chunk as u32, version, format: WireFormat::F32 };
+    async fn pull_chunk(&self, chunk: usize, version: u64, format: WireFormat) -> Result<Pulled> {
+        let pull = Pull { chunk: chunk as u32, version, format };
         let shard = self.shard(chunk)?;
         loop {
             match shard.call_within(pull, VERSION_PATIENCE).await {
@@ -88,11 +100,20 @@ impl Weights {
                 }
                 answer => {
                     let chunk = answer?.map_err(Error::other)?;
-                    return Ok((chunk.version, chunk.params.into_tensor_in(shard.system().pool())));
+                    let Chunk { version, loss_scale, params } = chunk;
+                    let params = params.into_tensor_in(shard.system().pool());
+                    return Ok(Pulled { version, loss_scale, params });
                 }
             }
         }
     }
+}
+
+/// One chunk of one version.
+struct Pulled {
+    version: u64,
+    loss_scale: f32,
+    params: HostTensor,
 }
 
 impl Version {
@@ -107,6 +128,7 @@ impl Version {
         }
         replica
             .run(move |replica| {
+                replica.set_loss_scale(self.loss_scale);
                 self.chunks.iter().try_for_each(|(range, params)| {
                     replica.set_chunk(range.clone(), params.as_slice().unwrap_or_default())
                 })

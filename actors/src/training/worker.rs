@@ -3,6 +3,7 @@
 use footlight_runtime::{
     Actor, ActorAddr, ActorRef, Context, Down, Error, Handler, HostTensor, Message, Result,
     compute::{Device, DeviceChoice},
+    tensor::{BufferPool, DType, WireFormat},
 };
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::weights::{VERSION_PATIENCE, Weights};
 use crate::{
     data::loader::{DataLoader, NextWork, SlotWork},
-    model::{Draw, ModelSpec, ReplicaThread},
+    model::{AnyReplica, Draw, ModelError, ModelSpec, Precision, ReplicaThread, SlotGradient},
     parameters::server::{PushGradient, SlotMetrics},
 };
 
@@ -42,6 +43,12 @@ pub struct WorkerSpec {
     pub model: ModelSpec,
     /// The job's seed.
     pub seed: u64,
+    /// How gradients and parameters travel.
+    pub wire: WireFormat,
+    /// In which numbers to compute.
+    pub precision: Precision,
+    /// In how many parts the samples of a slot go through the model.
+    pub parts: u32,
     /// Where to compute.
     pub device: DeviceChoice,
     /// Which of the job's workers on its machine this one is, from 0.
@@ -63,9 +70,12 @@ impl Actor for Worker {
         let name = format!("worker-{}", spec.worker);
         let system = context.system();
         let replica = ReplicaThread::build(system, name, &spec.model, spec.seed, device).await?;
+        let precision = spec.precision;
+        replica.run(move |replica| replica.set_precision(precision)).await?;
         context.watch_addr(spec.owner);
         let me = context.me().addr();
-        context.run(async move { Work { spec, me, replica, version: None }.run().await });
+        let pool = system.pool().clone();
+        context.run(async move { Work { spec, me, replica, pool, version: None }.run().await });
         Ok(Worker { device })
     }
 
@@ -85,6 +95,7 @@ struct Work {
     spec: WorkerSpec,
     me: ActorAddr,
     replica: ReplicaThread,
+    pool: BufferPool,
     /// The version that the replica has, whole.
     version: Option<u64>,
 }
@@ -94,7 +105,7 @@ impl Work {
         let mut next = self.ask(0).await?;
         while let Some(work) = next {
             if self.version != Some(work.step) {
-                let version = self.spec.weights.pull(work.step).await?;
+                let version = self.spec.weights.pull_in(work.step, self.spec.wire).await?;
                 let number = version.number;
                 version.load(&self.replica).await?;
                 self.version = Some(number);
@@ -121,13 +132,14 @@ impl Work {
     /// Computes one slot and pushes its gradient, all chunks at once.
     async fn slot(&self, work: SlotWork) -> Result<()> {
         let SlotWork { step, slot, batch, images, labels } = work;
-        let draw = Draw { seed: self.spec.seed, step, slot };
+        let (seed, parts) = (self.spec.seed, self.spec.parts as usize);
         let computed = self
             .replica
             .run(move |replica| {
                 let images = images.as_slice().unwrap_or_default();
                 let labels = labels.as_slice().unwrap_or_default();
-                replica.gradient(images, labels, batch as usize, draw)
+                let draw = |part| Draw { seed, step, slot, part };
+                in_parts(replica, images, labels, batch as usize, parts, draw)
             })
             .await?;
         let metrics = SlotMetrics {
@@ -136,20 +148,24 @@ impl Work {
             correct: computed.correct as u32,
         };
         let weights = &self.spec.weights;
-        let gradient = &computed.gradient;
+        let (got, expected) = (computed.gradient.len(), weights.layout.len());
+        if got != expected {
+            return Err(Error::other(format!(
+                "the gradient has {got} floats, and the job's parameters have {expected}"
+            )));
+        }
+        // Not copied: the chunks share its memory.
+        let gradient = &HostTensor::from_vec(computed.gradient, &[got])?;
         let pushes = (0..weights.layout.chunks()).map(|chunk| async move {
-            let part = weights.layout.chunk(chunk).and_then(|range| gradient.get(range));
-            let part = part.ok_or_else(|| {
-                Error::other(format!(
-                    "the gradient has {} floats and no chunk {chunk}",
-                    gradient.len()
-                ))
-            })?;
+            let range = weights.layout.chunk(chunk).unwrap_or_default();
+            let bytes = range.start * size_of::<f32>()..range.end * size_of::<f32>();
+            let part = gradient.bytes().slice(bytes);
+            let part = HostTensor::from_bytes(DType::F32, &[range.len()], part)?;
             let push = PushGradient {
                 step,
                 slot,
                 chunk: chunk as u32,
-                gradient: HostTensor::from_vec(part.to_vec(), &[part.len()])?.into(),
+                gradient: part.encoded_in(self.spec.wire, &self.pool),
                 metrics: (chunk == 0).then_some(metrics),
             };
             weights.shard(chunk)?.call(push).await?.map_err(Error::other)?;
@@ -157,5 +173,70 @@ impl Work {
         });
         try_join_all(pushes).await?;
         Ok(())
+    }
+}
+
+/// The gradient of a slot whose samples go through the model in so many parts: their gradients' sum.
+fn in_parts(
+    replica: &mut dyn AnyReplica,
+    images: &[u8],
+    labels: &[u8],
+    batch: usize,
+    parts: usize,
+    draw: impl Fn(u32) -> Draw,
+) -> std::result::Result<SlotGradient, ModelError> {
+    let samples = labels.len().div_ceil(parts.max(1));
+    if samples == 0 || samples == labels.len() {
+        return replica.gradient(images, labels, batch, draw(0));
+    }
+    let sample = images.len() / labels.len();
+    let both = images.chunks((samples * sample).max(1)).zip(labels.chunks(samples));
+    let mut sum: Option<SlotGradient> = None;
+    for (part, (images, labels)) in (0..).zip(both) {
+        let one = replica.gradient(images, labels, batch, draw(part))?;
+        match &mut sum {
+            None => sum = Some(one),
+            Some(sum) => {
+                sum.loss_sum += one.loss_sum;
+                sum.correct += one.correct;
+                sum.samples += one.samples;
+                sum.gradient.iter_mut().zip(one.gradient).for_each(|(sum, one)| *sum += one);
+            }
+        }
+    }
+    sum.map_or_else(|| replica.gradient(images, labels, batch, draw(0)), Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+    use crate::model::{LeNet5, Replica};
+
+    #[test]
+    fn a_slot_in_parts_has_the_gradient_of_the_whole() {
+        let mut replica = Replica::<LeNet5>::new(3, Device::Cpu).unwrap();
+        let images: Vec<u8> = (0..10 * 784).map(|at| (at % 251) as u8).collect();
+        let labels: Vec<u8> = (0..10).collect();
+        let draw = |part| Draw { seed: 1, step: 2, slot: 3, part };
+        let mut of = |parts| in_parts(&mut replica, &images, &labels, 12, parts, draw).unwrap();
+        let whole = of(1);
+        for parts in [2, 3, 10, 99] {
+            let sum = of(parts);
+            assert_eq!((sum.samples, sum.correct), (10, whole.correct));
+            assert!((sum.loss_sum / whole.loss_sum - 1.0).abs() < 1e-5);
+            for (sum, whole) in sum.gradient.iter().zip(&whole.gradient) {
+                assert!((sum - whole).abs() < 1e-5, "{parts} parts: {sum} {whole}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_slot_of_no_samples_has_a_gradient_of_zeros_in_parts_too() {
+        let mut replica = Replica::<LeNet5>::new(3, Device::Cpu).unwrap();
+        let draw = |part| Draw { seed: 1, step: 2, slot: 3, part };
+        let none = in_parts(&mut replica, &[], &[], 12, 3, draw).unwrap();
+        assert!(none.samples == 0 && none.gradient.iter().all(|number| *number == 0.0));
     }
 }

@@ -30,7 +30,11 @@ use tokio::{
 };
 
 use super::{
-    assembly::AssemblyError, endpoint::IDLE_TIMEOUT, frame::MAX_SEGMENT, outbox::Held,
+    assembly::AssemblyError,
+    endpoint::IDLE_TIMEOUT,
+    follow::{Way, follow},
+    frame::MAX_SEGMENT,
+    outbox::Held,
     session::Session,
 };
 
@@ -142,7 +146,10 @@ pub(crate) async fn send(
     connections: Vec<quinn::Connection>,
     mut queue: Queue,
 ) -> Result<(), BulkError> {
-    connections.iter().for_each(|connection| session.adopt(connection.clone()));
+    for connection in &connections {
+        session.adopt(connection.clone());
+        tokio::spawn(follow(connection.clone(), Way::Out));
+    }
     let taken = Arc::<AtomicU64>::default();
     let (to_short, short) = mpsc::unbounded_channel();
     let (to_long, long) = mpsc::unbounded_channel();
@@ -237,6 +244,7 @@ async fn write(
 /// Takes tensors until the connection ends.
 pub(crate) async fn receive(session: Arc<Session>, connection: quinn::Connection) {
     session.adopt(connection.clone());
+    tokio::spawn(follow(connection.clone(), Way::In));
     let places = Arc::new(Semaphore::new(CONCURRENT));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };

@@ -24,7 +24,10 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use ring::{hkdf, hmac};
 
-use super::socket::{SocketError, Sockets};
+use super::{
+    follow,
+    socket::{SocketError, Sockets},
+};
 use crate::trust::{
     Credentials, TrustError,
     tls::{self, Gatekeeper},
@@ -180,15 +183,17 @@ impl Congestion {
 ///
 /// | | control | messages | bulk |
 /// | --- | --- | --- | --- |
-/// | a stream may hold, unread | 4 MiB | 4 MiB | 32 MiB |
-/// | a connection may hold, unread (64 KiB until its dialer has proved who it is) | 16 MiB | 16 MiB | 64 MiB |
-/// | sent and not acknowledged, network | 16 MiB | 16 MiB | 64 MiB |
+/// | a stream may hold, unread | 4 MiB | 4 MiB | 128 MiB |
+/// | a connection may hold, unread (64 KiB until its dialer has proved who it is) | 16 MiB | 16 MiB | 64 to 256 MiB |
+/// | sent and not acknowledged, network | 16 MiB | 16 MiB | 64 to 256 MiB |
 /// | the same, loopback | 2 MiB | 2 MiB | 2 MiB |
 /// | streams open at once, two-way / one-way | 256 / 1024 | 16 / 16 | 16 / 1024 |
 /// | datagrams kept to receive / to send | 1 MiB / 256 KiB | none | none |
 /// | first congestion window | quinn's | quinn's | 1 MiB on loopback |
 /// | keep-alive after a silence of | 0.5 s | 3 s | 0.5 s |
 /// | ends after a silence of | 10 s | 60 s | 10 s |
+///
+/// Where two figures stand, the window begins with the first and follows what the path holds (bandwidth × delay).
 ///
 /// On loopback packets have [`MAX_PAYLOAD`] from the start, those of tensors [`LARGE_PAYLOAD`]; on a network they start at 1200 bytes
 /// and discovery finds up to 1452, or up to [`MAX_PAYLOAD`] where the path has jumbo frames (bulk).
@@ -226,7 +231,8 @@ pub fn transport_config(
     let (stream, two_way) = match purpose {
         Purpose::Control => (4 * MIB, 256u32),
         Purpose::Messages => (4 * MIB, 16),
-        Purpose::Bulk => (32 * MIB, 16),
+        // No less than what the connection may come to: the two long tensors at once share that.
+        Purpose::Bulk => (follow::MOST / 2, 16),
     };
     let one_way = if purpose == Purpose::Messages { 16u32 } else { 1024 };
     config
@@ -255,7 +261,7 @@ pub fn transport_config(
 const MIB: u32 = 1 << 20;
 
 /// What a connection may hold unread, in bytes.
-fn connection_window(purpose: Purpose) -> u32 {
+pub(crate) fn connection_window(purpose: Purpose) -> u32 {
     match purpose {
         Purpose::Control | Purpose::Messages => 16 * MIB,
         Purpose::Bulk => 64 * MIB,

@@ -17,7 +17,8 @@
 //! * `inbox`: order for each receiver, although large tensors overtake.
 //! * `window` counts credits for each receiver, `outbox` what waits for a peer.
 //! * `session`: one connection between two nodes and all that is under way on it.
-//! * `flow`: streams of items; `bulk`: large tensors, `assembly`: those in pieces; `same_host`: the same without the network.
+//! * `flow`: streams of items; `bulk`: large tensors, `assembly`: those in pieces, `follow`: how much of
+//!   them may be under way; `same_host`: the same without the network.
 
 pub(crate) mod admission;
 pub(crate) mod assembly;
@@ -25,6 +26,8 @@ pub(crate) mod assembly;
 pub(crate) mod bulk;
 pub mod endpoint;
 pub(crate) mod flow;
+#[allow(clippy::disallowed_methods, reason = "as `bulk`")]
+pub(crate) mod follow;
 pub(crate) mod frame;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

@@ -5,6 +5,7 @@
 //! everywhere. libtorch's own kernels fuse multiplications with additions where the CPU can, so they differ from
 //! these in the last bits.
 
+mod adagrad;
 mod adam;
 mod sgd;
 
@@ -13,7 +14,8 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use adam::Adam;
+pub use adagrad::Adagrad;
+pub use adam::{Adam, AdamW};
 pub use sgd::Sgd;
 
 use crate::schedule::Schedule;
@@ -36,8 +38,10 @@ use crate::schedule::Schedule;
 pub enum OptimizerSpec {
     /// Stochastic gradient descent, with momentum if wanted.
     Sgd(Sgd),
-    /// Adam.
+    /// Adam, and [`AdamW`].
     Adam(Adam),
+    /// Adagrad.
+    Adagrad(Adagrad),
 }
 
 /// What an optimiser remembers of one chunk from step to step.
@@ -48,12 +52,17 @@ pub enum OptimizerState {
         /// A running sum of gradients.
         momentum: Vec<f32>,
     },
-    /// The running means of [`Adam`].
+    /// The running means of [`Adam`] and [`AdamW`].
     Adam {
         /// Of the gradient (`exp_avg` in PyTorch).
         mean: Vec<f32>,
         /// Of its square (`exp_avg_sq` in PyTorch).
         square: Vec<f32>,
+    },
+    /// What [`Adagrad`] has summed.
+    Adagrad {
+        /// The squares of all gradients.
+        sum: Vec<f32>,
     },
 }
 
@@ -91,6 +100,7 @@ impl OptimizerSpec {
         match self {
             Self::Sgd(sgd) => sgd.validate(),
             Self::Adam(adam) => adam.validate(),
+            Self::Adagrad(adagrad) => adagrad.validate(),
         }
     }
 
@@ -99,6 +109,7 @@ impl OptimizerSpec {
         match self {
             Self::Sgd(sgd) => sgd.schedule,
             Self::Adam(adam) => adam.schedule,
+            Self::Adagrad(adagrad) => adagrad.course(),
         }
     }
 
@@ -109,6 +120,7 @@ impl OptimizerSpec {
                 momentum: vec![0.0; if sgd.momentum == 0.0 { 0 } else { len }],
             },
             Self::Adam(_) => OptimizerState::Adam { mean: vec![0.0; len], square: vec![0.0; len] },
+            Self::Adagrad(_) => OptimizerState::Adagrad { sum: vec![0.0; len] },
         }
     }
 
@@ -170,6 +182,12 @@ impl OptimizerSpec {
                 let both = mean.get_mut(part.clone()).zip(square.get_mut(part.clone()));
                 let (mean, square) = both.ok_or_else(|| of(found))?;
                 adam.apply(mean, square, t, lr_scale, params_in, grad, params_out);
+                Ok(())
+            }
+            (Self::Adagrad(adagrad), OptimizerState::Adagrad { sum }) => {
+                let found = sum.len();
+                let sum = sum.get_mut(part.clone()).ok_or_else(|| of(found))?;
+                adagrad.apply(sum, lr_scale, params_in, grad, params_out);
                 Ok(())
             }
             _ => Err(OptimizerError::Mismatch { expected, found: 0 }),

@@ -25,6 +25,8 @@ fn the_first_step_of_adam_moves_each_parameter_by_the_learning_rate() {
 fn a_cut_into_chunks_does_not_change_a_bit() {
     for spec in [
         OptimizerSpec::from(Adam::new(1e-2).weight_decay(0.1)),
+        AdamW::new(1e-2).weight_decay(0.1).into(),
+        Adagrad::new(1e-2).weight_decay(0.1).into(),
         Sgd::new(0.1).weight_decay(0.01).into(),
         Sgd::new(0.1).momentum(0.9).nesterov(true).into(),
     ] {
@@ -87,6 +89,13 @@ mod against_libtorch {
 
     use super::*;
 
+    fn assert_close(t: u64, ours: &[f32], theirs: &[f32]) {
+        for (ours, theirs) in ours.iter().zip(theirs) {
+            let close = (ours - theirs).abs() <= 1e-6 + 1e-6 * theirs.abs();
+            assert!(close, "step {t}: {ours} {theirs}");
+        }
+    }
+
     /// A hundred steps of both on the same gradients: those of a quadratic, with noise. Every step's learning rate
     /// is another one.
     fn compare(ours: OptimizerSpec, theirs: impl OptimizerConfig, lr: f64) {
@@ -113,12 +122,7 @@ mod against_libtorch {
             ours.apply(&mut state, t, scale, &from, &grad, &mut params).unwrap();
             let mut expected = vec![0.0; LEN];
             variable.copy_data(&mut expected, LEN);
-            for (ours, theirs) in params.iter().zip(&expected) {
-                assert!(
-                    (ours - theirs).abs() <= 1e-6 + 1e-6 * theirs.abs(),
-                    "step {t}: {ours} {theirs}"
-                );
-            }
+            assert_close(t, &params, &expected);
         }
         assert_ne!(params, numbers(LEN, 7));
     }
@@ -133,6 +137,41 @@ mod against_libtorch {
         let ours = Adam::new(1e-2).betas(0.8, 0.99).eps(1e-6).weight_decay(0.05);
         let theirs = nn::Adam::default().beta1(0.8).beta2(0.99).eps(1e-6).wd(0.05);
         compare(ours.into(), theirs, 1e-2);
+    }
+
+    #[test]
+    fn adamw_takes_the_steps_of_libtorch() {
+        let theirs = nn::AdamW { wd: 0.01, ..nn::AdamW::default() };
+        compare(AdamW::new(1e-3).into(), theirs, 1e-3);
+        let ours = AdamW::new(1e-2).betas(0.8, 0.99).eps(1e-6).weight_decay(0.3);
+        let theirs = nn::AdamW::default().beta1(0.8).beta2(0.99).eps(1e-6).wd(0.3);
+        compare(ours.into(), theirs, 1e-2);
+    }
+
+    /// Of Adagrad libtorch's class is not bound by tch: these are its steps, by libtorch's kernels.
+    #[test]
+    fn adagrad_takes_the_steps_of_libtorch() {
+        const LEN: usize = 1000;
+        for (lr, eps, decay) in [(0.01, 1e-10, 0.0), (0.1, 1e-6, 0.05)] {
+            let ours = OptimizerSpec::from(Adagrad::new(lr).eps(eps).weight_decay(decay));
+            let (mut state, mut params) = (ours.state(LEN), numbers(LEN, 7));
+            let mut theirs = Tensor::from_slice(&params);
+            let mut sum = theirs.zeros_like();
+            for t in 1..=100 {
+                let scale = Schedule::Linear.factor(t - 1, 100);
+                let grad = numbers(LEN, 100 + t as u32);
+                let g = Tensor::from_slice(&grad) + &theirs * decay;
+                sum += &g * &g;
+                theirs -= g * (lr * scale) / (sum.sqrt() + eps);
+
+                let from = params.clone();
+                ours.apply(&mut state, t, scale, &from, &grad, &mut params).unwrap();
+                let mut expected = vec![0.0; LEN];
+                theirs.copy_data(&mut expected, LEN);
+                assert_close(t, &params, &expected);
+            }
+            assert_ne!(params, numbers(LEN, 7));
+        }
     }
 
     #[test]

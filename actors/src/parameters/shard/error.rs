@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::parameters::optimizer::OptimizerError;
+use crate::parameters::{optimizer::OptimizerError, rule::RuleError};
 
 /// Which numbers were not finite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,9 @@ pub enum ShardError {
     /// The optimiser's settings are wrong.
     #[error(transparent)]
     Optimizer(#[from] OptimizerError),
+    /// The rule can't be kept.
+    #[error(transparent)]
+    Rule(#[from] RuleError),
     /// The chunk is another shard's, or none.
     #[error("chunk {chunk} is not on this shard: sender and shard work on different layouts")]
     UnknownChunk {
@@ -60,6 +63,18 @@ pub enum ShardError {
         /// The chunk.
         chunk: usize,
         /// The step that was pushed.
+        step: u64,
+        /// The step that is due.
+        version: u64,
+    },
+    /// A verdict came for a chunk that does not wait for it.
+    #[error(
+        "a verdict on step {step} came for chunk {chunk}, which is at step {version} and does not wait for it"
+    )]
+    NotSummed {
+        /// The chunk.
+        chunk: usize,
+        /// The step of the verdict.
         step: u64,
         /// The step that is due.
         version: u64,

@@ -12,6 +12,8 @@
 //! - **PS-5** A number that is not finite is never published: the push that would bring it is refused, and so is every
 //!   later one for that chunk.
 //! - **PS-6** A push that is refused changes nothing.
+//! - **PS-7** Under a [rule](super::rule) that concerns the whole gradient no chunk takes a step before its verdict;
+//!   a step that is left out changes neither parameters nor the optimiser's state, and has its version all the same.
 
 mod error;
 
@@ -22,6 +24,8 @@ pub use error::{Numbers, ShardError};
 
 use super::layout::Layout;
 use super::optimizer::{OptimizerSpec, OptimizerState};
+use super::rule::{StepRule, Verdict};
+use super::square_sum::SquareSum;
 
 /// One slot's gradient of one chunk, in whatever format it is stored.
 pub trait Gradient {
@@ -54,7 +58,7 @@ impl Gradient for Vec<f32> {
 pub const BLOCK: usize = 4096;
 
 /// What became of a push that was in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Push {
     /// It is kept until the step's other slots are there.
     Accepted,
@@ -62,6 +66,11 @@ pub enum Push {
     Applied {
         /// The chunk's new version: the number of steps applied to it.
         version: u64,
+    },
+    /// It was the step's last: the sum of its slots waits for the [verdict](Shard::decide).
+    Summed {
+        /// The squares of all its numbers.
+        squares: Box<SquareSum>,
     },
     /// The same slot was pushed before and waits for the others. This one is dropped.
     Duplicate,
@@ -73,8 +82,11 @@ pub enum Push {
 #[derive(Debug)]
 pub struct Shard<G> {
     optimizer: OptimizerSpec,
+    rule: StepRule,
     total_steps: u64,
     slots: u32,
+    /// Numbers of the whole layout.
+    space: usize,
     chunks: BTreeMap<usize, Chunk<G>>,
 }
 
@@ -93,6 +105,11 @@ struct Live<G> {
     /// If nobody reads it any more when the next version comes, its memory takes that.
     retired: Option<Arc<Vec<f32>>>,
     state: OptimizerState,
+    /// Steps that the optimiser took: those that were left out don't count.
+    taken: u64,
+    /// Where sums wait for their verdict; empty while no step has needed that.
+    sums: Vec<f32>,
+    is_summed: bool,
     slots: Vec<Option<G>>,
     missing: u32,
     diverged: Option<ShardError>,
@@ -100,14 +117,15 @@ struct Live<G> {
 
 impl<G: Gradient> Shard<G> {
     /// Shard number `shard` of `layout`, in a job of `total_steps` steps (for the learning rate's schedule) whose
-    /// batches are cut into `slots` slots. Its chunks wait for [`Shard::init`].
+    /// batches are cut into `slots` slots, and whose steps are taken by `rule`. Its chunks wait for [`Shard::init`].
     ///
     /// # Errors
-    /// No such shard, no slots, or settings of the optimiser that are out of range.
+    /// No such shard, no slots, or settings of the optimiser or the rule that are out of range.
     pub fn new(
         layout: &Layout,
         shard: usize,
         optimizer: OptimizerSpec,
+        rule: StepRule,
         total_steps: u64,
         slots: u32,
     ) -> Result<Self, ShardError> {
@@ -118,9 +136,10 @@ impl<G: Gradient> Shard<G> {
             return Err(ShardError::NoSlots);
         }
         optimizer.validate()?;
+        rule.validate()?;
         let chunk = |chunk| Some((chunk, Chunk { len: layout.chunk(chunk)?.len(), live: None }));
         let chunks = layout.chunks_of(shard).filter_map(chunk).collect();
-        Ok(Self { optimizer, total_steps, slots, chunks })
+        Ok(Self { optimizer, rule, total_steps, slots, space: layout.len(), chunks })
     }
 
     /// Gives a chunk its first parameters: version 0. The same parameters a second time change nothing, so that who
@@ -145,6 +164,9 @@ impl<G: Gradient> Shard<G> {
                     params: Arc::new(params),
                     retired: None,
                     state: self.optimizer.state(at.len),
+                    taken: 0,
+                    sums: Vec::new(),
+                    is_summed: false,
                     slots: (0..self.slots).map(|_| None).collect(),
                     missing: self.slots,
                     diverged: None,
@@ -155,7 +177,7 @@ impl<G: Gradient> Shard<G> {
     }
 
     /// Takes one slot's gradient of one chunk, of the mean loss's share of that slot. If it is the step's last, the
-    /// step is applied.
+    /// step is applied, or waits for its verdict where the rule wants one.
     ///
     /// # Errors
     /// See [`ShardError`]. After [`ShardError::NonFinite`] the job must stop: the chunk repeats that error for ever.
@@ -184,7 +206,7 @@ impl<G: Gradient> Shard<G> {
         if step > live.version {
             return Err(ShardError::FromTheFuture { chunk, step, version: live.version });
         }
-        if place.is_some() {
+        if place.is_some() || live.is_summed {
             return Ok(Push::Duplicate);
         }
         *place = Some(grad);
@@ -192,10 +214,14 @@ impl<G: Gradient> Shard<G> {
         if live.missing > 0 {
             return Ok(Push::Accepted);
         }
-        let scale = self.optimizer.schedule().factor(step, self.total_steps);
-        let applied = live.apply(chunk, &self.optimizer, scale);
-        live.slots.iter_mut().for_each(|slot| *slot = None);
-        live.missing = slots;
+        if self.rule.is_global() {
+            let squares = live.sum(self.space);
+            live.clear(slots);
+            return Ok(Push::Summed { squares: Box::new(squares) });
+        }
+        let rate = self.optimizer.schedule().factor(step, self.total_steps);
+        let applied = live.apply(chunk, &self.optimizer, rate);
+        live.clear(slots);
         match applied {
             Ok(()) => Ok(Push::Applied { version: live.version }),
             Err(error) => {
@@ -203,6 +229,30 @@ impl<G: Gradient> Shard<G> {
                 Err(error)
             }
         }
+    }
+
+    /// The whole gradient of `step` is known: all chunks, whose sums have waited for it, take the step or leave it
+    /// out.
+    ///
+    /// # Errors
+    /// A chunk that is at another step or not summed yet; then nothing changes. What is not finite, as in
+    /// [`Shard::push`].
+    pub fn decide(&mut self, step: u64, verdict: Verdict) -> Result<(), ShardError> {
+        let summed = |live: &Live<G>| live.is_summed && live.version == step;
+        for (&chunk, at) in &self.chunks {
+            let live = at.live.as_ref().ok_or(ShardError::NotInitialised { chunk })?;
+            if !summed(live) {
+                return Err(ShardError::NotSummed { chunk, step, version: live.version });
+            }
+        }
+        let rate = self.optimizer.schedule().factor(step, self.total_steps);
+        for (&chunk, at) in &mut self.chunks {
+            let Some(live) = &mut at.live else { continue };
+            live.decide(chunk, verdict, &self.optimizer, rate).inspect_err(|error| {
+                live.diverged = Some(error.clone());
+            })?;
+        }
+        Ok(())
     }
 
     /// A chunk's newest version and its parameters.
@@ -248,6 +298,7 @@ impl<G: Gradient> Shard<G> {
         let waits = |slot: &u32| {
             step > live.version
                 || step == live.version
+                    && !live.is_summed
                     && live.slots.get(*slot as usize).is_some_and(Option::is_none)
         };
         Ok((0..self.slots).filter(waits).collect())
@@ -255,12 +306,69 @@ impl<G: Gradient> Shard<G> {
 }
 
 impl<G: Gradient> Live<G> {
-    /// All slots are there: one step of the optimiser, block by block.
+    /// The step's slots have been used.
+    fn clear(&mut self, slots: u32) {
+        self.slots.iter_mut().for_each(|slot| *slot = None);
+        self.missing = slots;
+    }
+
+    /// All slots are there: their sum is kept. Gives its squares.
+    fn sum(&mut self, space: usize) -> SquareSum {
+        self.sums.resize(self.params.len(), 0.0);
+        let mut squares = SquareSum::default();
+        for (start, sums) in (0..).step_by(BLOCK).zip(self.sums.chunks_mut(BLOCK)) {
+            add_up(&self.slots, start, sums);
+            squares.add(sums, space);
+        }
+        self.is_summed = true;
+        squares
+    }
+
+    fn decide(
+        &mut self,
+        chunk: usize,
+        verdict: Verdict,
+        optimizer: &OptimizerSpec,
+        rate: f64,
+    ) -> Result<(), ShardError> {
+        self.is_summed = false;
+        match verdict {
+            Verdict::Stop => Err(self.diverged(chunk, Numbers::Gradient)),
+            Verdict::Skip => {
+                // The version before is the same one: whoever still needs it finds it.
+                self.retired = Some(self.params.clone());
+                self.version += 1;
+                Ok(())
+            }
+            Verdict::Apply(scale) => {
+                let sums = std::mem::take(&mut self.sums);
+                let taken = self.step(chunk, optimizer, rate, |_, start, sum| {
+                    let parts = sum.iter_mut().zip(&sums[start..]);
+                    parts.for_each(|(sum, value)| *sum = value * scale);
+                });
+                self.sums = sums;
+                taken
+            }
+        }
+    }
+
+    /// All slots are there: one step of the optimiser.
     fn apply(
         &mut self,
         chunk: usize,
         optimizer: &OptimizerSpec,
-        lr_scale: f64,
+        rate: f64,
+    ) -> Result<(), ShardError> {
+        self.step(chunk, optimizer, rate, add_up)
+    }
+
+    /// One step, block by block; `fill` writes the gradient of a block that begins at a number.
+    fn step(
+        &mut self,
+        chunk: usize,
+        optimizer: &OptimizerSpec,
+        rate: f64,
+        fill: impl Fn(&[Option<G>], usize, &mut [f32]),
     ) -> Result<(), ShardError> {
         let reused = self.retired.take().and_then(|retired| Arc::try_unwrap(retired).ok());
         let mut next = reused.unwrap_or_else(|| vec![0.0; self.params.len()]);
@@ -269,33 +377,42 @@ impl<G: Gradient> Live<G> {
         for start in (0..next.len()).step_by(BLOCK) {
             let block = start..next.len().min(start + BLOCK);
             let sum = &mut room[..block.len()];
-            let mut slots = self.slots.iter().flatten();
-            slots.by_ref().take(1).for_each(|first| first.copy_to(start, sum));
-            slots.for_each(|grad| grad.add_to(start, sum));
+            fill(&self.slots, start, sum);
             gradient_is_finite &= all_finite(sum);
             let out = &mut next[block.clone()];
             optimizer.apply_to(
                 block.clone(),
                 &mut self.state,
-                self.version + 1,
-                lr_scale,
+                self.taken + 1,
+                rate,
                 &self.params[block],
                 sum,
                 out,
             )?;
             params_are_finite &= all_finite(out);
         }
-        let diverged = |numbers| ShardError::NonFinite { chunk, step: self.version, numbers };
         if !gradient_is_finite {
-            return Err(diverged(Numbers::Gradient));
+            return Err(self.diverged(chunk, Numbers::Gradient));
         }
         if !params_are_finite {
-            return Err(diverged(Numbers::Parameters));
+            return Err(self.diverged(chunk, Numbers::Parameters));
         }
         self.retired = Some(std::mem::replace(&mut self.params, Arc::new(next)));
+        self.taken += 1;
         self.version += 1;
         Ok(())
     }
+
+    fn diverged(&self, chunk: usize, numbers: Numbers) -> ShardError {
+        ShardError::NonFinite { chunk, step: self.version, numbers }
+    }
+}
+
+/// The sum of all slots, in their order, from number `start` on.
+fn add_up<G: Gradient>(slots: &[Option<G>], start: usize, sum: &mut [f32]) {
+    let mut slots = slots.iter().flatten();
+    slots.by_ref().take(1).for_each(|first| first.copy_to(start, sum));
+    slots.for_each(|grad| grad.add_to(start, sum));
 }
 
 /// Without an early exit, so that it is vectorised.

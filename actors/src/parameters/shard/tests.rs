@@ -11,7 +11,8 @@ fn layout(shards: usize) -> Layout {
 
 /// One chunk of zeros with number 0, two slots a step, p -= g.
 fn shard(slots: u32) -> Shard<Vec<f32>> {
-    let mut shard = Shard::new(&layout(1), 0, Sgd::new(1.0).into(), 10, slots).unwrap();
+    let mut shard =
+        Shard::new(&layout(1), 0, Sgd::new(1.0).into(), StepRule::default(), 10, slots).unwrap();
     shard.init(0, vec![0.0; LEN]).unwrap();
     shard
 }
@@ -79,7 +80,7 @@ fn a_chunk_of_many_blocks_is_stepped_as_a_whole_and_one_bad_number_anywhere_stop
     let long = || {
         let layout = Layout::new([("all", vec![LONG])], 1).unwrap();
         let adam = Adam::new(0.1).weight_decay(0.01);
-        let mut shard = Shard::new(&layout, 0, adam.into(), 10, 2).unwrap();
+        let mut shard = Shard::new(&layout, 0, adam.into(), StepRule::default(), 10, 2).unwrap();
         shard.init(0, (0..LONG).map(|at| at as f32 / 100.0).collect()).unwrap();
         (shard, OptimizerSpec::from(adam))
     };
@@ -138,7 +139,8 @@ fn a_gradient_that_is_not_finite_stops_the_chunk_and_names_it() {
 #[test]
 fn parameters_that_leave_the_numbers_are_never_published() {
     // PS-5
-    let mut shard = Shard::new(&layout(1), 0, Sgd::new(1e30).into(), 10, 1).unwrap();
+    let mut shard =
+        Shard::new(&layout(1), 0, Sgd::new(1e30).into(), StepRule::default(), 10, 1).unwrap();
     shard.init(0, all(0.0)).unwrap();
     let error = shard.push(0, 0, 0, all(1e30)).unwrap_err();
     assert!(error.to_string().starts_with("the new parameters of chunk 0 at step 0"), "{error}");
@@ -151,18 +153,19 @@ fn what_does_not_belong_here_is_refused_and_changes_nothing() {
     // PS-6
     let layout = layout(2);
     assert!(matches!(
-        Shard::<Vec<f32>>::new(&layout, 2, Sgd::new(1.0).into(), 10, 1),
+        Shard::<Vec<f32>>::new(&layout, 2, Sgd::new(1.0).into(), StepRule::default(), 10, 1),
         Err(ShardError::UnknownShard { shard: 2, shards: 2 })
     ));
     assert!(matches!(
-        Shard::<Vec<f32>>::new(&layout, 0, Sgd::new(1.0).into(), 10, 0),
+        Shard::<Vec<f32>>::new(&layout, 0, Sgd::new(1.0).into(), StepRule::default(), 10, 0),
         Err(ShardError::NoSlots)
     ));
     assert!(matches!(
-        Shard::<Vec<f32>>::new(&layout, 0, Sgd::new(-1.0).into(), 10, 1),
+        Shard::<Vec<f32>>::new(&layout, 0, Sgd::new(-1.0).into(), StepRule::default(), 10, 1),
         Err(ShardError::Optimizer(_))
     ));
-    let mut shard = Shard::new(&layout, 1, Sgd::new(1.0).into(), 10, 2).unwrap();
+    let mut shard =
+        Shard::new(&layout, 1, Sgd::new(1.0).into(), StepRule::default(), 10, 2).unwrap();
     assert_eq!(shard.chunks().collect::<Vec<_>>(), [1]);
     assert_eq!(shard.version(), None);
     assert_eq!(shard.push(0, 0, 1, all(1.0)), Err(ShardError::NotInitialised { chunk: 1 }));
@@ -210,7 +213,7 @@ proptest! {
     ) {
         // PS-1, PS-2
         let run = |arrivals: &[Vec<u32>], repeated: Option<usize>| {
-            let mut shard = Shard::new(&layout(1), 0, Adam::new(0.01).into(), 3, 5).unwrap();
+            let mut shard = Shard::new(&layout(1), 0, Adam::new(0.01).into(), StepRule::default(), 3, 5).unwrap();
             shard.init(0, all(0.5)).unwrap();
             for (step, slots) in arrivals.iter().enumerate() {
                 for (number, &slot) in slots.iter().enumerate() {
@@ -247,4 +250,74 @@ fn the_version_before_the_newest_is_kept_and_no_older_one() {
     assert_eq!(shard.params_of(0, 1), None);
     assert_eq!(shard.params_of(0, u64::MAX), None);
     assert_eq!(shard.params_of(1, 0), None);
+}
+
+/// As [`shard`], one slot a step, and `p -= g` only after a verdict.
+fn ruled() -> Shard<Vec<f32>> {
+    let rule = StepRule::default().clip_norm(1.0);
+    let mut shard = Shard::new(&layout(1), 0, Sgd::new(1.0).into(), rule, 10, 1).unwrap();
+    shard.init(0, vec![0.0; LEN]).unwrap();
+    shard
+}
+
+#[test]
+fn under_a_rule_no_step_is_taken_before_its_verdict() {
+    // PS-7
+    let mut shard = ruled();
+    let early = shard.decide(0, Verdict::Apply(1.0));
+    assert_eq!(early, Err(ShardError::NotSummed { chunk: 0, step: 0, version: 0 }));
+    let mut squares = Box::<SquareSum>::default();
+    squares.add(&all(0.5), LEN);
+    assert_eq!(shard.push(0, 0, 0, all(0.5)), Ok(Push::Summed { squares }));
+    assert_eq!(shard.push(0, 0, 0, all(99.0)), Ok(Push::Duplicate));
+    assert_eq!((shard.missing(0, 0), shard.version()), (Ok(vec![]), Some(0)));
+    shard.decide(0, Verdict::Apply(0.5)).unwrap();
+    assert_eq!(shard.params(0).unwrap(), (1, Arc::new(all(-0.25))));
+    assert_eq!(shard.push(0, 0, 0, all(99.0)), Ok(Push::AlreadyApplied));
+    let again = shard.decide(0, Verdict::Apply(1.0));
+    assert_eq!(again, Err(ShardError::NotSummed { chunk: 0, step: 0, version: 1 }));
+}
+
+#[test]
+fn a_step_that_is_left_out_changes_nothing_but_the_version() {
+    // PS-7: the optimiser has taken one step less than there are versions.
+    let rule = StepRule::default().clip_norm(1.0);
+    let adam = || Adam::new(0.1).into();
+    let mut skips = Shard::new(&layout(1), 0, adam(), rule, 10, 1).unwrap();
+    let mut plain = Shard::new(&layout(1), 0, adam(), StepRule::default(), 10, 1).unwrap();
+    for shard in [&mut skips, &mut plain] {
+        shard.init(0, all(1.0)).unwrap();
+    }
+    skips.push(0, 0, 0, all(f32::NAN)).unwrap();
+    skips.decide(0, Verdict::Skip).unwrap();
+    assert_eq!(skips.params(0).unwrap(), (1, Arc::new(all(1.0))));
+    assert_eq!(skips.params_of(0, 0), Some(Arc::new(all(1.0))));
+    skips.push(1, 0, 0, all(0.5)).unwrap();
+    skips.decide(1, Verdict::Apply(1.0)).unwrap();
+    plain.push(0, 0, 0, all(0.5)).unwrap();
+    assert_eq!(skips.params(0).unwrap().1, plain.params(0).unwrap().1);
+    assert_eq!(skips.params(0).unwrap().0, 2);
+}
+
+#[test]
+fn a_verdict_that_scales_nothing_gives_the_bits_of_a_step_without_one() {
+    let mut with = ruled();
+    let mut without = shard(1);
+    let gradient: Vec<f32> = (0..LEN).map(|at| (at as f32 - 20.5) / 7.0).collect();
+    with.push(0, 0, 0, gradient.clone()).unwrap();
+    with.decide(0, Verdict::Apply(1.0)).unwrap();
+    without.push(0, 0, 0, gradient).unwrap();
+    assert!(same_bits(&with.params(0).unwrap().1, &without.params(0).unwrap().1));
+}
+
+#[test]
+fn a_verdict_to_stop_stops_the_chunk_for_good() {
+    // PS-5
+    let mut shard = ruled();
+    shard.push(0, 0, 0, all(f32::INFINITY)).unwrap();
+    let numbers = Numbers::Gradient;
+    let diverged = Err(ShardError::NonFinite { chunk: 0, step: 0, numbers });
+    assert_eq!(shard.decide(0, Verdict::Stop), diverged);
+    assert_eq!(shard.push(0, 0, 0, all(1.0)), diverged.map(|()| Push::Accepted));
+    assert_eq!(shard.params(0).unwrap(), (0, Arc::new(all(0.0))));
 }

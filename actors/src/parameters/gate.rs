@@ -1,0 +1,210 @@
+//! How the shards of a job come to one verdict on a step's gradient: each tells all others the squares of its part,
+//! and does not stop until they know. The sum is exact, so all come to the same verdict, bit for bit, and so they
+//! would if they were more or fewer.
+
+use std::time::Duration;
+
+use footlight_runtime::{ActorRef, Cause, Message, Result};
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{
+    server::{ParameterServer, PushError},
+    square_sum::SquareSum,
+};
+
+/// After a connection broke.
+const TELL_AGAIN: Duration = Duration::from_millis(100);
+
+/// All shards of a job, for each of them to know the others. Sent before the first gradient.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Meet {
+    /// In the layout's order.
+    pub shards: Vec<ActorRef<ParameterServer>>,
+}
+
+impl Message for Meet {
+    type Reply = std::result::Result<(), PushError>;
+    const NAME: &'static str = "parameters.meet";
+}
+
+/// What one shard tells the others of its part of a step's gradient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TellSquares {
+    /// Which step.
+    pub step: u64,
+    /// Which shard.
+    pub shard: u32,
+    /// The squares of all numbers of its chunks.
+    pub squares: SquareSum,
+    /// The first chunk with a number that is not finite.
+    pub not_finite: Option<u32>,
+}
+
+impl Message for TellSquares {
+    type Reply = std::result::Result<(), PushError>;
+    const NAME: &'static str = "parameters.squares";
+}
+
+/// What a step's verdict waits for.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    step: u64,
+    /// This shard's part so far, and how many of its chunks are still to come.
+    own: TellSquares,
+    chunks: usize,
+    missing: usize,
+    told: Vec<Option<TellSquares>>,
+}
+
+/// What is known of a step's whole gradient.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Whole {
+    pub(crate) step: u64,
+    pub(crate) norm: f64,
+    /// The first chunk with a number that is not finite.
+    pub(crate) not_finite: Option<u32>,
+}
+
+/// What no shard of this job can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum GateError {
+    #[error("step {got} is told of, and step {due} is due")]
+    Future { got: u64, due: u64 },
+    #[error("there is no shard {0}")]
+    Shard(u32),
+    #[error("shard {0} has told twice of a step, each time otherwise")]
+    Twice(u32),
+}
+
+impl Gate {
+    /// For shard `shard` of `shards`, which has so many chunks.
+    pub(crate) fn new(shard: u32, shards: usize, chunks: usize) -> Self {
+        let squares = SquareSum::default();
+        let own = TellSquares { step: 0, shard, squares, not_finite: None };
+        Gate { step: 0, own, chunks, missing: chunks, told: vec![None; shards] }
+    }
+
+    /// The squares of one of this shard's chunks, each once a step. Gives what is to be told to the others, with the
+    /// last.
+    pub(crate) fn sum(&mut self, chunk: u32, squares: &SquareSum) -> Option<TellSquares> {
+        self.own.squares.merge(squares);
+        if !squares.is_finite() {
+            self.own.not_finite = Some(self.own.not_finite.map_or(chunk, |first| first.min(chunk)));
+        }
+        self.missing = self.missing.checked_sub(1)?;
+        (self.missing == 0).then_some(self.own)
+    }
+
+    /// One shard has told. Of a step that is over all is known already.
+    pub(crate) fn told(&mut self, told: TellSquares) -> std::result::Result<(), GateError> {
+        if told.step > self.step {
+            return Err(GateError::Future { got: told.step, due: self.step });
+        }
+        let shard = told.shard;
+        let place = self.told.get_mut(shard as usize).ok_or(GateError::Shard(shard))?;
+        match place {
+            _ if told.step < self.step => {}
+            Some(before) if *before != told => return Err(GateError::Twice(shard)),
+            place => *place = Some(told),
+        }
+        Ok(())
+    }
+
+    /// The step's whole gradient, once all have told; then the next step's is waited for.
+    pub(crate) fn take(&mut self) -> Option<Whole> {
+        if !self.told.iter().all(Option::is_some) {
+            return None;
+        }
+        let mut sum = SquareSum::default();
+        let all = || self.told.iter().flatten();
+        all().for_each(|told| sum.merge(&told.squares));
+        let not_finite = all().filter_map(|told| told.not_finite).min();
+        let whole = Whole { step: self.step, norm: sum.norm(), not_finite };
+        *self =
+            Gate { step: self.step + 1, ..Gate::new(self.own.shard, self.told.len(), self.chunks) };
+        self.own.step = self.step;
+        Some(whole)
+    }
+}
+
+/// Tells all others, each until it knows. One that is lost ends the job, which is told elsewhere.
+pub(super) async fn tell(others: Vec<ActorRef<ParameterServer>>, told: TellSquares) -> Result<()> {
+    join_all(others.iter().map(|other| tell_one(other, told))).await;
+    Ok(())
+}
+
+async fn tell_one(other: &ActorRef<ParameterServer>, told: TellSquares) {
+    loop {
+        let error = match other.call(told).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => {
+                let shard = other.addr();
+                tracing::error!(%error, %shard, "a shard refuses what another one tells of a step");
+                return;
+            }
+            Err(error) => error,
+        };
+        match error.cause() {
+            Cause::TimedOut(_) => {}
+            Cause::Unreachable(_) | Cause::CutOff { .. } | Cause::Overloaded => {
+                tokio::time::sleep(TELL_AGAIN).await;
+            }
+            _ => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn squares(numbers: &[f32]) -> SquareSum {
+        let mut sum = SquareSum::default();
+        sum.add(numbers, numbers.len());
+        sum
+    }
+
+    fn told(step: u64, shard: u32, number: f32) -> TellSquares {
+        let not_finite = (!number.is_finite()).then_some(shard);
+        TellSquares { step, shard, squares: squares(&[number]), not_finite }
+    }
+
+    #[test]
+    fn a_shard_tells_when_all_its_chunks_are_summed_and_each_step_anew() {
+        let mut gate = Gate::new(1, 2, 2);
+        for step in 0..2 {
+            assert_eq!(gate.sum(3, &squares(&[f32::NAN])), None);
+            let own = gate.sum(1, &squares(&[4.0])).unwrap();
+            assert_eq!((own.step, own.shard, own.not_finite), (step, 1, Some(3)));
+            gate.told(own).unwrap();
+            gate.told(told(step, 0, 3.0)).unwrap();
+            let whole = gate.take().unwrap();
+            assert_eq!((whole.step, whole.norm.is_nan(), whole.not_finite), (step, true, Some(3)));
+        }
+    }
+
+    #[test]
+    fn a_norm_is_known_when_every_shard_has_told() {
+        let mut gate = Gate::new(0, 2, 1);
+        let own = gate.sum(0, &squares(&[3.0])).unwrap();
+        gate.told(own).unwrap();
+        assert_eq!(gate.take(), None);
+        gate.told(told(0, 1, 4.0)).unwrap();
+        gate.told(told(0, 1, 4.0)).unwrap();
+        assert_eq!(gate.take(), Some(Whole { step: 0, norm: 5.0, not_finite: None }));
+        // Told again, as nobody knew whether the first time arrived.
+        gate.told(told(0, 1, 4.0)).unwrap();
+        assert_eq!(gate.take(), None);
+    }
+
+    #[test]
+    fn what_no_shard_can_tell_is_refused() {
+        let mut gate = Gate::new(0, 2, 1);
+        gate.told(told(0, 1, 4.0)).unwrap();
+        assert_eq!(gate.told(told(0, 1, 5.0)), Err(GateError::Twice(1)));
+        assert_eq!(gate.told(told(0, 2, 4.0)), Err(GateError::Shard(2)));
+        assert_eq!(gate.told(told(1, 1, 4.0)), Err(GateError::Future { got: 1, due: 0 }));
+    }
+}

@@ -89,12 +89,14 @@ fn a_gradient_in_halves_is_that_in_f32_but_for_rounding_and_a_scaled_loss_change
     let norm = |of: &[f32]| of.iter().map(|number| number * number).sum::<f32>().sqrt();
     let whole = gradient(Precision::F32, 1.0);
     assert_eq!(gradient(Precision::F32, 65_536.0), whole, "a power of 2 rounds nothing");
-    for (precision, scale) in [(Precision::Bf16, 1.0), (Precision::Fp16, 1024.0)] {
+    // 8 significant bits, and 11: what is nearly a tie in a maximum may be decided the other way.
+    for (precision, scale, most) in [(Precision::Bf16, 1.0, 0.2), (Precision::Fp16, 1024.0, 0.04)] {
         let half = gradient(precision, scale).gradient;
         let pairs = half.iter().zip(&whole.gradient);
         let apart: Vec<f32> = pairs.map(|(half, whole)| half - whole).collect();
         let part = norm(&apart) / norm(&whole.gradient);
-        assert!(part > 0.0 && part < 0.05, "{precision:?}: {part}");
+        println!("{precision:?}: {part} of the gradient's norm apart");
+        assert!(part > 0.0 && part < most, "{precision:?}: {part}");
     }
     // Too large for fp16: an infinity, for the shards to leave out.
     let over = gradient(Precision::Fp16, f32::MAX / 2.0).gradient;

@@ -48,6 +48,11 @@ use footlight::{
     },
 };
 
+/// glibc's would give memory back to the system, and take page faults to get it again, with each buffer
+/// that a socket has filled.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A command that has work for a cluster looks for it this long, unless told otherwise.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(15);
 /// The same within the local cluster, whose processes start all at once on a busy machine.

@@ -17,6 +17,10 @@ use std::io::Read;
 
 use clap::ValueEnum;
 
+/// Of all that links this. glibc's would give the memory of each packet that has come back to the system.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What is measured; docs/performance.md says what each is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs, reason = "the names are those of the report")]

@@ -389,6 +389,9 @@ impl Handler<TellSquares> for ParameterServer {
         told: TellSquares,
         context: &Context<Self>,
     ) -> std::result::Result<(), PushError> {
+        if !self.rule.is_global() {
+            return Err(refused("this job's steps wait for no verdict"));
+        }
         self.gate.told(told).map_err(refused)?;
         self.decide(context)
     }

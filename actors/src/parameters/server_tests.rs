@@ -369,4 +369,8 @@ async fn what_a_shard_is_told_of_another_step_or_chunk_is_refused() {
     }
     let stranger = Meet { shards: shards[1..].to_vec() };
     assert!(shards[0].call(stranger).await.unwrap().is_err());
+    let (shards, _owner) = two(StepRule::default()).await;
+    let squares = SquareSum::default();
+    let told = TellSquares { step: 0, shard: 1, squares, not_finite: None };
+    assert!(shards[0].call(told).await.unwrap().is_err(), "no rule needs it");
 }

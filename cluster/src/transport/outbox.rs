@@ -7,7 +7,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use tokio::sync::{Mutex, Notify};
@@ -21,8 +21,10 @@ pub(crate) const MAX_OUTBOX: u64 = 256 << 20;
 pub(crate) struct Outbox {
     bytes: AtomicU64,
     room: Notify,
-    /// Who waits longest is first; who comes when there is room again does not overtake.
+    /// Who waits longest is first…
     line: Mutex<()>,
+    /// …and who comes when there is room again does not overtake those, so many of them as there are.
+    waiting: AtomicUsize,
 }
 
 /// Room that tensors take, until all of them have gone.
@@ -41,7 +43,9 @@ impl Outbox {
 
     /// Takes room if there is some and nobody waits for it.
     pub(crate) fn try_take(self: &Arc<Self>, bytes: u64) -> Option<Held> {
-        let _turn = self.line.try_lock().ok()?;
+        if self.waiting.load(Ordering::Acquire) > 0 {
+            return None;
+        }
         self.reserve(bytes)
     }
 
@@ -53,6 +57,7 @@ impl Outbox {
 
     /// Waits for room in the order of asking, then takes it.
     pub(crate) async fn take(self: &Arc<Self>, bytes: u64) -> Held {
+        let _waits = Waits::new(&self.waiting);
         let _turn = self.line.lock().await;
         loop {
             let mut room = std::pin::pin!(self.room.notified());
@@ -63,6 +68,22 @@ impl Outbox {
             }
             room.await;
         }
+    }
+}
+
+/// Counts one who waits, as long as it does: it may give up.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn new(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::AcqRel);
+        Waits(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -95,9 +116,33 @@ mod tests {
         assert!(outbox.take(1).now_or_never().is_none(), "the answer counts");
         let waiting = outbox.clone();
         let waits = tokio::spawn(async move { waiting.take(1).await });
+        tokio::task::yield_now().await;
         drop((first, answer));
+        assert!(outbox.try_take(1).is_none(), "it does not overtake who waits");
         let held = timeout(Duration::from_secs(5), waits).await.unwrap().unwrap();
         drop(held);
+        assert_eq!(outbox.bytes.load(Ordering::Acquire), 0);
+        assert!(outbox.try_take(1).is_some(), "nobody waits any more");
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_waiting_holds_nobody_back() {
+        let outbox = Arc::<Outbox>::default();
+        let full = outbox.force(MAX_OUTBOX);
+        assert!(outbox.take(1).now_or_never().is_none());
+        drop(full);
+        assert!(outbox.try_take(1).is_some());
+    }
+
+    #[test]
+    fn many_who_try_at_once_are_all_let_in_while_there_is_room() {
+        let outbox = Arc::<Outbox>::default();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let outbox = outbox.clone();
+                scope.spawn(move || (0..20_000).for_each(|_| drop(outbox.try_take(1).unwrap())));
+            }
+        });
         assert_eq!(outbox.bytes.load(Ordering::Acquire), 0);
     }
 }

@@ -265,7 +265,9 @@ impl Held {
     pub(crate) async fn hear<T>(&mut self, mut wanted: impl FnMut(Header) -> Option<T>) -> T {
         soon(async {
             loop {
-                let header = self.heard.recv().await.expect("the connection ended");
+                let Some(header) = self.heard.recv().await else {
+                    panic!("the connection ended: {:?}", self.connection.close_reason());
+                };
                 if let Some(found) = wanted(header) {
                     return found;
                 }

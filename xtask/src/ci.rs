@@ -1,5 +1,6 @@
 //! `cargo xtask ci`: what must hold before a change goes in.
 
+use crate::demo::Build;
 use crate::endurance::endurance;
 use crate::fuzz::fuzz;
 use crate::progress::Seconds;
@@ -19,7 +20,7 @@ pub(crate) struct Options {}
 
 type Step = (&'static str, fn() -> Result<()>);
 
-/// What is quick to fail comes first. All steps but the demo and the fuzzer share one profile, and so their builds.
+/// What is quick to fail comes first. All steps but the fuzzer share one profile, and so their builds.
 const STEPS: &[Step] = &[
     ("set-up", || setup::prepare(None, dataset::Name::default(), None).map(drop)),
     ("format", || {
@@ -55,7 +56,7 @@ const STEPS: &[Step] = &[
         let options = ["--minutes", "0.5"].map(str::to_owned);
         command::openly(&mut endurance("chaos", &options))
     }),
-    ("demo", || command::openly(&mut demo::prepare(&demo::Options::default())?)),
+    ("demo", || command::openly(&mut demo::prepare(&demo::Options::default(), Build::Tests)?)),
 ];
 
 fn cargo(arguments: &[&str]) -> Result<()> {

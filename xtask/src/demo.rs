@@ -2,6 +2,7 @@
 
 use crate::dataset::Name;
 use crate::setup::{self, FlavourOptions};
+use crate::test::PROFILE;
 use crate::{command, paths};
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
@@ -78,8 +79,26 @@ impl JobOptions {
     }
 }
 
+/// Which build of the job runs.
+#[derive(Clone, Copy)]
+pub(crate) enum Build {
+    Release,
+    /// The tests' own, which is there already where tests were run.
+    Tests,
+}
+
+impl Build {
+    /// Its profile, the packages to choose the features for, and the folder where cargo puts it.
+    fn names(self) -> ([&'static str; 2], &'static str) {
+        match self {
+            Build::Release => (["--profile=release", "--package=footlight"], "release"),
+            Build::Tests => ([PROFILE, "--workspace"], "debug"),
+        }
+    }
+}
+
 /// Does everything that comes before the job, and returns the job, ready to be started.
-pub(crate) fn prepare(options: &Options) -> Result<Command> {
+pub(crate) fn prepare(options: &Options, build: Build) -> Result<Command> {
     let own = options
         .data
         .as_deref()
@@ -88,9 +107,10 @@ pub(crate) fn prepare(options: &Options) -> Result<Command> {
         .context("no current directory")?;
     let wish = options.flavour.wish();
     let ready = setup::prepare(wish, options.dataset, own)?;
-    let build = ["build", "--release", "--package=footlight", "--example=image_classification"];
+    let (how, folder) = build.names();
+    let build = ["build", how[0], how[1], "--example=image_classification"];
     command::openly(command::cargo().args(build))?;
-    let program = target_directory()?.join("release/examples/image_classification");
+    let program = target_directory()?.join(folder).join("examples/image_classification");
     Ok(job(options, &program, &ready.data))
 }
 
@@ -120,7 +140,7 @@ pub(crate) fn target_directory() -> Result<PathBuf> {
 }
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    let mut job = prepare(options)?;
+    let mut job = prepare(options, Build::Release)?;
     // Replaced, not waited for: a signal meant for the job reaches the job, whatever sends it.
     let error = job.exec();
     Err(anyhow!(error).context(format!("cannot start {}", job.get_program().display())))

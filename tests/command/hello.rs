@@ -44,6 +44,6 @@ fn it_gives_up_a_seed_at_which_nobody_answers_and_says_so() {
 
 #[test]
 fn it_is_short() {
-    let lines = include_str!("../examples/hello.rs").lines().count();
+    let lines = include_str!("../../examples/hello.rs").lines().count();
     assert!(lines < 60, "{lines} lines");
 }

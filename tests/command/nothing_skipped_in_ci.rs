@@ -16,7 +16,7 @@ fn without_namespaces_a_run_fails_in_ci_and_says_so_elsewhere() {
 
 #[test]
 fn the_entry_of_ci_says_that_it_is_ci() {
-    let entry = include_str!("../.ci/run");
+    let entry = include_str!("../../.ci/run");
     let set = entry.lines().position(|line| line == "export CI=true");
     let begins = entry.lines().position(|line| line == "cargo xtask ci");
     assert!(set.is_some() && set < begins, "{entry}");

@@ -85,6 +85,27 @@ async fn a_job_whose_trainer_is_killed_goes_on_and_has_the_same_result() {
     stage.is_cleared().await;
 }
 
+/// It stands still while its workers finish, and is then held for lost: its successor finds all steps
+/// applied, and nobody has evaluated the last of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_last_step_is_applied_while_its_trainer_is_lost_is_done_all_the_same() {
+    let stage = with_spares().await;
+    let job = |name| stage.job(name).trainer_on(Placement::role("spare"));
+    let (calm, _) = finish(soon(job("calm").submit(&stage.seed)).await.unwrap()).await;
+
+    let mut struck = soon(job("struck").submit(&stage.seed)).await.unwrap();
+    let weights = soon(struck.weights()).await.unwrap();
+    let before = trainer(&stage).await;
+    follow(&mut struck, calm.steps - 10).await;
+    stage.process(before).freeze();
+    assert_eq!(soon(weights.pull(calm.steps)).await.unwrap().number, calm.steps);
+    let (report, _) = finish(struck).await;
+    assert_eq!((report.steps, report.samples), (calm.steps, calm.samples));
+    assert_eq!(report.parameters_sha256, calm.parameters_sha256);
+    assert_eq!(report.test_accuracy, calm.test_accuracy);
+    stage.is_cleared().await;
+}
+
 /// The trainer, the ledger's leader and a voter are lost at one blow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_whose_trainer_is_killed_with_the_leader_of_the_ledger_goes_on_all_the_same() {

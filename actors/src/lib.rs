@@ -36,7 +36,7 @@ use data::loader::{DataLoader, Describe, NextWork, WorkerLost};
 use owner::{Adopt, Dismiss};
 use parameters::{
     gate::{Meet, TellSquares},
-    server::{FollowSteps, Initialise, ParameterServer, Pull, PushGradient},
+    server::{AskVersion, FollowSteps, Initialise, ParameterServer, Pull, PushGradient},
 };
 
 /// Registers the actors that need no model: what the plain `footlight` binary hosts.
@@ -49,6 +49,7 @@ pub fn stagehands(builder: NodeBuilder) -> NodeBuilder {
                 .handles::<PushGradient>()
                 .handles::<TellSquares>()
                 .defers::<Pull>()
+                .handles::<AskVersion>()
                 .handles::<FollowSteps>()
                 .handles::<Adopt>()
                 .handles::<Dismiss>()

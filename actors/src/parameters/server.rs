@@ -173,6 +173,16 @@ impl Message for Pull {
     const NAME: &'static str = "parameters.pull";
 }
 
+/// Asks how many steps were applied to every chunk of a shard; `None` while one has no parameters. Answered at once,
+/// unlike a [`Pull`], which may wait for gradients that nobody is there to push.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct AskVersion;
+
+impl Message for AskVersion {
+    type Reply = Option<u64>;
+    const NAME: &'static str = "parameters.version";
+}
+
 /// A chunk's parameters.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Chunk {
@@ -421,6 +431,12 @@ impl DeferredHandler<Pull> for ParameterServer {
             }
             Err(error) => reply.send(Err(error.into())),
         }
+    }
+}
+
+impl Handler<AskVersion> for ParameterServer {
+    async fn handle(&mut self, _: AskVersion, _: &Context<Self>) -> Option<u64> {
+        self.shard.version()
     }
 }
 

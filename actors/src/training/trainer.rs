@@ -1,6 +1,6 @@
 //! The actor that holds a job together: places its parts, supervises its workers, evaluates, tells.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use footlight_cluster::{Member, MemberState, Node, Placement, ledger::Expect};
 use footlight_runtime::{
@@ -434,22 +434,25 @@ impl Placed {
         let first = self.weights.shard(0)?;
         let mut done = first.call(FollowSteps { from: 0 }).await?;
         // More than none if this trainer has taken the job over.
-        let applied = self.weights.pull(0).await?.number;
+        let applied = self.weights.applied().await?;
         // Asked for now, so that each is answered with exactly the version of its epoch's end.
         let per_epoch = u64::from(steps_per_epoch);
-        let mut evaluations: FuturesOrdered<_> = (1..=self.spec.epochs)
+        let evaluations: FuturesOrdered<_> = (1..=self.spec.epochs)
             .filter(|epoch| epoch * per_epoch >= applied)
             .map(|epoch| {
                 let weights = self.weights.clone();
                 async move { weights.pull(epoch * per_epoch).await }
             })
             .collect();
-        // First all pulls above, then one that is answered: when it is, they are at their shards, and
-        // no worker is there yet to make a version that they would miss.
+        let mut unevaluated = evaluations.len();
+        let mut evaluations = pin!(evaluations.peekable());
+        // First all pulls above, then a question that is answered at once: when it is, they are at
+        // their shards, and no worker is there yet to make a version that they would miss. A pull
+        // that has its answer sooner, as the trainer before was lost at that version, keeps it.
         tokio::select! {
             biased;
-            Some(version) = evaluations.next() => drop(version?),
-            version = self.weights.pull(0) => drop(version?),
+            _ = evaluations.as_mut().peek() => {}
+            applied = self.weights.applied() => drop(applied?),
         }
         let ago = self.node.system().env().wall_clock.now_unix_micros().saturating_sub(self.begun);
         let begun = Instant::now();
@@ -460,7 +463,7 @@ impl Placed {
         let mut elapsed = Duration::ZERO;
         let mut last: Option<(Evaluation, Version)> = None;
         let mut seen = 0;
-        while seen < steps || !evaluations.is_empty() {
+        while seen < steps || unevaluated > 0 {
             tokio::select! {
                 biased;
                 Some(event) = crew.events.recv() => crew.event(event, log).await?,
@@ -487,6 +490,7 @@ impl Placed {
                     });
                 }
                 Some(version) = evaluations.next() => {
+                    unevaluated -= 1;
                     let version = version?;
                     let evaluation = self.evaluate(&version).await?;
                     log.tell(JobEvent::Evaluated {

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use footlight_runtime::{ActorRef, Cause, Error, HostTensor, Result, tensor::WireFormat};
+use footlight_runtime::{
+    ActorRef, Cause, Error, HostTensor, Message, Result, actor::Receives, tensor::WireFormat,
+};
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +12,7 @@ use crate::{
     model::ReplicaThread,
     parameters::{
         layout::Layout,
-        server::{Chunk, ParameterServer, Pull},
+        server::{AskVersion, Chunk, ParameterServer, Pull},
     },
 };
 
@@ -88,23 +90,40 @@ impl Weights {
     async fn pull_chunk(&self, chunk: usize, version: u64, format: WireFormat) -> Result<Pulled> {
         let pull = Pull { chunk: chunk as u32, version, format };
         let shard = self.shard(chunk)?;
-        loop {
-            match shard.call_within(pull, VERSION_PATIENCE).await {
-                // The version may take its time, and a connection may break: asking again does no
-                // harm, and a shard that is lost gives another error.
-                Err(error) if matches!(error.cause(), Cause::TimedOut(_)) => {}
-                Err(error)
-                    if matches!(error.cause(), Cause::Unreachable(_) | Cause::CutOff { .. }) =>
-                {
-                    tokio::time::sleep(ASK_AGAIN).await;
-                }
-                answer => {
-                    let chunk = answer?.map_err(Error::other)?;
-                    let Chunk { version, loss_scale, params } = chunk;
-                    let params = params.into_tensor_in(shard.system().pool());
-                    return Ok(Pulled { version, loss_scale, params });
-                }
+        let chunk = ask(shard, pull).await?.map_err(Error::other)?;
+        let Chunk { version, loss_scale, params } = chunk;
+        let params = params.into_tensor_in(shard.system().pool());
+        Ok(Pulled { version, loss_scale, params })
+    }
+
+    /// How many steps were applied to every chunk. It waits for no gradient: if a worker died between
+    /// its pushes, some chunks are a step further than others, and stay so until somebody computes its slot again.
+    ///
+    /// # Errors
+    /// A shard that is lost.
+    pub async fn applied(&self) -> Result<u64> {
+        let versions = try_join_all(self.shards.iter().map(|shard| ask(shard, AskVersion))).await?;
+        // `None`, where nothing is initialised yet, is smaller than any version.
+        Ok(versions.into_iter().min().flatten().unwrap_or(0))
+    }
+}
+
+/// The answer to what may be asked again: it may take its time, and a connection may break. A shard that is lost
+/// gives another error.
+async fn ask<M: Message + Copy, How: 'static>(
+    shard: &ActorRef<ParameterServer>,
+    message: M,
+) -> Result<M::Reply>
+where
+    ParameterServer: Receives<M, How>,
+{
+    loop {
+        match shard.call_within(message, VERSION_PATIENCE).await {
+            Err(error) if matches!(error.cause(), Cause::TimedOut(_)) => {}
+            Err(error) if matches!(error.cause(), Cause::Unreachable(_) | Cause::CutOff { .. }) => {
+                tokio::time::sleep(ASK_AGAIN).await;
             }
+            answer => return Ok(answer?),
         }
     }
 }
@@ -146,5 +165,67 @@ impl Version {
             flat.extend_from_slice(params.as_slice::<f32>()?);
         }
         Ok(flat)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::{
+        on_one_node::{Owner, soon, system},
+        parameters::{
+            ShardSpec,
+            optimizer::Sgd,
+            rule::StepRule,
+            server::{Initialise, PushGradient},
+        },
+    };
+
+    /// Two shards with a chunk each, and one slot a step.
+    #[tokio::test]
+    async fn what_was_applied_everywhere_is_told_also_when_a_worker_died_between_its_pushes() {
+        const LEN: usize = 32;
+        let system = system().await;
+        let owner = system.spawn::<Owner>(()).await.unwrap();
+        let layout = Layout::new([("all", vec![2 * LEN])], 2).unwrap();
+        let floats = || HostTensor::from_vec(vec![1.0f32; LEN], &[LEN]).unwrap();
+        let mut shards = Vec::new();
+        for shard in 0..2 {
+            let spec = ShardSpec {
+                layout: layout.clone(),
+                shard,
+                optimizer: Sgd::new(1.0).into(),
+                rule: StepRule::default(),
+                total_steps: 100,
+                slots: 1,
+                owner: owner.addr(),
+            };
+            shards.push(system.spawn::<ParameterServer>(spec).await.unwrap());
+        }
+        let weights = Weights { layout, shards };
+        assert_eq!(soon(weights.applied()).await.unwrap(), 0);
+        for (chunk, shard) in (0..).zip(&weights.shards) {
+            let first = Initialise { chunk, params: floats() };
+            soon(shard.call(first)).await.unwrap().unwrap();
+        }
+        let push = async |step, chunk: u32| {
+            let gradient = floats().into();
+            let push = PushGradient { step, slot: 0, chunk, gradient, metrics: None };
+            soon(weights.shards[chunk as usize].call(push)).await.unwrap().unwrap();
+        };
+        push(0, 0).await;
+        push(0, 1).await;
+        assert_eq!(soon(weights.applied()).await.unwrap(), 1);
+        // And here it dies.
+        push(1, 0).await;
+        assert_eq!(soon(weights.applied()).await.unwrap(), 1);
+        assert_eq!(soon(weights.pull(1)).await.unwrap().number, 1);
+        assert!(weights.pull(0).now_or_never().is_none(), "it waits for the other chunk");
+        // Its slot is computed again.
+        push(1, 0).await;
+        push(1, 1).await;
+        assert_eq!(soon(weights.applied()).await.unwrap(), 2);
     }
 }

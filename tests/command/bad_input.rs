@@ -6,10 +6,9 @@ use std::{
     process::Command,
 };
 
-use crate::support::*;
 use footlight::cluster::processes::{ProcessSpec, Processes};
 
-const FOOTLIGHT: &str = env!("CARGO_BIN_EXE_footlight");
+use crate::{command::FOOTLIGHT, support::*};
 
 /// Runs the command, which must fail with one line; returns that line.
 fn fails(state: &Path, args: &[&str]) -> String {

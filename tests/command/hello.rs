@@ -2,8 +2,9 @@
 
 use std::{net::UdpSocket, process::Command};
 
-use crate::example::*;
 use footlight::cluster::processes::{ProcessSpec, Processes};
+
+use crate::example::*;
 
 fn hello() -> Command {
     Command::new(program("hello"))

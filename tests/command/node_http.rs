@@ -8,11 +8,13 @@ use std::{
     process::Command,
 };
 
-use crate::support::*;
 use footlight::cluster::processes::{ProcessSpec, Processes};
 use serde_json::Value;
 
-const FOOTLIGHT: &str = env!("CARGO_BIN_EXE_footlight");
+use crate::{
+    command::{FOOTLIGHT, json},
+    support::*,
+};
 
 /// The first line of the answer.
 fn get(addr: &str, path: &str) -> String {
@@ -25,12 +27,7 @@ fn get(addr: &str, path: &str) -> String {
 }
 
 fn members(state: &Path, node: &str) -> Vec<Value> {
-    let mut command = Command::new(FOOTLIGHT);
-    command.args(["status", "--json", "--node", node, "--state"]).arg(state);
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
-    status["members"].as_array().unwrap().clone()
+    json(state, node)["members"].as_array().unwrap().clone()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

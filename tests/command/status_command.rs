@@ -1,9 +1,10 @@
 //! The `footlight` command: nodes that find each other, and `status` about them.
 
-use crate::command::*;
-use crate::support::*;
 use footlight::{cluster::processes::Processes, runtime::NodeId};
 use serde_json::Value;
+
+use crate::command::*;
+use crate::support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_node_tells_of_all_members_and_what_became_of_them() {

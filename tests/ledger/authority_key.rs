@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use crate::support::*;
 use footlight::{
     cluster::{
         ledger::{Expect, LedgerError},
@@ -12,6 +11,8 @@ use footlight::{
     prelude::*,
     runtime::NodeId,
 };
+
+use crate::support::*;
 
 /// Where the ledger keeps it.
 const KEY: &str = "ca";

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use crate::support::*;
 use footlight::{
     cluster::ledger::{Expect, Holder, LedgerError, LedgerSettings, Life},
     prelude::*,
 };
+
+use crate::support::*;
 
 fn holder(node: &Node, text: &str) -> Holder {
     Holder { node: node.id(), incarnation: node.incarnation(), text: text.to_owned() }

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use crate::command::*;
-use crate::support::*;
 use footlight::cluster::processes::Processes;
 use serde_json::{Value, json};
+
+use crate::command::*;
+use crate::support::*;
 
 /// Waits until a node tells of so many voters, as many of them missing, and gives what it tells.
 async fn told(state: &Path, node: &str, voters: usize, missing: usize) -> Value {

@@ -9,11 +9,12 @@ use std::{
     time::Duration,
 };
 
-use crate::support::*;
 use footlight::{
     cluster::ledger::{Expect, Holder, Ledger, LedgerError},
     prelude::*,
 };
+
+use crate::support::*;
 
 async fn read(ledger: &Ledger) -> Result<Option<(u64, u64)>, LedgerError> {
     let found = ledger.get("number").await?;

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use crate::support::*;
 use footlight::{
     cluster::ledger::{Expect, Holder, LedgerError, LedgerSettings},
     prelude::*,
     runtime::NodeId,
 };
+
+use crate::support::*;
 
 fn server(seed: &Node) -> Options {
     Options { role: "server", ..Options::join(seed.addr()) }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::*;
 use footlight::{cluster::names::NameError, prelude::*};
+
+use crate::support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_is_found_from_every_node_and_belongs_to_one_actor() {

@@ -3,12 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::*;
 use footlight::{
     cluster::singleton::{SingletonPolicy, SingletonRef, SingletonState},
     prelude::*,
     runtime::NodeId,
 };
+
+use crate::support::*;
 
 /// When its node is lost, the singleton runs elsewhere after this time at the latest.
 const MOVED: Duration = Duration::from_secs(5);

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
+use footlight::{prelude::*, runtime::NodeId};
+
 use crate::support::{
     clock::monotonic,
     netns::{Host, Hosts},
     *,
 };
-use footlight::{prelude::*, runtime::NodeId};
 
 /// When its node is cut off, the singleton runs elsewhere after this time at the latest.
 const MOVED: Duration = Duration::from_secs(5);

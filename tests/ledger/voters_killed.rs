@@ -10,12 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::*;
 use footlight::{
     cluster::ledger::{Expect, Holder, Ledger, LedgerError},
     prelude::*,
     runtime::NodeId,
 };
+
+use crate::support::*;
 
 /// Three servers in processes of their own, and a node of this process that asks.
 struct Voters {

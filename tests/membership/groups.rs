@@ -3,12 +3,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::support::*;
 use footlight::{
     cluster::{GroupChange, GroupError},
     prelude::*,
     runtime::NodeId,
 };
+
+use crate::support::*;
 
 /// A node in this process, others in processes of their own, and a probe on each of those, all in
 /// one group.

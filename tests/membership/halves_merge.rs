@@ -7,12 +7,13 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use crate::support::*;
 use footlight::{
     cluster::transport::socket::{SocketError, Sockets, SystemSockets},
     prelude::*,
 };
 use futures::future::BoxFuture;
+
+use crate::support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_halves_that_formed_apart_merge_when_a_node_knows_both() {

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::*;
 use footlight::prelude::*;
+
+use crate::support::*;
 
 /// A node that has nothing in hand has left after this time at the latest: sooner than any failure
 /// could be detected.

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::*;
 use footlight::{cluster::Load, prelude::*};
+
+use crate::support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_nodes_know_how_many_actors_a_node_has_and_how_much_these_have_in_hand() {

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::*;
 use footlight::{prelude::*, runtime::Failure};
+
+use crate::support::*;
 
 fn leaving(node: &NodeProcess) -> Failure {
     Failure::not_sent(Cause::Leaving(node.id))

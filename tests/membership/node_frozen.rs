@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::*;
 use footlight::{prelude::*, runtime::Failure};
+
+use crate::support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_was_declared_down_while_it_stood_still_comes_back_as_new() {

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::*;
 use footlight::{prelude::*, runtime::Failure};
+
+use crate::support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_process_is_told_to_watchers_and_callers_and_may_come_back() {

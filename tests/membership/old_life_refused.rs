@@ -1,7 +1,5 @@
 //! What a life of a node still sends after it was declared down is refused, and it is told why.
 
-use crate::stranger::*;
-use crate::support::*;
 use footlight::{
     cluster::{
         membership::{MemberId, Settings, Swim, SwimAction},
@@ -12,6 +10,9 @@ use footlight::{
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+
+use crate::stranger::*;
+use crate::support::*;
 
 /// What a member says that wants to join another one.
 fn announcements(from: MemberId, to: MemberId) -> Vec<Vec<u8>> {

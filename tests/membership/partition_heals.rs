@@ -3,11 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{netns::Hosts, *};
 use footlight::{
     prelude::*,
     runtime::{Failure, NodeId},
 };
+
+use crate::support::{netns::Hosts, *};
 
 /// How long the cluster has to become one again.
 const HEALED: Duration = Duration::from_secs(10);

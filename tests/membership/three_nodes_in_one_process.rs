@@ -1,9 +1,10 @@
 //! Several nodes live in one process and know nothing of each other but what goes over QUIC.
 
-use crate::support::*;
 use footlight::runtime::{Cause, Failure};
 
 use footlight::prelude::*;
+
+use crate::support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_call_spawn_and_watch_across_and_a_leave_is_seen_at_once() {

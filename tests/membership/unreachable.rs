@@ -12,13 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::*;
 use footlight::{
     cluster::transport::socket::{SocketError, Sockets, SystemSockets},
     prelude::*,
     runtime::NodeId,
 };
 use quinn::{AsyncUdpSocket, Runtime, UdpPoller, udp};
+
+use crate::support::*;
 
 /// From where to where nothing passes.
 type Cuts = Arc<Mutex<BTreeSet<(SocketAddr, SocketAddr)>>>;

@@ -1,13 +1,14 @@
 //! A node has only so many watches of others; whoever asks for more loses its connection, and with it
 //! all that it had.
 
-use crate::stranger::*;
-use crate::support::*;
 use footlight::{
     cluster::trust::Role,
     prelude::*,
     runtime::{ActorAddr, ActorId, NodeId},
 };
+
+use crate::stranger::*;
+use crate::support::*;
 
 /// Watches of all others on the actors of one node.
 const MOST: u64 = 1 << 16;

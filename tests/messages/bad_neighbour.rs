@@ -6,17 +6,18 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use crate::stranger::{Held, *};
-use crate::support::{
-    memory::{kept_for, most_kept_for},
-    *,
-};
 use footlight::{
     cluster::trust::Role,
     prelude::*,
     runtime::{ActorId, NodeId, message::name_hash},
 };
 use quinn::ConnectionError;
+
+use crate::stranger::{Held, *};
+use crate::support::{
+    memory::{kept_for, most_kept_for},
+    *,
+};
 
 /// A tensor of f32 that does not travel within its frame.
 const LEN: usize = 400_000;

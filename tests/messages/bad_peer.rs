@@ -9,12 +9,6 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use crate::steady::Steady;
-use crate::stranger::{Held, *};
-use crate::support::{
-    memory::{kept_for, most_kept_for},
-    *,
-};
 use footlight::{
     cluster::trust::Role,
     prelude::*,
@@ -31,6 +25,13 @@ use futures::{
     future::{join, join_all},
 };
 use quinn::ConnectionError;
+
+use crate::steady::Steady;
+use crate::stranger::{Held, *};
+use crate::support::{
+    memory::{kept_for, most_kept_for},
+    *,
+};
 
 /// The longest frame, as docs/guarantees.md says it.
 const MAX_FRAME: u32 = (MAX_BODY + (1 << 20) + (60 << 10) + 2) as u32;

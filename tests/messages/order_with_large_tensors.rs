@@ -1,7 +1,8 @@
 //! Large tensors keep their place among small messages, and hold back only their own receiver.
 
-use crate::support::*;
 use footlight::prelude::*;
+
+use crate::support::*;
 
 fn tensor(bytes: usize) -> HostTensor {
     HostTensor::from_vec(vec![7u8; bytes], &[bytes]).unwrap()

@@ -1,7 +1,8 @@
 //! Large tensors between processes of one host are read straight from memory, unless a node would rather not.
 
-use crate::support::*;
 use footlight::prelude::*;
+
+use crate::support::*;
 
 const LEN: usize = 8 << 20;
 

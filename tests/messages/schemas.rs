@@ -1,7 +1,8 @@
 //! A message of the same name and another shape is refused before it is sent.
 
-use crate::support::*;
 use footlight::prelude::*;
+
+use crate::support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_of_another_shape_is_not_sent_and_the_error_says_what_to_do() {

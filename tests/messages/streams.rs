@@ -1,11 +1,12 @@
 //! A reply may be a stream: in order, at the reader's pace, and with an end whatever happens.
 
-use crate::support::*;
 use footlight::{
     prelude::*,
     runtime::{Failure, stream::STREAM_WINDOW},
 };
 use futures::StreamExt;
+
+use crate::support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_items_come_in_order_and_the_reader_sets_the_pace() {

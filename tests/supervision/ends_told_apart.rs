@@ -1,8 +1,9 @@
 //! Whoever watches an actor on another node learns how it ended: each way is told apart, to all who
 //! watch, also to those who come late.
 
-use crate::support::*;
 use footlight::prelude::*;
+
+use crate::support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_way_to_end_is_told_apart_to_all_who_watch_from_elsewhere() {

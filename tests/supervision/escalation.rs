@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::*;
 use footlight::{
     cluster::{
         singleton::SingletonState,
@@ -16,6 +15,8 @@ use footlight::{
     prelude::*,
     runtime::supervision::Supervision,
 };
+
+use crate::support::*;
 
 const MINUTE: Duration = Duration::from_secs(60);
 

@@ -1,7 +1,8 @@
 //! Links across nodes: neither of two actors goes on without the other.
 
-use crate::support::*;
 use footlight::prelude::*;
+
+use crate::support::*;
 
 async fn two_nodes(cluster: &Cluster) -> (Node, NodeProcess) {
     let seed = cluster.here(Options::default()).await;

@@ -1,7 +1,8 @@
 //! An actor with an owner ends with it, wherever the two are and however the owner ends.
 
-use crate::support::*;
 use footlight::prelude::*;
+
+use crate::support::*;
 
 async fn three_nodes(cluster: &Cluster) -> (Node, NodeProcess, NodeProcess) {
     let seed = cluster.here(Options::default()).await;

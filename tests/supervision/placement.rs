@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::*;
 use footlight::{cluster::NodeActor, prelude::*, runtime::NodeId};
+
+use crate::support::*;
 
 /// A seed and two workers, in two zones.
 async fn three(cluster: &Cluster) -> [Node; 3] {

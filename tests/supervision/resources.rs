@@ -2,12 +2,13 @@
 
 use std::pin::pin;
 
-use crate::support::*;
 use footlight::{
     cluster::{Gpu, Needs, Resources},
     prelude::*,
     runtime::{NodeId, remote::End as How},
 };
+
+use crate::support::*;
 
 /// A seed without anything, and a worker with two GPUs, as told by option.
 async fn with_two_gpus(cluster: &Cluster) -> (Node, NodeProcess) {

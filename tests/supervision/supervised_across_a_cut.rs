@@ -3,14 +3,15 @@
 
 use std::time::Duration;
 
-use crate::support::{
-    netns::{Host, Hosts},
-    *,
-};
 use footlight::{
     cluster::supervise::{Child, ChildEvents, Lost},
     prelude::*,
     runtime::NodeId,
+};
+
+use crate::support::{
+    netns::{Host, Hosts},
+    *,
 };
 
 /// A supervisor's node in this process, two workers, and a third node that reaches all, on four

@@ -3,12 +3,13 @@
 
 use std::{path::Path, time::Duration};
 
-use crate::support::*;
 use footlight::{
     cluster::supervise::{Child, ChildEvents, Supervisor},
     prelude::*,
     runtime::{ActorAddr, NodeId, supervision::Supervision},
 };
+
+use crate::support::*;
 
 fn worker(seed: &Node) -> Options {
     Options { role: "worker", ..Options::join(seed.addr()) }

@@ -2,7 +2,7 @@
 //! and an actor that does what it is told.
 //!
 //! A process is the test's own binary, started again for the one test that plays the node: each
-//! test file that wants processes has
+//! test program that wants processes has
 //!
 //! ```ignore
 //! #[test]

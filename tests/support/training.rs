@@ -1,7 +1,7 @@
 //! What the tests of training share: a small model of their own, a data set, and nodes that train,
 //! some of them in processes of their own.
 //!
-//! A process is the test's own binary, started again for one test; each test file that wants
+//! A process is the test's own binary, started again for one test; each test program that wants
 //! processes has
 //!
 //! ```ignore

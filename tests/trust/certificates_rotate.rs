@@ -8,13 +8,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::steady::Steady;
-use crate::support::*;
 use footlight::{
     cluster::{enroll::CreateToken, trust::Role},
     prelude::*,
     runtime::NodeId,
 };
+
+use crate::command::FOOTLIGHT;
+use crate::steady::Steady;
+use crate::support::*;
 
 /// As short as a busy machine bears: a certificate is renewed at some half of it.
 const LIFE: Duration = Duration::from_secs(8);
@@ -158,7 +160,7 @@ fn home(state: &Path) -> PathBuf {
 
 /// Asks a node by the `footlight` command; its answer, or its error.
 fn status(state: &Path, node: &str, token: Option<&str>) -> std::result::Result<String, String> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_footlight"));
+    let mut command = Command::new(FOOTLIGHT);
     command.args(["status", "--json", "--node", node]).env("FOOTLIGHT_STATE", state);
     if let Some(token) = token {
         command.env("FOOTLIGHT_TOKEN", token);

@@ -6,11 +6,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::support::*;
 use footlight::{
     cluster::trust::{Role, StateDir, Token},
     prelude::*,
 };
+
+use crate::support::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 

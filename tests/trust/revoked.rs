@@ -2,10 +2,10 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command, time::Duration};
 
-use crate::support::*;
 use footlight::{cluster::trust::Role, prelude::*, runtime::NodeId};
 
-const FOOTLIGHT: &str = env!("CARGO_BIN_EXE_footlight");
+use crate::{command::FOOTLIGHT, support::*};
+
 const HOUR: Duration = Duration::from_secs(3_600);
 
 fn footlight(state: &Path, args: &[&str]) -> String {

@@ -3,13 +3,14 @@
 
 use std::{path::Path, time::Duration};
 
-use crate::stranger::*;
-use crate::support::*;
 use footlight::{
     cluster::{AskStatus, enroll::CreateToken, trust::Role},
     prelude::*,
     runtime::{ActorId, Cause, NodeId, message::name_hash, remote::End},
 };
+
+use crate::stranger::*;
+use crate::support::*;
 
 const NODE: ActorId = ActorId(1);
 const LEDGER: ActorId = ActorId(2);

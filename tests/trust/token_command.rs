@@ -3,10 +3,11 @@
 
 use std::{fs, path::Path};
 
-use crate::command::*;
-use crate::support::{netns::Hosts, *};
 use footlight::cluster::processes::Processes;
 use serde_json::{Value, json};
+
+use crate::command::*;
+use crate::support::{netns::Hosts, *};
 
 /// The tokens, as `footlight token list --json` tells of them.
 fn tokens(state: &Path, node: &str) -> Vec<Value> {

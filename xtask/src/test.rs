@@ -5,7 +5,7 @@ use anyhow::Result;
 use clap::Args;
 use std::process::{Command, ExitCode};
 
-/// The profile of everything that `test`, `chaos`, `soak` and `ci` build. Some forty test programs take a quarter of the
+/// The profile of everything that `test`, `chaos`, `soak` and `ci` build. Some thirty test programs take a quarter of the
 /// time to build that they would take optimised, and libtorch computes in them as fast.
 pub(crate) const PROFILE: &str = "--profile=dev";
 

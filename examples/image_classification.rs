@@ -25,6 +25,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use footlight::{
     actors::{
         self,
+        checkpoint::Checkpoints,
         data::{DataSpec, IdxDataset, Split},
         model::{LeNet5, Model, ModelSpec, Models, Precision},
         parameters::optimizer::Adam,
@@ -128,6 +129,16 @@ struct JobArgs {
     /// Train on the first so many samples only
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
+    /// Save the job's state in this folder, for --resume; its model.safetensors is for Python too. On several machines
+    /// the trainer's, so best a shared one
+    #[arg(long, value_name = "DIR")]
+    checkpoints: Option<PathBuf>,
+    /// Save it after so many steps each
+    #[arg(long, value_name = "STEPS", default_value_t = 500, requires = "checkpoints", value_parser = clap::value_parser!(u64).range(1..))]
+    checkpoint_every: u64,
+    /// Go on from the newest checkpoint, if there is one; no worker's process is killed then
+    #[arg(long, requires = "checkpoints")]
+    resume: bool,
 }
 
 #[derive(Args)]
@@ -233,7 +244,16 @@ impl JobArgs {
             None => data,
         };
         let rate = if self.dataset == DatasetName::Mnist { 5e-3 } else { 3e-3 };
-        Ok(TrainingJob::new(self.dataset.name(), ModelSpec::of::<LeNet5>(), data)
+        let mut job = TrainingJob::new(self.dataset.name(), ModelSpec::of::<LeNet5>(), data);
+        if let Some(dir) = &self.checkpoints {
+            // Other processes have other working directories.
+            let checkpoints = Checkpoints::to(std::path::absolute(dir)?);
+            job = job.checkpoints(checkpoints.every_steps(self.checkpoint_every));
+        }
+        if self.resume {
+            job = job.resume();
+        }
+        Ok(job
             .optimizer(Adam::new(rate).schedule(Schedule::Cosine))
             .workers(self.workers)
             .servers(self.servers)
@@ -495,7 +515,9 @@ impl Killed {
     }
 }
 
-async fn local(args: LocalArgs) -> Result<()> {
+async fn local(mut args: LocalArgs) -> Result<()> {
+    // The kill's moment may be past, and the first time has had one.
+    args.no_kill |= args.job.resume;
     use tokio::signal::unix::{SignalKind, signal};
     // If whoever started this is gone for good, so is this.
     exit_with_parent()?;
@@ -525,6 +547,8 @@ async fn whole_job(args: LocalArgs) -> Result<()> {
     let mut curves = Curves { target: Some(target), ..Curves::default() };
     let mut killed: Option<Killed> = None;
     let mut kill_at = None;
+    // Samples of a job that is resumed.
+    let mut before = 0;
     let victim = format!("worker-{}", job.workers - 1);
     let mut devices = BTreeMap::new();
     let trained = running
@@ -541,14 +565,15 @@ async fn whole_job(args: LocalArgs) -> Result<()> {
                     curves.steps_per_epoch = *steps_per_epoch;
                     // In the middle of the second epoch, or of the only one.
                     let epoch = u64::from(*steps_per_epoch);
-                    let before = if *steps > epoch { epoch } else { 0 };
-                    kill_at = (!args.no_kill).then_some(before + epoch / 2);
+                    let first = if *steps > epoch { epoch } else { 0 };
+                    kill_at = (!args.no_kill).then_some(first + epoch / 2);
                 }
+                JobEvent::FromCheckpoint { samples, .. } => before = *samples,
                 JobEvent::WorkerUp { worker, device, .. } => {
                     devices.insert(worker.clone(), device.clone());
                 }
                 JobEvent::Step { steps, loss, .. } => {
-                    curves.losses.push(*loss);
+                    curves.losses.push((*steps, *loss));
                     if kill_at.is_some_and(|at| *steps >= at) {
                         kill_at = None;
                         killed = cluster.kill(&victim, *steps);
@@ -567,8 +592,10 @@ async fn whole_job(args: LocalArgs) -> Result<()> {
         .await?;
 
     let killed = killed.as_ref();
+    let samples = trained.samples - before;
     let report =
-        finish(&args, target, &cluster, &running, &trained, killed, curves, devices).await?;
+        finish(&args, target, &cluster, &running, &trained, samples, killed, curves, devices);
+    let report = report.await?;
     answer(&args, &cluster, &running, &trained, &test).await?;
     running.close().await?;
     if args.json {
@@ -596,6 +623,7 @@ async fn finish(
     cluster: &LocalCluster,
     running: &RunningJob,
     trained: &TrainingReport,
+    samples: u64,
     killed: Option<&Killed>,
     mut curves: Curves,
     devices: BTreeMap<String, String>,
@@ -614,7 +642,7 @@ async fn finish(
         test_accuracy: trained.test_accuracy,
         epochs: spec.epochs,
         seconds,
-        samples_per_second: trained.samples as f64 / seconds,
+        samples_per_second: samples as f64 / seconds.max(1e-3),
         pids: cluster.pids(),
         killed_pid: killed.map(|killed| killed.pid),
         detected_ms: killed.and_then(|killed| Some(millis(killed.lost.as_ref()?.1))),

@@ -31,14 +31,6 @@ fn endless(job: TrainingJob) -> TrainingJob {
     job.epochs(1_000)
 }
 
-/// Waits until a job has made some steps.
-async fn under_way(job: &mut RunningJob) {
-    soon(async {
-        while !matches!(job.next().await.unwrap(), Some(JobEvent::Step { steps: 5.., .. })) {}
-    })
-    .await
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_panics_is_started_again_and_the_result_is_the_same() {
     let stage = stage(&[Part::Worker, Part::Worker]).await;
@@ -65,7 +57,7 @@ async fn a_worker_that_panics_is_started_again_and_the_result_is_the_same() {
 async fn a_worker_whose_node_leaves_is_started_on_another_one() {
     let stage = stage(&[Part::Worker, Part::Worker]).await;
     let mut job = soon(stage.job("drained").epochs(20).submit(&stage.seed)).await.unwrap();
-    under_way(&mut job).await;
+    until_step(&mut job, 5).await;
     stage.processes[0].1.terminate();
     let (report, events) = finish(job).await;
     assert_eq!(report.steps, 20 * STEPS_PER_EPOCH);
@@ -139,7 +131,7 @@ async fn a_lost_shard_ends_the_job_and_is_named() {
     let Some(JobEvent::Started { servers, .. }) = soon(job.next()).await.unwrap() else {
         panic!("the first event is the start")
     };
-    under_way(&mut job).await;
+    until_step(&mut job, 5).await;
     stage.process(servers[1]).kill();
     let error = failure(job).await;
     assert!(error.starts_with("shard 1 of the parameter server ended"), "{error}");
@@ -148,21 +140,10 @@ async fn a_lost_shard_ends_the_job_and_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_loader_ends_the_job_and_is_named() {
-    let stage = Stage::set(&["server"], &[Part::Worker, Part::Loader]).await;
-    let mut job = soon(endless(stage.job("loader")).workers(1).submit(&stage.seed)).await.unwrap();
-    under_way(&mut job).await;
-    stage.processes[1].1.kill();
-    let error = failure(job).await;
-    assert!(error.starts_with("the data loader ended"), "{error}");
-    stage.is_cleared().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_follows_a_job_learns_that_its_trainer_has_ended() {
     let stage = stage(&[Part::Worker]).await;
     let mut job = soon(endless(stage.job("closed")).workers(1).submit(&stage.seed)).await.unwrap();
-    under_way(&mut job).await;
+    until_step(&mut job, 5).await;
     let mut follower = soon(RunningJob::attach(&stage.seed, "closed")).await.unwrap();
     let trainers = stage.seed.find::<Trainer>().await;
     assert_eq!(trainers.len(), 1);

@@ -9,6 +9,7 @@
 //! With the feature `torch`:
 //!
 //! * `model`: the `Model` trait and replicas of models on compute threads.
+//! * `checkpoint`: a job's state in files.
 //! * `training`: the job, its trainer and its workers.
 //! * `serving`: inference and the HTTP gateway.
 //!
@@ -16,6 +17,8 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test is no node"))]
 
+#[cfg(feature = "torch")]
+pub mod checkpoint;
 pub mod data;
 #[cfg(feature = "torch")]
 pub mod model;
@@ -36,7 +39,7 @@ use data::loader::{DataLoader, Describe, NextWork, WorkerLost};
 use owner::{Adopt, Dismiss};
 use parameters::{
     gate::{Meet, TellSquares},
-    server::{AskVersion, FollowSteps, Initialise, ParameterServer, Pull, PushGradient},
+    server::{AskVersion, Capture, FollowSteps, Initialise, ParameterServer, Pull, PushGradient},
 };
 
 /// Registers the actors that need no model: what the plain `footlight` binary hosts.
@@ -49,18 +52,14 @@ pub fn stagehands(builder: NodeBuilder) -> NodeBuilder {
                 .handles::<PushGradient>()
                 .handles::<TellSquares>()
                 .defers::<Pull>()
+                .defers::<Capture>()
                 .handles::<AskVersion>()
                 .handles::<FollowSteps>()
                 .handles::<Adopt>()
                 .handles::<Dismiss>()
         })
         .register::<DataLoader>(|loader| {
-            loader
-                .defers::<NextWork>()
-                .handles::<WorkerLost>()
-                .handles::<Describe>()
-                .handles::<Adopt>()
-                .handles::<Dismiss>()
+            loader.defers::<NextWork>().handles::<WorkerLost>().handles::<Describe>()
         })
 }
 
@@ -71,12 +70,12 @@ pub fn cast(models: model::Models) -> impl FnOnce(NodeBuilder) -> NodeBuilder {
     use serving::inference::{Inference, Predict};
     use training::{
         trainer::{AskJob, AskOver, AskWeights, DismissParts, FollowJob, Trainer},
-        worker::{AskDevice, Worker},
+        worker::{AskDevice, UseLoader, Worker},
     };
     move |builder| {
         stagehands(builder)
             .extension(std::sync::Arc::new(models))
-            .register::<Worker>(|worker| worker.handles::<AskDevice>())
+            .register::<Worker>(|worker| worker.handles::<AskDevice>().handles::<UseLoader>())
             .register::<Trainer>(|trainer| {
                 trainer
                     .handles::<FollowJob>()

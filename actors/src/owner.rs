@@ -1,8 +1,8 @@
 //! Parts of a job that outlive the actor they serve, for a while.
 //!
-//! Shards and the loader hold what nobody else has, and serve a trainer that may be started again on
-//! another node. So they do not end with it: they wait for the next one to [`Adopt`] them, and end
-//! only if none comes, or when they are [dismissed](Dismiss).
+//! Shards hold what nobody else has, and serve a trainer that may be started again on another node.
+//! So they do not end with it: they wait for the next one to [`Adopt`] them, and end only if none
+//! comes, or when they are [dismissed](Dismiss).
 
 use std::time::Duration;
 

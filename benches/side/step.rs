@@ -9,7 +9,7 @@ use footlight::{
         layout::Layout,
         optimizer::{OptimizerSpec, Sgd},
         rule::StepRule,
-        server::{Initialise, ParameterServer, Pull, PushGradient, ShardSpec},
+        server::{Initialise, ParameterServer, Pull, PushGradient, SavedChunk, ShardSpec},
     },
     prelude::*,
     runtime::tensor::{BufferPool, DType, WireFormat},
@@ -148,7 +148,9 @@ pub(crate) async fn measure(
             let length = layout.chunk(chunk).map_or(0, |range| range.len());
             async move {
                 let params = HostTensor::from_vec(vec![0.0f32; length], &[length])?;
-                shard.call(Initialise { chunk: chunk as u32, params }).await??;
+                shard
+                    .call(Initialise { chunk: chunk as u32, state: SavedChunk::first(params) })
+                    .await??;
                 Ok::<_, anyhow::Error>(())
             }
         })

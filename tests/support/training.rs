@@ -35,8 +35,9 @@ use footlight::{
     prelude::*,
     runtime::{NodeId, compute::DeviceChoice},
 };
+use rand::{Rng, RngExt};
 use tch::{
-    Tensor,
+    Device, Kind, Tensor,
     nn::{self, Module},
 };
 use tempfile::TempDir;
@@ -95,6 +96,65 @@ impl Model for Tiny {
         let maps = self.convolution.forward(&input.unsqueeze(1)).relu();
         let hidden = self.hidden.forward(&maps.flatten(1, -1)).relu();
         self.out.forward(&hidden.dropout(0.3, train))
+    }
+}
+
+/// Has a parameter for each sample, whose gradient is 1 for that sample and 0 for all others. With plain SGD and a rate of
+/// 1 a parameter is, times the batch, minus the number of times that its sample was applied.
+#[derive(Debug)]
+pub(crate) struct Counter {
+    counts: Tensor,
+}
+
+impl Counter {
+    /// Training samples; each one's first two pixels are its number.
+    pub(crate) const SAMPLES: u32 = 2048;
+
+    pub(crate) fn write_data(dir: &Path) {
+        let count = Self::SAMPLES;
+        for (split, count) in [("train", count), ("t10k", 10)] {
+            let image = |sample: u32| {
+                let [low, high, ..] = sample.to_le_bytes();
+                [low, high].into_iter().chain([0; SIDE * SIDE - 2])
+            };
+            let images =
+                idx(0x0803, &[count, SIDE as u32, SIDE as u32], (0..count).flat_map(image));
+            fs::write(dir.join(format!("{split}-images-idx3-ubyte")), images).unwrap();
+            let labels = idx(0x0801, &[count], (0..count).map(|sample| (sample % 10) as u8));
+            fs::write(dir.join(format!("{split}-labels-idx1-ubyte")), labels).unwrap();
+        }
+    }
+
+    pub(crate) fn data(dir: &Path) -> DataSpec {
+        DataSpec::idx(dir)
+    }
+}
+
+impl Model for Counter {
+    const NAME: &'static str = "test.counter";
+    const INPUT: &'static [usize] = &[SIDE, SIDE];
+    const CLASSES: usize = 10;
+    const RANDOM: bool = false;
+
+    fn new(vs: &nn::Path) -> Self {
+        Counter { counts: vs.zeros("counts", &[i64::from(Self::SAMPLES)]) }
+    }
+
+    fn input(samples: &Tensor) -> Tensor {
+        samples.to_kind(Kind::Float)
+    }
+
+    /// The first class has a score of 0 through which the gradient flows.
+    fn forward(&self, input: &Tensor, _train: bool) -> Tensor {
+        let pixels = input.flatten(1, -1).to_kind(Kind::Int64);
+        let samples = pixels.select(1, 0) + pixels.select(1, 1) * 256;
+        let counts = self.counts.index_select(0, &samples).unsqueeze(1);
+        let first = &counts - counts.detach();
+        Tensor::cat(&[first, Tensor::zeros([input.size()[0], 9], (Kind::Float, Device::Cpu))], 1)
+    }
+
+    fn loss(&self, logits: &Tensor, _labels: &Tensor) -> Tensor {
+        logits.sum(Kind::Float)
     }
 }
 
@@ -159,19 +219,21 @@ pub(crate) fn write_data(dir: &Path, samples: u32, test_samples: u32) {
             images.extend(image);
             labels.push(class as u8);
         }
-        let idx = |magic: u32, dimensions: &[u32], data: &[u8]| {
-            let header = [magic].into_iter().chain(dimensions.iter().copied());
-            header.flat_map(u32::to_be_bytes).chain(data.iter().copied()).collect::<Vec<u8>>()
-        };
-        let images = idx(0x0803, &[count, SIDE as u32, SIDE as u32], &images);
+        let images = idx(0x0803, &[count, SIDE as u32, SIDE as u32], images);
         fs::write(dir.join(format!("{split}-images-idx3-ubyte")), images).unwrap();
-        fs::write(dir.join(format!("{split}-labels-idx1-ubyte")), idx(0x0801, &[count], &labels))
+        fs::write(dir.join(format!("{split}-labels-idx1-ubyte")), idx(0x0801, &[count], labels))
             .unwrap();
     }
 }
 
+/// An IDX file.
+fn idx(magic: u32, dimensions: &[u32], data: impl IntoIterator<Item = u8>) -> Vec<u8> {
+    let header = [magic].into_iter().chain(dimensions.iter().copied());
+    header.flat_map(u32::to_be_bytes).chain(data).collect()
+}
+
 /// A node that a test starts in a process of its own.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Part {
     Loader,
     Server,
@@ -198,7 +260,11 @@ impl Part {
 /// A cluster whose seed is in this process, with its data and keys.
 pub(crate) struct Stage {
     pub(crate) seed: Node,
+    /// Where the others join.
+    at: String,
     pub(crate) processes: Vec<(NodeId, Process)>,
+    /// What each of them plays.
+    parts: Vec<Part>,
     _keeper: Processes,
     dir: TempDir,
 }
@@ -206,20 +272,67 @@ pub(crate) struct Stage {
 impl Stage {
     /// A seed in this process with these roles, and processes.
     pub(crate) async fn set(roles: &[&str], parts: &[Part]) -> Self {
+        Self::begin(roles, None).await.filled(parts).await
+    }
+
+    /// The seed is a process too, and submits a job of this name and so many epochs when all are there and three vote. `seed` is a node
+    /// in this process that has joined it.
+    pub(crate) async fn set_by_another(
+        roles: &[&str],
+        parts: &[Part],
+        job: &str,
+        epochs: u64,
+    ) -> (Self, Process) {
+        let dir = Self::dir();
+        let keeper = Processes::new();
+        let spec = ProcessSpec::this_binary("seed")
+            .args(["--exact", "node_process", "--ignored", "--nocapture"])
+            .env("TEST_STATE", dir.path().join("keys"))
+            .env("TEST_ROLE", "seed")
+            .env("TEST_KNOWS_MODEL", "yes")
+            .env("TEST_DATA", dir.path().join("data"))
+            .env("TEST_JOB", job)
+            .env("TEST_EPOCHS", epochs.to_string())
+            // This one, the seed, and the parts.
+            .env("TEST_NODES", (parts.len() + 2).to_string());
+        let process = keeper.start(spec).await.unwrap();
+        let at = process.wait_line("at ", LONG).await.unwrap()["at ".len()..].to_owned();
+        let stage = Self::begin(roles, Some((dir, keeper, at))).await.filled(parts).await;
+        process.wait_line("submitted", LONG).await.unwrap();
+        (stage, process)
+    }
+
+    fn dir() -> TempDir {
         let dir = tempfile::tempdir().unwrap();
         for name in ["keys", "data", "orders"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
         write_data(&dir.path().join("data"), SAMPLES, TEST_SAMPLES);
+        dir
+    }
+
+    /// The node in this process, which may join another.
+    async fn begin(roles: &[&str], other: Option<(TempDir, Processes, String)>) -> Self {
+        let (dir, keeper, at) = match other {
+            Some((dir, keeper, at)) => (dir, keeper, Some(at)),
+            None => (Self::dir(), Processes::new(), None),
+        };
         let args = NodeArgs {
             listen: Some("127.0.0.1:0".to_owned()),
             state: Some(dir.path().join("keys")),
             roles: roles.iter().map(|&role| role.to_owned()).collect(),
+            seeds: at.clone().into_iter().collect(),
             ..NodeArgs::default()
         };
         let seed = start(args, true).await.unwrap();
-        let keeper = Processes::new();
-        let mut stage = Stage { seed, processes: Vec::new(), _keeper: keeper, dir };
+        let at = at.unwrap_or_else(|| seed.addr().to_string());
+        let (processes, parts) = (Vec::new(), Vec::new());
+        Stage { seed, at, processes, parts, _keeper: keeper, dir }
+    }
+
+    async fn filled(mut self, parts: &[Part]) -> Self {
+        let before = self.seed.members().iter().filter(|member| member.is_up()).count();
+        let stage = &mut self;
         for &part in parts {
             stage.launch(part).await;
         }
@@ -229,13 +342,13 @@ impl Stage {
             up.push(line["up ".len()..].parse().unwrap());
         }
         stage.processes.iter_mut().zip(up).for_each(|(process, id)| process.0 = id);
-        let nodes = parts.len() + 1;
+        let nodes = parts.len() + before;
         stage
             .seed
             .wait_for_members(LONG, |members| members.iter().filter(|m| m.is_up()).count() == nodes)
             .await
             .unwrap();
-        stage
+        self
     }
 
     async fn launch(&mut self, part: Part) {
@@ -244,12 +357,29 @@ impl Stage {
             .args(["--exact", "node_process", "--ignored", "--nocapture"])
             .env("TEST_STATE", self.dir.path().join("keys"))
             .env("TEST_ORDERS", self.dir.path().join("orders"))
-            .env("TEST_SEED", self.seed.addr().to_string())
+            .env("TEST_SEED", &self.at)
             .env("TEST_ROLE", part.role())
             .env("TEST_KNOWS_MODEL", if matches!(part, Part::Stranger) { "no" } else { "yes" })
             .env("TEST_TRAINERS_ONLY", if matches!(part, Part::Voter) { "yes" } else { "no" });
         let process = self._keeper.start(spec).await.unwrap();
         self.processes.push((NodeId(0), process));
+        self.parts.push(part);
+    }
+
+    /// Starts another process; returns when its node is up.
+    pub(crate) async fn add(&mut self, part: Part) {
+        self.launch(part).await;
+        let (id, process) = self.processes.last_mut().expect("it was just started");
+        let line = process.wait_line("up ", LONG).await.unwrap();
+        *id = line["up ".len()..].parse().unwrap();
+    }
+
+    /// One of the processes that run, and what it plays.
+    pub(crate) fn random_process(&self, random: &mut impl Rng) -> (Part, &Process) {
+        let all = self.parts.iter().zip(&self.processes);
+        let running: Vec<_> = all.filter(|(_, (_, process))| process.is_running()).collect();
+        let (part, (_, process)) = running[random.random_range(0..running.len())];
+        (*part, process)
     }
 
     /// Another node in this process, which has no part of its own.
@@ -274,12 +404,7 @@ impl Stage {
 
     /// A job on the stage's data; it computes on the processor.
     pub(crate) fn job(&self, name: &str) -> TrainingJob {
-        TrainingJob::new(name, ModelSpec::of::<Tiny>(), DataSpec::idx(self.data()))
-            .optimizer(Adam::new(3e-3))
-            .device(DeviceChoice::Cpu)
-            .batch(BATCH)
-            .epochs(3)
-            .seed(7)
+        job_on(&self.data(), name)
     }
 
     /// Lays an order out for whichever model takes it first.
@@ -320,12 +445,34 @@ impl Stage {
     }
 }
 
+fn job_on(data: &Path, name: &str) -> TrainingJob {
+    TrainingJob::new(name, ModelSpec::of::<Tiny>(), DataSpec::idx(data))
+        .optimizer(Adam::new(3e-3))
+        .device(DeviceChoice::Cpu)
+        .batch(BATCH)
+        .epochs(3)
+        .seed(7)
+}
+
 /// Follows a job to its end and keeps what happened.
 pub(crate) async fn finish(mut job: RunningJob) -> (TrainingReport, Vec<JobEvent>) {
     let mut events = Vec::new();
     let report = soon(job.follow(|event| events.push(event.clone()))).await.unwrap();
     job.close().await.unwrap();
     (report, events)
+}
+
+/// Follows a job until so many steps are done.
+pub(crate) async fn until_step(job: &mut RunningJob, wanted: u64) {
+    soon(async {
+        loop {
+            match job.next().await.unwrap() {
+                Some(JobEvent::Step { steps, .. }) if steps >= wanted => return,
+                event => assert!(event.is_some(), "the job has ended"),
+            }
+        }
+    })
+    .await;
 }
 
 /// Follows a job to its failure, which is told in one line.
@@ -344,6 +491,7 @@ fn models(known: bool) -> Result<Models> {
     let mut models = Models::new();
     if known {
         models.register::<Tiny>().map_err(Error::other)?;
+        models.register::<Counter>().map_err(Error::other)?;
     }
     Ok(models)
 }
@@ -363,13 +511,37 @@ async fn start_for_trainers(args: NodeArgs) -> Result<Node> {
     builder.join_timeout(LONG).start().await
 }
 
+/// Waits until the ledger bears the loss of a voter.
+pub(crate) async fn three_voters(node: &Node) {
+    until("there are three voters", async || {
+        node.ledger().status().is_some_and(|ledger| {
+            ledger.voters.len() == 3 && ledger.missing.is_empty() && ledger.leader.is_some()
+        })
+    })
+    .await;
+}
+
+/// Submits a job for which a stage [was set](Stage::set_by_another). Its trainer is on a spare node.
+async fn submit_when_all_are_there(node: &Node, job: &str) {
+    let number = |name: &str| env::var(name).unwrap().parse::<u64>().unwrap();
+    let nodes = number("TEST_NODES") as usize;
+    let all = |members: &[Member]| members.iter().filter(|m| m.is_up()).count() == nodes;
+    node.wait_for_members(LONG, all).await.unwrap();
+    three_voters(node).await;
+    let job = job_on(Path::new(&env::var("TEST_DATA").unwrap()), job).epochs(number("TEST_EPOCHS"));
+    let job = job.trainer_on(Placement::role("spare")).submit(node).await.unwrap();
+    println!("\nsubmitted");
+    // Who has submitted a job need not follow it.
+    drop(job);
+}
+
 /// The life of a process that plays a node: see the module.
 pub(crate) fn play_node() {
     let Ok(state) = env::var("TEST_STATE") else { return };
     assert!(exit_with_parent().unwrap());
     let args = NodeArgs {
         listen: Some("127.0.0.1:0".to_owned()),
-        seeds: vec![env::var("TEST_SEED").unwrap()],
+        seeds: env::var("TEST_SEED").into_iter().collect(),
         state: Some(state.into()),
         roles: vec![env::var("TEST_ROLE").unwrap()],
         ..NodeArgs::default()
@@ -383,6 +555,10 @@ pub(crate) fn play_node() {
         let node = node.unwrap();
         // The harness has begun a line.
         println!("\nup {}", node.id());
+        if let Ok(job) = env::var("TEST_JOB") {
+            println!("\nat {}", node.addr());
+            submit_when_all_are_there(&node, &job).await;
+        }
         node.until_shutdown().await.unwrap();
     });
 }

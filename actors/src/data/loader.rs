@@ -22,7 +22,6 @@ use super::{
     leases::{Leases, Work},
     order::{Batches, order},
 };
-use crate::owner::{Adopt, Dismiss, Owner};
 
 /// Which data a job trains on; read on the node where the loader runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,7 +82,9 @@ pub struct LoaderSpec {
     pub slots: u32,
     /// How often all samples are gone through.
     pub epochs: u64,
-    /// The actor that the loader serves, until another one adopts it.
+    /// Steps that every shard has applied already: slots are handed out from the next one on.
+    pub committed: u64,
+    /// The actor that the loader serves: it ends with it.
     pub owner: ActorAddr,
 }
 
@@ -97,7 +98,7 @@ pub struct DataLoader {
     orders: BTreeMap<u64, Arc<Vec<u32>>>,
     /// Workers for which there was no work yet.
     waiting: VecDeque<(u64, ReplyTo<<NextWork as Message>::Reply>)>,
-    owner: Owner,
+    owner: ActorAddr,
     /// The workers that are watched, by their actor.
     watched: HashMap<ActorAddr, u64>,
     /// Workers that are gone: a question of theirs that comes late must not take a lease along.
@@ -114,6 +115,8 @@ pub struct NextWork {
     /// The actor that asks: the loader watches it, so that no lease is lost with a worker of which
     /// its trainer knows nothing. `None` for one that somebody else watches.
     pub from: Option<ActorAddr>,
+    /// The answer to the last question may be lost: whatever the worker was leased is free again.
+    pub anew: bool,
 }
 
 impl Message for NextWork {
@@ -171,19 +174,31 @@ pub struct Description {
     pub sample: (u32, u32),
 }
 
+impl std::fmt::Display for Description {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (rows, cols) = self.sample;
+        write!(f, "{} samples of {rows}×{cols}, {} steps", self.samples, self.steps)
+    }
+}
+
 impl Actor for DataLoader {
     type Args = LoaderSpec;
     const NAME: &'static str = "data.loader";
 
     async fn start(spec: LoaderSpec, context: &Context<Self>) -> Result<Self> {
-        let LoaderSpec { data, seed, batch, slots, epochs, owner } = spec;
+        let LoaderSpec { data, seed, batch, slots, epochs, committed, owner } = spec;
         let data = tokio::task::spawn_blocking(move || data.open(Split::Train))
             .await
             .map_err(|error| Error::other(error.to_string()))??;
         let samples = u32::try_from(data.len())
             .map_err(|_| Error::other(format!("{} samples are too many", data.len())))?;
         let batches = Batches::new(samples, batch, slots).map_err(Error::other)?;
-        let leases = Leases::new(epochs, batches.steps_per_epoch(), slots).map_err(Error::other)?;
+        let steps = batches.steps_per_epoch();
+        let mut leases = Leases::new(epochs, steps, slots).map_err(Error::other)?;
+        if let Some(step) = committed.checked_sub(1) {
+            leases.committed(step).map_err(Error::other)?;
+        }
+        context.watch_addr(owner);
         Ok(DataLoader {
             data: Arc::new(data),
             seed,
@@ -191,15 +206,15 @@ impl Actor for DataLoader {
             leases,
             orders: BTreeMap::new(),
             waiting: VecDeque::new(),
-            owner: Owner::new(owner, context),
+            owner,
             watched: HashMap::new(),
             lost: BTreeSet::new(),
         })
     }
 
     async fn down(&mut self, actor: ActorAddr, _: Down, context: &Context<Self>) -> Result<()> {
-        if self.owner.is(actor) {
-            self.owner.lost(context);
+        if self.owner == actor {
+            context.stop();
         } else if let Some(worker) = self.watched.remove(&actor) {
             self.lose(worker);
         }
@@ -222,6 +237,9 @@ impl DeferredHandler<NextWork> for DataLoader {
         if self.lost.contains(&ask.worker) {
             return reply.send(Err(format!("worker {} was given up", ask.worker)));
         }
+        if ask.anew {
+            self.free(ask.worker);
+        }
         // The last committed step stands for all before it.
         if let Some(step) = ask.committed.checked_sub(1)
             && let Err(error) = self.leases.committed(step)
@@ -232,18 +250,6 @@ impl DeferredHandler<NextWork> for DataLoader {
         self.orders.retain(|known, _| *known >= epoch);
         self.waiting.push_back((ask.worker, reply));
         self.serve();
-    }
-}
-
-impl Handler<Adopt> for DataLoader {
-    async fn handle(&mut self, adopt: Adopt, context: &Context<Self>) {
-        self.owner.adopt(adopt, context);
-    }
-}
-
-impl Handler<Dismiss> for DataLoader {
-    async fn handle(&mut self, _: Dismiss, context: &Context<Self>) {
-        context.stop();
     }
 }
 
@@ -268,10 +274,15 @@ impl DataLoader {
     /// A worker is gone; says how many slots it held.
     fn lose(&mut self, lost: u64) -> u32 {
         self.lost.insert(lost);
-        self.waiting.retain(|(worker, _)| *worker != lost);
-        let returned = self.leases.worker_lost(&lost);
+        let returned = self.free(lost);
         self.serve();
-        returned as u32
+        returned
+    }
+
+    /// What a worker was leased goes to those who ask next; says how many slots that were.
+    fn free(&mut self, of: u64) -> u32 {
+        self.waiting.retain(|(worker, _)| *worker != of);
+        self.leases.worker_lost(&of) as u32
     }
 
     /// Gives those who wait what there is, in the order in which they asked.

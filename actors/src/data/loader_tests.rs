@@ -2,6 +2,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use footlight_runtime::{ActorRef, System};
 use futures::poll;
+use tempfile::TempDir;
 
 use super::*;
 use crate::on_one_node::{Owner, soon, system};
@@ -27,22 +28,26 @@ async fn loader() -> (ActorRef<DataLoader>, ActorRef<Owner>) {
 }
 
 async fn loader_on(system: &System) -> (ActorRef<DataLoader>, ActorRef<Owner>) {
-    let dir = tempfile::tempdir().unwrap();
-    write_data(dir.path());
+    loader_after(system, 0).await
+}
+
+/// One that takes the place of another when so many steps are committed.
+async fn loader_after(system: &System, committed: u64) -> (ActorRef<DataLoader>, ActorRef<Owner>) {
     let owner = system.spawn::<Owner>(()).await.unwrap();
-    let spec = LoaderSpec {
-        data: DataSpec::idx(dir.path()),
-        seed: 7,
-        batch: 4,
-        slots: 2,
-        epochs: 2,
-        owner: owner.addr(),
-    };
+    let (_dir, spec) = spec_after(committed, &owner);
     (system.spawn::<DataLoader>(spec).await.unwrap(), owner)
 }
 
+fn spec_after(committed: u64, owner: &ActorRef<Owner>) -> (TempDir, LoaderSpec) {
+    let dir = tempfile::tempdir().unwrap();
+    write_data(dir.path());
+    let data = DataSpec::idx(dir.path());
+    let owner = owner.addr();
+    (dir, LoaderSpec { data, seed: 7, batch: 4, slots: 2, epochs: 2, committed, owner })
+}
+
 fn ask(worker: u64, committed: u64) -> NextWork {
-    NextWork { worker, committed, from: None }
+    NextWork { worker, committed, from: None, anew: false }
 }
 
 /// The step and slot that are leased, if any.
@@ -180,20 +185,63 @@ async fn only_the_first_samples_are_used_if_so_many_are_asked_for() {
 }
 
 #[tokio::test]
-async fn a_loader_whose_data_is_wrong_does_not_start_and_one_that_is_dismissed_ends() {
-    let (loader, owner) = loader().await;
+async fn a_loader_goes_on_after_what_is_committed() {
     let system = system().await;
+    let (first, _owner) = loader_on(&system).await;
+    let (second, _owner) = loader_after(&system, 2).await;
+    let described = second.call(Describe).await.unwrap();
+    assert_eq!(described, first.call(Describe).await.unwrap());
+    for at in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        assert_eq!(leased(first.call(ask(1, 0)).await.unwrap()), Some(at));
+    }
+    for at in [(2, 0), (2, 1), (3, 0)] {
+        let went_on = first.call(ask(1, 2)).await.unwrap().unwrap().unwrap();
+        let began = second.call(ask(1, 2)).await.unwrap().unwrap().unwrap();
+        assert_eq!((began.step, began.slot), at);
+        let labels = |work: &SlotWork| work.labels.as_slice::<u8>().unwrap().to_vec();
+        assert_eq!(labels(&began), labels(&went_on), "{at:?} has other samples");
+    }
+    // All of them, and more than all.
+    let (done, _owner) = loader_after(&system, 6).await;
+    assert_eq!(leased(done.call(ask(1, 0)).await.unwrap()), None);
+    let owner = system.spawn::<Owner>(()).await.unwrap();
+    let (_dir, spec) = spec_after(7, &owner);
+    let error = system.spawn::<DataLoader>(spec).await.unwrap_err().to_string();
+    assert!(error.contains("step 6 was committed, and the job has 6"), "{error}");
+}
+
+#[tokio::test]
+async fn who_asks_anew_gets_what_was_lost_on_its_way() {
+    let (loader, _owner) = loader().await;
+    let anew = |worker| NextWork { anew: true, ..ask(worker, 0) };
+    assert_eq!(leased(loader.call(ask(1, 0)).await.unwrap()), Some((0, 0)));
+    assert_eq!(leased(loader.call(ask(2, 0)).await.unwrap()), Some((0, 1)));
+    assert_eq!(leased(loader.call(anew(1)).await.unwrap()), Some((0, 0)));
+    assert_eq!(leased(loader.call(ask(1, 0)).await.unwrap()), Some((1, 0)));
+    // A question that waits is not answered twice.
+    assert_eq!(leased(loader.call(ask(2, 0)).await.unwrap()), Some((1, 1)));
+    let mut lost = Box::pin(loader.call(ask(1, 0)));
+    assert!(poll!(&mut lost).is_pending());
+    assert_eq!(leased(loader.call(anew(1)).await.unwrap()), Some((0, 0)));
+    assert!(soon(lost).await.is_err(), "nobody answers it any more");
+}
+
+#[tokio::test]
+async fn a_loader_whose_data_is_wrong_does_not_start_and_one_whose_owner_is_gone_ends() {
+    let system = system().await;
+    let (loader, owner) = loader_on(&system).await;
     let spec = LoaderSpec {
         data: DataSpec::idx("/no/such/folder"),
         seed: 1,
         batch: 4,
         slots: 2,
         epochs: 1,
+        committed: 0,
         owner: owner.addr(),
     };
     let error = system.spawn::<DataLoader>(spec).await.unwrap_err().to_string();
     assert!(error.contains("there is no train-images-idx3-ubyte"), "{error}");
     let end = loader.watch();
-    loader.call(Dismiss).await.unwrap();
+    owner.stop();
     assert_eq!(soon(end).await, Down::Stopped);
 }

@@ -86,6 +86,13 @@ impl Gate {
         Gate { step: 0, own, chunks, missing: chunks, told: vec![None; shards] }
     }
 
+    /// Steps before this one were taken elsewhere: the first to be told of is this one.
+    pub(crate) fn begin(&mut self, step: u64) {
+        if step > self.step {
+            (self.step, self.own.step) = (step, step);
+        }
+    }
+
     /// The squares of one of this shard's chunks, each once a step. Gives what is to be told to the others, with the
     /// last.
     pub(crate) fn sum(&mut self, chunk: u32, squares: &SquareSum) -> Option<TellSquares> {
@@ -197,6 +204,21 @@ mod tests {
         // Told again, as nobody knew whether the first time arrived.
         gate.told(told(0, 1, 4.0)).unwrap();
         assert_eq!(gate.take(), None);
+    }
+
+    #[test]
+    fn a_job_that_goes_on_tells_of_its_first_step_first() {
+        let mut gate = Gate::new(0, 2, 1);
+        // Once for each chunk.
+        for step in [7, 7] {
+            gate.begin(step);
+        }
+        let own = gate.sum(0, &squares(&[3.0])).unwrap();
+        assert_eq!(own.step, 7);
+        gate.told(own).unwrap();
+        gate.told(told(7, 1, 4.0)).unwrap();
+        assert_eq!(gate.take(), Some(Whole { step: 7, norm: 5.0, not_finite: None }));
+        assert_eq!(gate.sum(0, &squares(&[3.0])).unwrap().step, 8);
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub struct RuleError(f64);
 /// became infinite, and is doubled after 2,000 steps that were not.
 ///
 /// All shards see the same steps left out, so they have the same scale.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LossScale {
     scale: f32,
     before: f32,

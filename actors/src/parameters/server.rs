@@ -22,7 +22,7 @@ use super::{
     layout::Layout,
     optimizer::OptimizerSpec,
     rule::{LossScale, StepRule, Verdict},
-    shard::{Gradient, Numbers, Push, Shard, ShardError},
+    shard::{ChunkState, Gradient, Numbers, Push, Shard, ShardError},
 };
 use crate::owner::{Adopt, Dismiss, Owner};
 
@@ -42,6 +42,7 @@ struct Waiting {
 }
 
 type PullReply = ReplyTo<<Pull as Message>::Reply>;
+type CaptureReply = ReplyTo<<Capture as Message>::Reply>;
 
 /// One shard of a parameter server: holds chunks of the parameters, sums gradients by slot, applies
 /// the optimiser.
@@ -57,6 +58,8 @@ pub struct ParameterServer {
     slots: u32,
     /// By chunk: who waits for which version.
     pulls: HashMap<u32, Vec<Waiting>>,
+    /// By chunk: who waits for the state at which version.
+    captures: HashMap<u32, Vec<(u64, CaptureReply)>>,
     /// Why no further version will come: the training diverged.
     failed: Option<PushError>,
     /// What slots reported of steps that are not applied yet, by step and slot.
@@ -86,18 +89,81 @@ pub struct ShardSpec {
     pub owner: ActorAddr,
 }
 
-/// Gives a chunk its first parameters.
+/// Gives a chunk what it begins with.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Initialise {
     /// Which chunk.
     pub chunk: u32,
-    /// As many `f32` as the chunk has.
-    pub params: HostTensor,
+    /// Its first parameters, or what it had after some steps.
+    pub state: SavedChunk,
 }
 
 impl Message for Initialise {
     type Reply = std::result::Result<(), PushError>;
     const NAME: &'static str = "parameters.initialise";
+}
+
+/// A chunk between two steps, as it travels: all that the steps after it depend on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SavedChunk {
+    /// Steps that were applied.
+    pub version: u64,
+    /// Of them, those that the optimiser took.
+    pub taken: u64,
+    /// Steps in a row that were left out, up to this version.
+    pub skipped: u32,
+    /// What the loss is scaled by, where the [rule](StepRule) says so.
+    pub loss_scale: LossScale,
+    /// As many `f32` as the chunk has.
+    pub params: HostTensor,
+    /// The optimiser's [buffers](super::optimizer::OptimizerSpec::buffer_names), as long as `params`. None at
+    /// version 0.
+    pub buffers: Vec<HostTensor>,
+}
+
+impl SavedChunk {
+    /// A chunk's first parameters.
+    pub fn first(params: HostTensor) -> Self {
+        SavedChunk {
+            version: 0,
+            taken: 0,
+            skipped: 0,
+            loss_scale: LossScale::default(),
+            params,
+            buffers: Vec::new(),
+        }
+    }
+}
+
+/// Asks for the state of a chunk right after so many steps, ahead of time: answered when it is there, with a copy made
+/// before the next step.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Capture {
+    /// Which chunk.
+    pub chunk: u32,
+    /// The number of steps that must have been applied.
+    pub version: u64,
+}
+
+impl Message for Capture {
+    type Reply = std::result::Result<SavedChunk, CaptureError>;
+    const NAME: &'static str = "parameters.capture";
+}
+
+/// Why a state can't be had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum CaptureError {
+    /// The question came too late.
+    #[error("chunk {chunk} is at step {version} already")]
+    GoneBy {
+        /// The chunk.
+        chunk: u32,
+        /// Steps that were applied to it.
+        version: u64,
+    },
+    /// There is no such chunk, or no further step will come.
+    #[error(transparent)]
+    Refused(#[from] PushError),
 }
 
 /// One slot's gradient of one chunk.
@@ -269,11 +335,17 @@ fn chunk(
     format: WireFormat,
     pool: &BufferPool,
 ) -> std::result::Result<Chunk, PushError> {
+    tensor(params).map(|params| Chunk {
+        version,
+        loss_scale,
+        params: params.encoded_in(format, pool),
+    })
+}
+
+/// Not copied: the shard writes the next version elsewhere while this one is on its way.
+fn tensor(params: Arc<Vec<f32>>) -> std::result::Result<HostTensor, PushError> {
     let shape = [params.len()];
-    // Not copied: the shard writes the next version elsewhere while this one is on its way.
-    HostTensor::from_bytes(DType::F32, &shape, Bytes::from_owner(Shared(params)))
-        .map(|params| Chunk { version, loss_scale, params: params.encoded_in(format, pool) })
-        .map_err(|error| PushError(error.to_string()))
+    HostTensor::from_bytes(DType::F32, &shape, Bytes::from_owner(Shared(params))).map_err(refused)
 }
 
 impl Actor for ParameterServer {
@@ -298,6 +370,7 @@ impl Actor for ParameterServer {
             loss_scale: LossScale::default(),
             slots,
             pulls: HashMap::new(),
+            captures: HashMap::new(),
             failed: None,
             metrics: BTreeMap::new(),
             followers: Vec::new(),
@@ -331,11 +404,53 @@ impl Handler<Initialise> for ParameterServer {
         message: Initialise,
         context: &Context<Self>,
     ) -> std::result::Result<(), PushError> {
-        let params = message.params.as_slice::<f32>();
-        let params = params.map_err(|error| PushError(format!("parameters are f32: {error}")))?;
-        self.shard.init(message.chunk as usize, params.to_vec())?;
-        self.answer(message.chunk, context.system().pool());
+        let Initialise { chunk, state } = message;
+        let floats = |tensor: &HostTensor| match tensor.as_slice::<f32>() {
+            Ok(floats) => Ok(floats.to_vec()),
+            Err(error) => Err(PushError(format!("parameters are f32: {error}"))),
+        };
+        let params = floats(&state.params)?;
+        let optimizer = match state.version {
+            0 => self.shard.optimizer().state(params.len()),
+            _ => {
+                let buffers = state.buffers.iter().map(floats).collect::<Result<_, _>>()?;
+                self.shard.optimizer().state_of(params.len(), buffers).map_err(refused)?
+            }
+        };
+        let restored = ChunkState {
+            version: state.version,
+            taken: state.taken,
+            params: Arc::new(params),
+            optimizer,
+        };
+        self.shard.restore(chunk as usize, restored)?;
+        // The same for all chunks.
+        (self.skipped, self.loss_scale) = (state.skipped, state.loss_scale);
+        self.gate.begin(state.version);
+        self.answer(chunk, context.system().pool());
         Ok(())
+    }
+}
+
+impl DeferredHandler<Capture> for ParameterServer {
+    async fn handle(&mut self, capture: Capture, reply: CaptureReply, _: &Context<Self>) {
+        let Capture { chunk, version } = capture;
+        let newest = match self.shard.params(chunk as usize) {
+            Ok((newest, _)) => newest,
+            Err(ShardError::NotInitialised { .. }) => 0,
+            Err(error) => return reply.send(Err(PushError::from(error).into())),
+        };
+        if let Some(failed) = &self.failed {
+            return reply.send(Err(failed.clone().into()));
+        }
+        if version < newest {
+            return reply.send(Err(CaptureError::GoneBy { chunk, version: newest }));
+        }
+        let waiting = self.captures.entry(chunk).or_default();
+        // Those who gave up make room for those who come.
+        waiting.retain(|(_, reply)| reply.is_awaited());
+        waiting.push((version, reply));
+        self.save(chunk);
     }
 }
 
@@ -453,8 +568,44 @@ impl Handler<FollowSteps> for ParameterServer {
 }
 
 impl ParameterServer {
-    /// Answers the pulls whose version is there. Each format is made once.
+    /// Answers those who wait for the state that a chunk has now.
+    fn save(&mut self, chunk: u32) {
+        let Some(waiting) = self.captures.get_mut(&chunk).filter(|waiting| !waiting.is_empty())
+        else {
+            return;
+        };
+        let Ok((newest, _)) = self.shard.params(chunk as usize) else { return };
+        let due: Vec<_> = waiting.extract_if(.., |(version, _)| *version <= newest).collect();
+        let awaited = due.into_iter().filter(|(_, reply)| reply.is_awaited());
+        for (version, reply) in awaited {
+            if version < newest {
+                reply.send(Err(CaptureError::GoneBy { chunk, version: newest }));
+                continue;
+            }
+            let state = self.shard.state(chunk as usize).map_err(PushError::from);
+            reply.send(state.and_then(|state| self.saved(state)).map_err(CaptureError::from));
+        }
+    }
+
+    fn saved(&self, state: ChunkState) -> std::result::Result<SavedChunk, PushError> {
+        let ChunkState { version, taken, params, optimizer } = state;
+        let buffers = optimizer.into_buffers().into_iter().map(|buffer| {
+            let shape = [buffer.len()];
+            HostTensor::from_vec(buffer, &shape).map_err(refused)
+        });
+        Ok(SavedChunk {
+            version,
+            taken,
+            skipped: self.skipped,
+            loss_scale: self.loss_scale,
+            buffers: buffers.collect::<Result<_, _>>()?,
+            params: tensor(params)?,
+        })
+    }
+
+    /// Answers those who wait for the version that is there: pulls, each format made once, and captures.
     fn answer(&mut self, number: u32, pool: &BufferPool) {
+        self.save(number);
         let Ok((version, params)) = self.shard.params(number as usize) else { return };
         let scale = self.scale_of(version, version);
         let Some(waiting) = self.pulls.get_mut(&number) else { return };
@@ -517,6 +668,9 @@ impl ParameterServer {
             self.failed = Some(refusal.clone());
             for waiting in self.pulls.drain().flat_map(|(_, waiting)| waiting) {
                 waiting.reply.send(Err(refusal.clone()));
+            }
+            for (_, reply) in self.captures.drain().flat_map(|(_, waiting)| waiting) {
+                reply.send(Err(refusal.clone().into()));
             }
         }
         refusal

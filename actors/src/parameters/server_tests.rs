@@ -35,7 +35,11 @@ async fn server_on(system: &System, slots: u32) -> (ActorRef<ParameterServer>, A
 
 async fn initialised(slots: u32) -> (ActorRef<ParameterServer>, ActorRef<Owner>) {
     let (server, owner) = server(slots).await;
-    server.call(Initialise { chunk: 0, params: floats(1.0, LEN) }).await.unwrap().unwrap();
+    server
+        .call(Initialise { chunk: 0, state: SavedChunk::first(floats(1.0, LEN)) })
+        .await
+        .unwrap()
+        .unwrap();
     (server, owner)
 }
 
@@ -127,7 +131,11 @@ async fn a_pull_before_the_first_parameters_waits_for_them() {
     let (server, _owner) = server(1).await;
     let mut early = Box::pin(server.call(Pull { chunk: 0, version: 0, format: WireFormat::F32 }));
     assert!(poll!(&mut early).is_pending());
-    server.call(Initialise { chunk: 0, params: floats(3.0, LEN) }).await.unwrap().unwrap();
+    server
+        .call(Initialise { chunk: 0, state: SavedChunk::first(floats(3.0, LEN)) })
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(seen(soon(early).await.unwrap()), (0, 3.0));
 }
 
@@ -207,10 +215,10 @@ async fn what_does_not_fit_is_refused_with_the_reason_and_changes_nothing() {
         let pulled =
             server.call(Pull { chunk, version: 0, format: WireFormat::F32 }).await.unwrap();
         assert!(pulled.unwrap_err().to_string().contains("is not on this shard"));
-        let first = Initialise { chunk, params: floats(1.0, LEN) };
+        let first = Initialise { chunk, state: SavedChunk::first(floats(1.0, LEN)) };
         assert!(server.call(first).await.unwrap().is_err());
     }
-    let again = Initialise { chunk: 0, params: floats(2.0, LEN) };
+    let again = Initialise { chunk: 0, state: SavedChunk::first(floats(2.0, LEN)) };
     assert!(server.call(again).await.unwrap().is_err());
     assert_eq!(
         seen(server.call(Pull { chunk: 0, version: 0, format: WireFormat::F32 }).await.unwrap()),
@@ -245,7 +253,11 @@ async fn a_shard_that_cannot_be_is_refused_at_its_start() {
 async fn a_shard_whose_owner_is_gone_waits_for_another_one_and_ends_if_none_comes() {
     let system = system().await;
     let (server, owner) = server_on(&system, 1).await;
-    server.call(Initialise { chunk: 0, params: floats(1.0, LEN) }).await.unwrap().unwrap();
+    server
+        .call(Initialise { chunk: 0, state: SavedChunk::first(floats(1.0, LEN)) })
+        .await
+        .unwrap()
+        .unwrap();
     owner.kill();
     owner.watch().await;
     server.call(push(0, 0, 1.0)).await.unwrap().unwrap();
@@ -294,7 +306,7 @@ async fn two(rule: StepRule) -> (Vec<ActorRef<ParameterServer>>, ActorRef<Owner>
     }
     for (chunk, shard) in (0..).zip(&shards) {
         shard.call(Meet { shards: shards.clone() }).await.unwrap().unwrap();
-        let first = Initialise { chunk, params: floats(1.0, LEN) };
+        let first = Initialise { chunk, state: SavedChunk::first(floats(1.0, LEN)) };
         shard.call(first).await.unwrap().unwrap();
     }
     (shards, owner)

@@ -33,8 +33,8 @@ pub struct Curves {
     pub subtitle: String,
     /// Steps of one epoch: the horizontal axis counts epochs.
     pub steps_per_epoch: u32,
-    /// The mean training loss of each step.
-    pub losses: Vec<f32>,
+    /// The mean training loss of each step, with the number of steps that were done by then.
+    pub losses: Vec<(u64, f32)>,
     /// Test accuracies (0 to 1), each with the number of steps that were done by then.
     pub accuracies: Vec<(u64, f64)>,
     /// The accuracy that was asked for (0 to 1).
@@ -60,10 +60,9 @@ impl Curves {
 
     fn draw(&self, area: &Area) -> Result<(), Failure> {
         let finite = |loss: &f32| loss.is_finite().then(|| f64::from(*loss).max(1e-6));
-        let losses: Points = (1u64..)
-            .zip(&self.losses)
-            .filter_map(|(step, loss)| Some((self.epoch(step), finite(loss)?)))
-            .collect();
+        let losses = self.losses.iter();
+        let losses: Points =
+            losses.filter_map(|(step, loss)| Some((self.epoch(*step), finite(loss)?))).collect();
         let accuracies: Points = self
             .accuracies
             .iter()
@@ -267,7 +266,7 @@ mod tests {
             title: "LeNet-5 on MNIST".into(),
             subtitle: "two workers".into(),
             steps_per_epoch: 1000,
-            losses: (0..4000).map(|step| 2.0 / (1.0 + step as f32 / 100.0)).collect(),
+            losses: (1..=4000).map(|step| (step, 2.0 / (1.0 + step as f32 / 100.0))).collect(),
             accuracies: vec![(1000, 0.97), (2000, 0.981), (3000, 0.985), (4000, 0.99)],
             target: Some(0.99),
             marks: vec![(2300, "a worker was killed".into())],
@@ -279,7 +278,7 @@ mod tests {
     fn a_job_that_went_nowhere_is_drawn_all_the_same() {
         assert_eq!(size_of_png(&Curves::default()), SIZE);
         let odd = Curves {
-            losses: vec![f32::NAN, 0.0, f32::INFINITY, 1e30],
+            losses: vec![(1, f32::NAN), (2, 0.0), (u64::MAX, f32::INFINITY), (0, 1e30)],
             accuracies: vec![(0, f64::NAN), (0, 0.0), (u64::MAX, 1.0)],
             marks: vec![(u64::MAX, String::new())],
             ..Curves::default()

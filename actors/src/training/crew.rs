@@ -9,18 +9,19 @@ use footlight_runtime::{
     fence,
     supervision::{Backoff, ChildEvent, ChildSpec, OneForOne, Restart, Supervisor},
 };
-use tokio::sync::mpsc;
+use futures::future::join_all;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     job::{JobEvent, JobSpec},
     log::Log,
-    trainer::{Placed, nodes_for},
-    worker::{AskDevice, Worker, WorkerSpec},
+    parts::{Placed, nodes_for},
+    worker::{AskDevice, UseLoader, Worker, WorkerSpec},
 };
 use crate::data::{DataLoader, loader::WorkerLost};
 
-/// A worker that was just started has so long to tell where it computes.
-const ASK_DEVICE: Duration = Duration::from_secs(2);
+/// A worker has so long to answer what needs no work.
+const ANSWER: Duration = Duration::from_secs(2);
 /// More ends of each worker than this within [`RESTARTS_WITHIN`], and something is wrong with the
 /// job and not with a machine. The limit of all is this times the workers: one lost node may take
 /// several with it.
@@ -36,7 +37,8 @@ pub(super) struct Crew {
     pub(super) events: mpsc::UnboundedReceiver<ChildEvent>,
     spec: JobSpec,
     system: System,
-    loader: ActorRef<DataLoader>,
+    /// The job's loader, for workers that are started later.
+    loader: watch::Sender<ActorRef<DataLoader>>,
     /// Those that are up: name and number.
     up: HashMap<ActorAddr, (String, u64)>,
     /// How often in a row each could not be started.
@@ -51,18 +53,24 @@ impl Crew {
     /// Starts the workers, each on a node of its own as long as there are some; a worker whose node
     /// is lost or leaves starts on the next one. The future gives the supervisor when all are up;
     /// events come before that.
-    pub(super) fn start(job: &Placed, owner: ActorAddr) -> (Self, Starting<'_>) {
+    pub(super) fn start(
+        job: &Placed,
+        loader: ActorRef<DataLoader>,
+        owner: ActorAddr,
+    ) -> (Self, Starting<'_>) {
+        let (loader, current) = watch::channel(loader);
         let (told, events) = mpsc::unbounded_channel();
         let restarts = RESTARTS.saturating_mul(job.spec.workers);
         let backoff = Backoff { first: Duration::from_millis(50), ..Backoff::default() };
         let supervision = OneForOne::new().at_most(restarts, RESTARTS_WITHIN).backoff(backoff);
-        let workers = (0..job.spec.workers).map(|index| worker(job, index, owner)).collect();
+        let workers = (0..job.spec.workers).map(|index| worker(job, &current, index, owner));
+        let workers = workers.collect();
         let system = job.node.system();
         let crew = Crew {
             events,
             spec: job.spec.clone(),
             system: system.clone(),
-            loader: job.loader.clone(),
+            loader,
             up: HashMap::new(),
             failed_starts: HashMap::new(),
             last_failure: String::new(),
@@ -73,7 +81,7 @@ impl Crew {
     /// Takes note of an event.
     ///
     /// # Errors
-    /// If the workers can't be kept up, or the loader is lost.
+    /// If the workers can't be kept up.
     pub(super) async fn event(&mut self, event: ChildEvent, log: &Log) -> Result<()> {
         match event {
             ChildEvent::Started { child, actor, starts } => {
@@ -83,15 +91,18 @@ impl Crew {
                 self.up.insert(actor, (child.clone(), number));
                 let up = ActorRef::<Worker>::at(actor, &self.system);
                 // One that is gone already tells nothing; its end is the next event.
-                let device = up.call_within(AskDevice, ASK_DEVICE).await;
+                let device = up.call_within(AskDevice, ANSWER).await;
                 let device = device.map_or_else(|_| "?".to_owned(), |device| device.to_string());
+                // There may be another loader since its start began.
+                self.tell_loader(actor).await;
                 log.tell(JobEvent::WorkerUp { worker: child, node: actor.node, starts, device });
             }
             ChildEvent::Down { child, actor, down } => {
                 if let Some((_, worker)) = self.up.remove(&actor) {
                     // The loader watches its workers too; this only tells it sooner.
-                    if let Err(error) = self.loader.call(WorkerLost { worker }).await {
-                        tracing::warn!(%error, "the loader could not be told of a lost worker");
+                    let loader = self.loader.borrow().clone();
+                    if let Err(error) = loader.call_within(WorkerLost { worker }, ANSWER).await {
+                        tracing::debug!(%error, "the loader could not be told of a lost worker");
                     }
                 }
                 let why = down.to_string();
@@ -118,11 +129,32 @@ impl Crew {
         }
         Ok(())
     }
+
+    /// From here on the workers get their slots from this loader.
+    pub(super) async fn use_loader(&mut self, loader: ActorRef<DataLoader>) {
+        self.loader.send_replace(loader);
+        join_all(self.up.keys().map(|worker| self.tell_loader(*worker))).await;
+    }
+
+    async fn tell_loader(&self, worker: ActorAddr) {
+        let told = UseLoader { loader: self.loader.borrow().clone() };
+        let worker = ActorRef::<Worker>::at(worker, &self.system);
+        // One that is gone needs none, and one that can't be reached ends when it has waited long
+        // enough for a loader.
+        if let Err(error) = worker.call_within(told, ANSWER).await {
+            tracing::debug!(%error, "a worker could not be told of the loader");
+        }
+    }
 }
 
-fn worker(job: &Placed, index: u32, owner: ActorAddr) -> ChildSpec {
+fn worker(
+    job: &Placed,
+    loader: &watch::Receiver<ActorRef<DataLoader>>,
+    index: u32,
+    owner: ActorAddr,
+) -> ChildSpec {
     let (spec, weights, loader, node) =
-        (job.spec.clone(), job.weights.clone(), job.loader.clone(), job.node.clone());
+        (job.spec.clone(), job.weights.clone(), loader.clone(), job.node.clone());
     // A worker ends by itself only with its node, and then there is work of its left.
     ChildSpec::new(format!("worker-{index}"), Restart::Permanent, move |attempt| {
         let mut args = WorkerSpec {
@@ -134,7 +166,7 @@ fn worker(job: &Placed, index: u32, owner: ActorAddr) -> ChildSpec {
             parts: spec.parts,
             device: device(&spec.devices, index),
             nth: 0,
-            loader: loader.clone(),
+            loader: loader.borrow().clone(),
             weights: weights.clone(),
             owner,
         };

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::trainer::{AskJob, AskOver, AskWeights, DismissParts, FollowJob, Trainer};
 use crate::{
+    checkpoint::Checkpoints,
     data::DataSpec,
     model::{ModelSpec, Precision},
     parameters::{
@@ -82,6 +83,10 @@ pub struct JobSpec {
     pub epochs: u64,
     /// Seed of the parameters' start, of the order and of the model's own randomness.
     pub seed: u64,
+    /// Where and how often the job's state is saved, if at all.
+    pub checkpoints: Option<Checkpoints>,
+    /// Whether the job goes on from its newest checkpoint.
+    pub resume: bool,
     /// The node that submitted the job.
     pub submitter: NodeId,
     /// Tells jobs of one name apart that come after each other.
@@ -109,6 +114,8 @@ impl TrainingJob {
                 slots: 4,
                 epochs: 6,
                 seed: 0,
+                checkpoints: None,
+                resume: false,
                 submitter: NodeId(0),
                 submission: 0,
             },
@@ -188,6 +195,19 @@ impl TrainingJob {
         self.spec.epochs = epochs;
         self
     }
+    /// Saves the job's state now and then, for [`resume`](Self::resume), and its model for whoever wants it. Default: nothing
+    /// is saved.
+    pub fn checkpoints(mut self, checkpoints: Checkpoints) -> Self {
+        self.spec.checkpoints = Some(checkpoints);
+        self
+    }
+    /// Goes on from the newest checkpoint that is whole; from the start if there is none yet. The result is that of a job
+    /// that was never stopped, bit for bit, whatever the number of workers and of shards. Without this a job is refused
+    /// whose folder has checkpoints already.
+    pub fn resume(mut self) -> Self {
+        self.spec.resume = true;
+        self
+    }
     /// The seed: the same seed gives the same parameters, bit for bit, for any number of workers.
     pub fn seed(mut self, seed: u64) -> Self {
         self.spec.seed = seed;
@@ -223,6 +243,12 @@ impl TrainingJob {
             if number == 0 {
                 return wrong(what, "must be at least 1");
             }
+        }
+        if let Some(Err(why)) = spec.checkpoints.as_ref().map(Checkpoints::validate) {
+            return wrong("checkpoints", why);
+        }
+        if spec.resume && spec.checkpoints.is_none() {
+            return wrong("resume", "needs to know where the checkpoints are");
         }
         if spec.devices.is_empty() {
             return wrong("devices", "must be at least one");
@@ -294,6 +320,18 @@ pub enum JobEvent {
         /// Why.
         why: String,
     },
+    /// The data loader is gone; another one goes on where it was.
+    LoaderLost {
+        /// Where it was.
+        node: NodeId,
+        /// Why.
+        why: String,
+    },
+    /// A data loader has taken the place of one that is gone.
+    LoaderUp {
+        /// Where it is.
+        node: NodeId,
+    },
     /// A step was applied.
     Step {
         /// Steps applied so far.
@@ -320,6 +358,29 @@ pub enum JobEvent {
         /// Their mean loss.
         loss: f64,
     },
+    /// The job goes on from a checkpoint.
+    FromCheckpoint {
+        /// Steps that it has.
+        steps: u64,
+        /// Samples that they trained on.
+        samples: u64,
+    },
+    /// The job's state was saved.
+    Saved {
+        /// Steps that it has.
+        steps: u64,
+        /// The length of its files together.
+        bytes: u64,
+        /// How long it took to write them; the job went on meanwhile.
+        took: Duration,
+    },
+    /// The job's state could not be saved. The job goes on.
+    NotSaved {
+        /// Steps that it would have had.
+        steps: u64,
+        /// Why.
+        why: String,
+    },
     /// The trainer's node was lost, and another one has taken the job over.
     Resumed {
         /// Where the trainer is now.
@@ -342,9 +403,9 @@ pub struct TrainingReport {
     pub steps: u64,
     /// Of them, those that were left out, as their gradient was not finite.
     pub skipped_steps: u64,
-    /// Samples trained on, over all epochs.
+    /// Samples trained on, over all epochs, also before the job was resumed.
     pub samples: u64,
-    /// From the first slot handed out to the last step applied.
+    /// From the first slot handed out to the last step applied; of a resumed job, since it was.
     pub elapsed: Duration,
     /// SHA-256 of the final parameters' bytes (`f32`, little-endian, sorted by name), in hex.
     pub parameters_sha256: String,
@@ -577,8 +638,24 @@ impl Shown {
             JobEvent::WorkerLost { worker, node, why } => {
                 progress.note(&format!("{worker} on node {node} is gone: {why}"));
             }
+            JobEvent::LoaderLost { node, why } => {
+                progress.note(&format!("the data loader on node {node} is gone: {why}"));
+            }
+            JobEvent::LoaderUp { node } => {
+                progress.note(&format!("a data loader is started again, on node {node}"));
+            }
             JobEvent::Resumed { trainer } => {
                 progress.note(&format!("the job goes on with its trainer on node {trainer}"));
+            }
+            JobEvent::FromCheckpoint { steps, .. } => {
+                progress.note(&format!("the job goes on from its checkpoint after step {steps}"));
+            }
+            JobEvent::Saved { steps, bytes, .. } => {
+                let size = indicatif::HumanBytes(*bytes);
+                progress.note(&format!("the state after step {steps} is saved: {size}"));
+            }
+            JobEvent::NotSaved { steps, why } => {
+                progress.note(&format!("the state after step {steps} is not saved: {why}"));
             }
             JobEvent::Evaluated { accuracy, .. } => {
                 progress.note(&format!("  test accuracy {:.2} %", accuracy * 100.0));

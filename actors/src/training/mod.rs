@@ -14,8 +14,11 @@
 //! * [`weights`]: pulling and setting a model's parameters.
 
 mod crew;
+mod feed;
 pub mod job;
 mod log;
+mod parts;
+mod saver;
 pub mod trainer;
 pub mod weights;
 pub mod worker;

@@ -9,10 +9,12 @@ use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    checkpoint::JobState,
     model::ReplicaThread,
     parameters::{
         layout::Layout,
-        server::{AskVersion, Chunk, ParameterServer, Pull},
+        optimizer::OptimizerSpec,
+        server::{AskVersion, Capture, CaptureError, Chunk, ParameterServer, Pull},
     },
 };
 
@@ -94,6 +96,27 @@ impl Weights {
         let Chunk { version, loss_scale, params } = chunk;
         let params = params.into_tensor_in(shard.system().pool());
         Ok(Pulled { version, loss_scale, params })
+    }
+
+    /// The job's state right after so many steps, as soon as they are applied. `None` if some chunk is further already.
+    ///
+    /// # Errors
+    /// As [`pull`](Self::pull).
+    pub(crate) async fn capture(
+        &self,
+        steps: u64,
+        optimizer: &OptimizerSpec,
+    ) -> Result<Option<JobState>> {
+        let chunks = (0..self.layout.chunks()).map(|chunk| async move {
+            let capture = Capture { chunk: chunk as u32, version: steps };
+            match ask(self.shard(chunk)?, capture).await? {
+                Ok(chunk) => Ok(Some(chunk)),
+                Err(CaptureError::GoneBy { .. }) => Ok(None),
+                Err(CaptureError::Refused(error)) => Err(Error::other(error)),
+            }
+        });
+        let chunks: Option<Vec<_>> = try_join_all(chunks).await?.into_iter().collect();
+        chunks.map(|chunks| JobState::of(&self.layout, optimizer, chunks)).transpose()
     }
 
     /// How many steps were applied to every chunk. It waits for no gradient: if a worker died between
@@ -179,7 +202,7 @@ mod tests {
             ShardSpec,
             optimizer::Sgd,
             rule::StepRule,
-            server::{Initialise, PushGradient},
+            server::{Initialise, PushGradient, SavedChunk},
         },
     };
 
@@ -207,7 +230,7 @@ mod tests {
         let weights = Weights { layout, shards };
         assert_eq!(soon(weights.applied()).await.unwrap(), 0);
         for (chunk, shard) in (0..).zip(&weights.shards) {
-            let first = Initialise { chunk, params: floats() };
+            let first = Initialise { chunk, state: SavedChunk::first(floats()) };
             soon(shard.call(first)).await.unwrap().unwrap();
         }
         let push = async |step, chunk: u32| {

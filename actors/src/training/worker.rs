@@ -1,12 +1,15 @@
 //! The actor that computes gradients, slot by slot.
 
+use std::time::Duration;
+
 use footlight_runtime::{
-    Actor, ActorAddr, ActorRef, Context, Down, Error, Handler, HostTensor, Message, Result,
+    Actor, ActorAddr, ActorRef, Cause, Context, Down, Error, Handler, HostTensor, Message, Result,
     compute::{Device, DeviceChoice},
     tensor::{BufferPool, DType, WireFormat},
 };
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
+use tokio::{sync::watch, time::timeout};
 
 use super::weights::{VERSION_PATIENCE, Weights};
 use crate::{
@@ -14,6 +17,12 @@ use crate::{
     model::{AnyReplica, Draw, ModelError, ModelSpec, Precision, ReplicaThread, SlotGradient},
     parameters::server::{PushGradient, SlotMetrics},
 };
+
+/// After a connection broke, the loader is asked again so much later.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// When the loader is gone, its successor is waited for so long: as long as the trainer tries to
+/// start one.
+const SUCCESSOR: Duration = Duration::from_secs(60);
 
 /// Computes slots until there are none left, and then waits to be stopped: so any end before that is
 /// a loss, also that of a worker whose node leaves.
@@ -23,6 +32,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Worker {
     device: Device,
+    loader: watch::Sender<ActorRef<DataLoader>>,
 }
 
 /// Asks where a worker computes.
@@ -32,6 +42,18 @@ pub struct AskDevice;
 impl Message for AskDevice {
     type Reply = Device;
     const NAME: &'static str = "training.device";
+}
+
+/// The job has this loader now: the one before is gone.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UseLoader {
+    /// Who hands out slots.
+    pub loader: ActorRef<DataLoader>,
+}
+
+impl Message for UseLoader {
+    type Reply = ();
+    const NAME: &'static str = "training.use_loader";
 }
 
 /// What a worker is started with.
@@ -75,8 +97,11 @@ impl Actor for Worker {
         context.watch_addr(spec.owner);
         let me = context.me().addr();
         let pool = system.pool().clone();
-        context.run(async move { Work { spec, me, replica, pool, version: None }.run().await });
-        Ok(Worker { device })
+        let (loader, loaders) = watch::channel(spec.loader.clone());
+        context.run(
+            async move { Work { spec, me, replica, pool, loaders, version: None }.run().await },
+        );
+        Ok(Worker { device, loader })
     }
 
     async fn down(&mut self, _: ActorAddr, _: Down, context: &Context<Self>) -> Result<()> {
@@ -91,11 +116,22 @@ impl Handler<AskDevice> for Worker {
     }
 }
 
+impl Handler<UseLoader> for Worker {
+    async fn handle(&mut self, told: UseLoader, _: &Context<Self>) {
+        self.loader.send_if_modified(|loader| {
+            let is_news = loader.addr() != told.loader.addr();
+            *loader = told.loader;
+            is_news
+        });
+    }
+}
+
 struct Work {
     spec: WorkerSpec,
     me: ActorAddr,
     replica: ReplicaThread,
     pool: BufferPool,
+    loaders: watch::Receiver<ActorRef<DataLoader>>,
     /// The version that the replica has, whole.
     version: Option<u64>,
 }
@@ -123,10 +159,32 @@ impl Work {
         Ok(())
     }
 
+    /// The next slot, from whichever loader the job has.
     async fn ask(&self, committed: u64) -> Result<Option<SlotWork>> {
-        let ask = NextWork { worker: self.spec.worker, committed, from: Some(self.me) };
-        let answer = self.spec.loader.call_within(ask, VERSION_PATIENCE).await?;
-        answer.map_err(Error::other)
+        let mut loaders = self.loaders.clone();
+        let mut anew = false;
+        loop {
+            let loader = loaders.borrow_and_update().clone();
+            let ask = NextWork { worker: self.spec.worker, committed, from: Some(self.me), anew };
+            let error = match loader.call_within(ask, VERSION_PATIENCE).await {
+                Ok(answer) => return answer.map_err(Error::other),
+                Err(error) => error,
+            };
+            match error.cause() {
+                // Perhaps only the connection: then the same loader is asked again.
+                Cause::Unreachable(_) => drop(timeout(ASK_AGAIN, loaders.changed()).await),
+                Cause::NodeLost(_) | Cause::Leaving(_) | Cause::NoSuchActor | Cause::Stopped => {
+                    if timeout(SUCCESSOR, loaders.changed()).await.is_err() {
+                        return Err(Error::other(format!(
+                            "the data loader is gone, and within {} s there was no other: {error}",
+                            SUCCESSOR.as_secs()
+                        )));
+                    }
+                }
+                _ => return Err(error.into()),
+            }
+            anew = true;
+        }
     }
 
     /// Computes one slot and pushes its gradient, all chunks at once.

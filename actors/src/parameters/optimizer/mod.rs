@@ -66,6 +66,37 @@ pub enum OptimizerState {
     },
 }
 
+impl OptimizerState {
+    /// Its buffers and their names, each as long as the chunk. None where nothing is remembered.
+    pub fn buffers(&self) -> Vec<(&'static str, &[f32])> {
+        match self {
+            Self::Sgd { momentum } if momentum.is_empty() => Vec::new(),
+            Self::Sgd { momentum } => vec![("momentum", momentum)],
+            Self::Adam { mean, square } => vec![("mean", mean), ("square", square)],
+            Self::Adagrad { sum } => vec![("sum", sum)],
+        }
+    }
+
+    /// The same, to keep.
+    pub(crate) fn into_buffers(self) -> Vec<Vec<f32>> {
+        match self {
+            Self::Sgd { momentum } if momentum.is_empty() => Vec::new(),
+            Self::Sgd { momentum } => vec![momentum],
+            Self::Adam { mean, square } => vec![mean, square],
+            Self::Adagrad { sum } => vec![sum],
+        }
+    }
+
+    fn buffers_mut(&mut self) -> Vec<&mut Vec<f32>> {
+        match self {
+            Self::Sgd { momentum } if momentum.is_empty() => Vec::new(),
+            Self::Sgd { momentum } => vec![momentum],
+            Self::Adam { mean, square } => vec![mean, square],
+            Self::Adagrad { sum } => vec![sum],
+        }
+    }
+}
+
 /// Why an optimiser could not be set so, or a step not be taken.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum OptimizerError {
@@ -122,6 +153,46 @@ impl OptimizerSpec {
             Self::Adam(_) => OptimizerState::Adam { mean: vec![0.0; len], square: vec![0.0; len] },
             Self::Adagrad(_) => OptimizerState::Adagrad { sum: vec![0.0; len] },
         }
+    }
+
+    /// Whether a state is one of this optimiser, for a chunk of `len` floats.
+    ///
+    /// # Errors
+    /// [`OptimizerError::Mismatch`] if it is not.
+    pub fn fits(&self, state: &OptimizerState, len: usize) -> Result<(), OptimizerError> {
+        let buffers = |state: &OptimizerState| -> Vec<(&'static str, usize)> {
+            state.buffers().into_iter().map(|(name, buffer)| (name, buffer.len())).collect()
+        };
+        let (expected, found) = (buffers(&self.state(len)), buffers(state));
+        if expected == found {
+            return Ok(());
+        }
+        let found = found.first().map_or(0, |(_, len)| *len);
+        Err(OptimizerError::Mismatch { expected: len, found })
+    }
+
+    /// The names of its state's [buffers](OptimizerState::buffers).
+    pub fn buffer_names(&self) -> Vec<&'static str> {
+        self.state(1).buffers().into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// The state of a chunk of `len` floats with these buffers, in the order of [`OptimizerSpec::buffer_names`].
+    ///
+    /// # Errors
+    /// [`OptimizerError::Mismatch`] if they are not as many or not as long as this optimiser's.
+    pub fn state_of(
+        &self,
+        len: usize,
+        buffers: Vec<Vec<f32>>,
+    ) -> Result<OptimizerState, OptimizerError> {
+        let mut state = self.state(len);
+        let places = state.buffers_mut();
+        let wrong = buffers.iter().find(|buffer| buffer.len() != len);
+        if let Some(found) = wrong.map(Vec::len).or((places.len() != buffers.len()).then_some(0)) {
+            return Err(OptimizerError::Mismatch { expected: len, found });
+        }
+        places.into_iter().zip(buffers).for_each(|(place, buffer)| *place = buffer);
+        Ok(state)
     }
 
     /// Takes one step: reads `params_in`, writes `params_out`, and brings `state` forward.

@@ -78,6 +78,19 @@ pub enum Push {
     AlreadyApplied,
 }
 
+/// All that is known of a chunk between two steps: what it begins with, and what is saved of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChunkState {
+    /// The number of steps applied.
+    pub version: u64,
+    /// Of them, those that the optimiser took: steps that were left out don't count.
+    pub taken: u64,
+    /// The parameters.
+    pub params: Arc<Vec<f32>>,
+    /// What the optimiser remembers.
+    pub optimizer: OptimizerState,
+}
+
 /// The chunks of one shard.
 #[derive(Debug)]
 pub struct Shard<G> {
@@ -148,23 +161,37 @@ impl<G: Gradient> Shard<G> {
     /// # Errors
     /// No such chunk, another length, numbers that are not finite, or a chunk that has other parameters already.
     pub fn init(&mut self, chunk: usize, params: Vec<f32>) -> Result<(), ShardError> {
+        let optimizer = self.optimizer.state(params.len());
+        let params = Arc::new(params);
+        self.restore(chunk, ChunkState { version: 0, taken: 0, params, optimizer })
+    }
+
+    /// Gives a chunk what it had after some steps. The same state a second time changes nothing.
+    ///
+    /// # Errors
+    /// As [`Shard::init`]; a state of another optimiser.
+    pub fn restore(&mut self, chunk: usize, state: ChunkState) -> Result<(), ShardError> {
         let at = self.chunks.get_mut(&chunk).ok_or(ShardError::UnknownChunk { chunk })?;
+        let ChunkState { version, taken, params, optimizer } = state;
         if params.len() != at.len {
             return Err(ShardError::WrongLength { chunk, expected: at.len, got: params.len() });
         }
-        if !all_finite(&params) {
-            return Err(ShardError::NonFinite { chunk, step: 0, numbers: Numbers::Parameters });
+        let buffers = optimizer.buffers();
+        if !all_finite(&params) || !buffers.iter().all(|(_, buffer)| all_finite(buffer)) {
+            let numbers = Numbers::Parameters;
+            return Err(ShardError::NonFinite { chunk, step: version, numbers });
         }
+        self.optimizer.fits(&optimizer, at.len)?;
         match &at.live {
-            Some(live) if live.version == 0 && same_bits(&live.params, &params) => Ok(()),
+            Some(live) if live.version == version && same_bits(&live.params, &params) => Ok(()),
             Some(live) => Err(ShardError::AlreadyInitialised { chunk, version: live.version }),
             None => {
                 at.live = Some(Live {
-                    version: 0,
-                    params: Arc::new(params),
+                    version,
+                    params,
                     retired: None,
-                    state: self.optimizer.state(at.len),
-                    taken: 0,
+                    state: optimizer,
+                    taken,
                     sums: Vec::new(),
                     is_summed: false,
                     slots: (0..self.slots).map(|_| None).collect(),
@@ -263,6 +290,26 @@ impl<G: Gradient> Shard<G> {
         let at = self.chunks.get(&chunk).ok_or(ShardError::UnknownChunk { chunk })?;
         let live = at.live.as_ref().ok_or(ShardError::NotInitialised { chunk })?;
         Ok((live.version, live.params.clone()))
+    }
+
+    /// A copy of what is known of a chunk now; parameters are shared.
+    ///
+    /// # Errors
+    /// No such chunk, or it is not initialised.
+    pub fn state(&self, chunk: usize) -> Result<ChunkState, ShardError> {
+        let at = self.chunks.get(&chunk).ok_or(ShardError::UnknownChunk { chunk })?;
+        let live = at.live.as_ref().ok_or(ShardError::NotInitialised { chunk })?;
+        Ok(ChunkState {
+            version: live.version,
+            taken: live.taken,
+            params: live.params.clone(),
+            optimizer: live.state.clone(),
+        })
+    }
+
+    /// How the shard's optimiser is set.
+    pub fn optimizer(&self) -> &OptimizerSpec {
+        &self.optimizer
     }
 
     /// A chunk's parameters of one version: the newest one and the one before are kept. `None` for any other, and for

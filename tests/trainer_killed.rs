@@ -1,5 +1,5 @@
-//! A job is held by the cluster: it goes on when its trainer's node is lost, and when the process that
-//! submitted it has gone.
+//! A job is held by the cluster: it goes on when its trainer's node is lost, and when the seed is, or the
+//! process that submitted it.
 #![cfg(feature = "torch")]
 
 #[path = "support/training.rs"]
@@ -21,12 +21,7 @@ fn node_process() {
 /// A stage with three voters.
 async fn stage(roles: &[&str], parts: &[Part]) -> Stage {
     let stage = Stage::set(roles, parts).await;
-    until("there are three voters", async || {
-        stage.seed.ledger().status().is_some_and(|ledger| {
-            ledger.voters.len() == 3 && ledger.missing.is_empty() && ledger.leader.is_some()
-        })
-    })
-    .await;
+    three_voters(&stage.seed).await;
     stage
 }
 
@@ -34,19 +29,6 @@ async fn stage(roles: &[&str], parts: &[Part]) -> Stage {
 async fn with_spares() -> Stage {
     let parts = [Part::Worker, Part::Server, Part::Server, Part::Spare, Part::Spare];
     stage(&["loader", "server"], &parts).await
-}
-
-/// Follows a job until so many steps are done.
-async fn follow(job: &mut RunningJob, wanted: u64) {
-    soon(async {
-        loop {
-            match job.next().await.unwrap() {
-                Some(JobEvent::Step { steps, .. }) if steps >= wanted => return,
-                event => assert!(event.is_some()),
-            }
-        }
-    })
-    .await;
 }
 
 /// The node of a job's trainer.
@@ -78,7 +60,7 @@ async fn a_job_whose_trainer_is_killed_goes_on_and_has_the_same_result() {
     let (calm, _) = finish(soon(job("calm").submit(&stage.seed)).await.unwrap()).await;
 
     let mut struck = soon(job("struck").submit(&stage.seed)).await.unwrap();
-    follow(&mut struck, 30).await;
+    until_step(&mut struck, 30).await;
     let before = trainer(&stage).await;
     stage.process(before).kill();
     goes_on(struck, before, &calm).await;
@@ -96,7 +78,7 @@ async fn a_job_whose_last_step_is_applied_while_its_trainer_is_lost_is_done_all_
     let mut struck = soon(job("struck").submit(&stage.seed)).await.unwrap();
     let weights = soon(struck.weights()).await.unwrap();
     let before = trainer(&stage).await;
-    follow(&mut struck, calm.steps - 10).await;
+    until_step(&mut struck, calm.steps - 10).await;
     stage.process(before).freeze();
     assert_eq!(soon(weights.pull(calm.steps)).await.unwrap().number, calm.steps);
     let (report, _) = finish(struck).await;
@@ -129,7 +111,7 @@ async fn a_job_whose_trainer_is_killed_with_the_leader_of_the_ledger_goes_on_all
             continue;
         }
         let mut struck = soon(job(&name).submit(&stage.seed)).await.unwrap();
-        follow(&mut struck, 30).await;
+        until_step(&mut struck, 30).await;
         let node = trainer(&stage).await;
         if Some(node) == leader() {
             break (struck, node);
@@ -141,6 +123,22 @@ async fn a_job_whose_trainer_is_killed_with_the_leader_of_the_ledger_goes_on_all
     stage.process(before).kill();
     goes_on(struck, before, &calm).await;
     until("another one leads", async || leader().is_some_and(|leader| leader != before)).await;
+    stage.is_cleared().await;
+}
+
+/// One process is both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_seed_and_submitter_is_killed_goes_on_and_has_the_same_result() {
+    let parts = [Part::Worker, Part::Worker, Part::Server, Part::Server, Part::Spare];
+    let (stage, seed) = Stage::set_by_another(&["loader", "server"], &parts, "struck", 12).await;
+    let mut struck = soon(RunningJob::attach(&stage.seed, "struck")).await.unwrap();
+    until_step(&mut struck, 30).await;
+    seed.kill();
+    let (report, _) = finish(struck).await;
+    let job = stage.job("calm").epochs(12).submit(&stage.seed);
+    let (calm, _) = finish(soon(job).await.unwrap()).await;
+    assert_eq!((report.steps, report.samples), (calm.steps, calm.samples));
+    assert_eq!(report.parameters_sha256, calm.parameters_sha256);
     stage.is_cleared().await;
 }
 

@@ -1,0 +1,149 @@
+//! The file that makes a checkpoint whole.
+
+use serde::{Deserialize, Serialize};
+
+use super::JobState;
+use crate::{
+    data::loader::Description,
+    parameters::{optimizer::OptimizerSpec, rule::LossScale},
+};
+
+/// The version of the format that is written here.
+const FORMAT: u32 = 1;
+
+/// What a checkpoint says of itself: `manifest.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The version of the format: 1.
+    pub format: u32,
+    /// The job's name.
+    pub job: String,
+    /// The model's name.
+    pub model: String,
+    /// The optimiser and its settings.
+    pub optimizer: OptimizerSpec,
+    /// What the order of the samples follows from.
+    pub data: DataOf,
+    /// Steps that were applied.
+    pub steps: u64,
+    /// Of them, those that the optimiser took.
+    pub taken: u64,
+    /// Steps in a row that were left out, up to the last one.
+    pub skipped: u32,
+    /// What the loss is scaled by.
+    pub loss_scale: LossScale,
+    /// The names of the optimiser's buffers.
+    pub buffers: Vec<String>,
+    /// The other files.
+    pub files: Vec<FileOf>,
+}
+
+/// What decides which samples belong to which step. A job that goes on has the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataOf {
+    /// Training samples.
+    pub samples: u32,
+    /// Height and width of a sample.
+    pub sample: (u32, u32),
+    /// Samples of a batch.
+    pub batch: u32,
+    /// Slots of a batch.
+    pub slots: u32,
+    /// The job's seed.
+    pub seed: u64,
+}
+
+/// A file of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileOf {
+    /// Its name.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+    /// The SHA-256 of its bytes, in hex.
+    pub sha256: String,
+}
+
+/// The job that a checkpoint is of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobOf {
+    /// Its name.
+    pub job: String,
+    /// The model's name.
+    pub model: String,
+    /// The optimiser and its settings.
+    pub optimizer: OptimizerSpec,
+    /// What the order of the samples follows from.
+    pub data: DataOf,
+}
+
+impl DataOf {
+    /// Of a job with this data, in batches of so many samples in so many slots.
+    pub fn new(data: &Description, batch: u32, slots: u32, seed: u64) -> Self {
+        DataOf { samples: data.samples, sample: data.sample, batch, slots, seed }
+    }
+
+    /// The first thing in which two jobs differ.
+    fn difference(&self, other: &DataOf) -> Option<String> {
+        let settings = |data: &DataOf| {
+            let (rows, cols) = data.sample;
+            [
+                ("training samples", data.samples.to_string()),
+                ("height and width of a sample", format!("{rows}×{cols}")),
+                ("samples of a batch", data.batch.to_string()),
+                ("slots of a batch", data.slots.to_string()),
+                ("seed", data.seed.to_string()),
+            ]
+        };
+        let pairs = settings(self).into_iter().zip(settings(other));
+        let differs = pairs.into_iter().find(|(one, other)| one != other);
+        differs.map(|((what, one), (_, other))| format!("{what}: {one}, and here {other}"))
+    }
+}
+
+impl Manifest {
+    pub(super) fn new(of: &JobOf, state: &JobState, files: Vec<FileOf>) -> Self {
+        Manifest {
+            format: FORMAT,
+            job: of.job.clone(),
+            model: of.model.clone(),
+            optimizer: of.optimizer,
+            data: of.data,
+            steps: state.steps,
+            taken: state.taken,
+            skipped: state.skipped,
+            loss_scale: state.loss_scale,
+            buffers: state.buffers.iter().map(|(name, _)| name.clone()).collect(),
+            files,
+        }
+    }
+
+    /// Reads `manifest.json`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
+        /// Read first: another format may have other fields.
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let wrong = |error: serde_json::Error| format!("manifest.json: {error}");
+        let Format { format } = serde_json::from_slice(bytes).map_err(wrong)?;
+        if format != FORMAT {
+            return Err(format!(
+                "manifest.json: it is of format {format}, and this program reads {FORMAT}"
+            ));
+        }
+        serde_json::from_slice(bytes).map_err(wrong)
+    }
+
+    /// What keeps a job from going on from this checkpoint: another model, other data, another order. The optimiser's
+    /// settings, the number of epochs, of workers and of shards may be others.
+    pub(super) fn difference(&self, of: &JobOf) -> Option<String> {
+        if self.model != of.model {
+            return Some(format!("it has the model `{}`, and here `{}`", self.model, of.model));
+        }
+        self.data.difference(&of.data)
+    }
+}

@@ -1,0 +1,319 @@
+//! Where checkpoints are kept.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::{
+    ObjectStore, ObjectStoreExt, PutPayload, WriteMultipart, local::LocalFileSystem,
+    path::Path as Key,
+};
+use sha2::{Digest, Sha256};
+
+use super::{
+    CheckpointError, JobState, Manifest,
+    files::{self, longest},
+    manifest::{FileOf, JobOf},
+};
+use crate::parameters::layout::Layout;
+
+const MANIFEST: &str = "manifest.json";
+/// A manifest is smaller than this, whatever the model.
+const LONGEST_MANIFEST: u64 = 1 << 20;
+const FOLDER: &str = "step-";
+/// Longer files are sent in parts: an object store takes some GB at once at most.
+const PART: usize = 64 << 20;
+
+/// The checkpoints of one job.
+#[derive(Debug, Clone)]
+pub struct Store {
+    store: Arc<dyn ObjectStore>,
+    at: String,
+}
+
+/// A checkpoint that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Written {
+    pub(crate) bytes: u64,
+}
+
+type Result<T> = std::result::Result<T, CheckpointError>;
+
+impl Store {
+    /// A folder, which is made if it is not there; or `s3://bucket/prefix`.
+    ///
+    /// # Errors
+    /// If the folder can't be made; for another kind of address; if the environment does not say how to reach S3.
+    pub async fn open(at: &Path) -> Result<Self> {
+        let name = at.display().to_string();
+        let wrong = |why: String| CheckpointError::Store { at: name.clone(), why };
+        if let Some((scheme, rest)) = name.split_once("://") {
+            let store = match scheme {
+                "s3" => s3(&name, rest).map_err(wrong)?,
+                _ => return Err(wrong("they go to a folder, or to s3://bucket/prefix".to_owned())),
+            };
+            return Ok(Store { store, at: name });
+        }
+        tokio::fs::create_dir_all(at).await.map_err(|error| wrong(error.to_string()))?;
+        let store = LocalFileSystem::new_with_prefix(at).map_err(|error| wrong(told(&error)))?;
+        // The manifest must not be on the disk before what it tells of.
+        let store = store.with_fsync(true).with_automatic_cleanup(true);
+        Ok(Store { store: Arc::new(store), at: name })
+    }
+
+    fn wrong(&self, error: &object_store::Error) -> CheckpointError {
+        CheckpointError::Store { at: self.at.clone(), why: told(error) }
+    }
+
+    /// What a checkpoint is called.
+    pub(crate) fn name(&self, steps: u64) -> String {
+        format!("{}/{}", self.at, folder(steps))
+    }
+
+    /// After how many steps there are checkpoints that were finished, in ascending order.
+    ///
+    /// # Errors
+    /// If the place can't be read.
+    pub async fn finished(&self) -> Result<Vec<u64>> {
+        let all = self.all().await?;
+        let finished = all.into_iter().filter(|(_, files)| files.iter().any(|f| f == MANIFEST));
+        Ok(finished.map(|(steps, _)| steps).collect())
+    }
+
+    /// The files of each checkpoint, finished or not. What is not of a checkpoint is left alone.
+    async fn all(&self) -> Result<BTreeMap<u64, Vec<String>>> {
+        let mut all = BTreeMap::<u64, Vec<String>>::new();
+        let mut objects = self.store.list(None);
+        while let Some(object) = objects.try_next().await.map_err(|error| self.wrong(&error))? {
+            let mut parts = object.location.parts();
+            let (Some(of), Some(file), None) = (parts.next(), parts.next(), parts.next()) else {
+                continue;
+            };
+            let steps = of.as_ref().strip_prefix(FOLDER).and_then(|steps| steps.parse().ok());
+            if let Some(steps) = steps.filter(|steps| folder(*steps) == of.as_ref()) {
+                all.entry(steps).or_default().push(file.as_ref().to_owned());
+            }
+        }
+        Ok(all)
+    }
+
+    /// Writes a checkpoint, its manifest last. One that was begun before is written anew.
+    ///
+    /// # Errors
+    /// If it can't be written. Then it is not there.
+    pub(crate) async fn save(
+        &self,
+        layout: &Layout,
+        of: &JobOf,
+        state: JobState,
+    ) -> Result<Written> {
+        let steps = state.steps;
+        let (layout, of) = (layout.clone(), of.clone());
+        let wrong = |why: String| CheckpointError::Store { at: self.at.clone(), why };
+        // Hashing takes its time for large models.
+        let made = tokio::task::spawn_blocking(move || {
+            let files = files::write(&layout, &state)?;
+            let told = files.iter().map(|(name, bytes)| FileOf {
+                name: (*name).to_owned(),
+                bytes: bytes.len() as u64,
+                sha256: sha256(bytes),
+            });
+            let manifest = Manifest::new(&of, &state, told.collect());
+            let manifest = serde_json::to_vec_pretty(&manifest).map_err(|e| e.to_string())?;
+            Ok::<_, String>((files, manifest))
+        });
+        let (files, manifest) =
+            made.await.map_err(|error| wrong(error.to_string()))?.map_err(wrong)?;
+        let mut written = Written { bytes: 0 };
+        for (name, bytes) in files.into_iter().chain([(MANIFEST, manifest)]) {
+            written.bytes += bytes.len() as u64;
+            let put = self.put(&key(steps, name), bytes.into()).await;
+            put.map_err(|error| self.wrong(&error))?;
+        }
+        Ok(written)
+    }
+
+    async fn put(&self, key: &Key, bytes: Bytes) -> object_store::Result<()> {
+        if bytes.len() <= PART {
+            self.store.put(key, PutPayload::from(bytes)).await?;
+            return Ok(());
+        }
+        // What is not complete is not seen, here too.
+        let upload = self.store.put_multipart(key).await?;
+        let mut upload = WriteMultipart::new_with_chunk_size(upload, PART);
+        upload.put(bytes);
+        upload.finish().await?;
+        Ok(())
+    }
+
+    /// The state after so many steps, for a job with this layout.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Damaged`], [`CheckpointError::OtherJob`], or the place can't be read.
+    pub(crate) async fn load(&self, steps: u64, layout: &Layout, of: &JobOf) -> Result<JobState> {
+        let checkpoint = self.name(steps);
+        let damaged =
+            |why: String| CheckpointError::Damaged { checkpoint: checkpoint.clone(), why };
+        let other = |why: String| CheckpointError::OtherJob { checkpoint: checkpoint.clone(), why };
+        let bytes = self.get(steps, MANIFEST, LONGEST_MANIFEST).await?.map_err(damaged)?;
+        let manifest = Manifest::read(&bytes).map_err(damaged)?;
+        if manifest.steps != steps {
+            let why =
+                format!("it is in this folder, and says that it is of step {}", manifest.steps);
+            return Err(damaged(why));
+        }
+        if let Some(why) = manifest.difference(of) {
+            return Err(other(why));
+        }
+        let longest = longest(layout, manifest.buffers.len().max(1));
+        let mut files = BTreeMap::new();
+        for file in &manifest.files {
+            if file.bytes > longest {
+                let (name, bytes) = (&file.name, file.bytes);
+                return Err(other(format!(
+                    "{name} has {bytes} bytes, which are more than this model's parameters take"
+                )));
+            }
+            let bytes = self.get(steps, &file.name, file.bytes).await?.map_err(damaged)?;
+            let (found, told) = (bytes.len() as u64, file.bytes);
+            if found != told {
+                return Err(damaged(format!("{} has {found} bytes of {told}", file.name)));
+            }
+            files.insert(file.name.clone(), (bytes, file.sha256.clone()));
+        }
+        let layout = layout.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            for (name, (bytes, told)) in &files {
+                if sha256(bytes) != *told {
+                    return Ok(Err(format!("the bytes of {name} are not those that were written")));
+                }
+            }
+            let file = |name: &str| files.get(name).map(|(bytes, _)| bytes.clone());
+            files::read(&layout, &manifest, file).map(Ok)
+        });
+        let read = read.await.map_err(|error| damaged(error.to_string()))?;
+        read.map_err(other)?.map_err(damaged)
+    }
+
+    /// A file's bytes, or what is wrong with it: it is not there, or longer than it may be.
+    async fn get(
+        &self,
+        steps: u64,
+        name: &str,
+        longest: u64,
+    ) -> Result<std::result::Result<Vec<u8>, String>> {
+        let found = match self.store.get(&key(steps, name)).await {
+            Ok(found) => found,
+            Err(object_store::Error::NotFound { .. }) => {
+                return Ok(Err(format!("there is no {name}")));
+            }
+            Err(error) => return Err(self.wrong(&error)),
+        };
+        let bytes = found.meta.size;
+        if bytes > longest {
+            return Ok(Err(format!(
+                "{name} has {bytes} bytes, and {longest} at most belong there"
+            )));
+        }
+        let bytes = found.bytes().await.map_err(|error| self.wrong(&error))?;
+        Ok(Ok(bytes.into()))
+    }
+
+    /// The newest state that is whole. `None` if no checkpoint was ever finished. Those that are damaged are told of
+    /// in the log, and passed over.
+    ///
+    /// # Errors
+    /// [`CheckpointError::OtherJob`]; [`CheckpointError::NoneWhole`] if all are damaged; or the place can't be read.
+    pub(crate) async fn newest(&self, layout: &Layout, of: &JobOf) -> Result<Option<JobState>> {
+        let mut newest = None;
+        for steps in self.finished().await?.into_iter().rev() {
+            match self.load(steps, layout, of).await {
+                Ok(state) => return Ok(Some(state)),
+                Err(error @ CheckpointError::Damaged { .. }) => {
+                    tracing::warn!(%error, "an older checkpoint is used");
+                    newest.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match newest {
+            None => Ok(None),
+            Some(newest) => {
+                let (at, newest) = (self.at.clone(), newest.to_string());
+                Err(CheckpointError::NoneWhole { at, newest })
+            }
+        }
+    }
+
+    /// Keeps the last `keep` that were finished, and what was begun after them; the rest goes, each one's manifest
+    /// first.
+    ///
+    /// # Errors
+    /// If something can't be deleted.
+    pub(crate) async fn prune(&self, keep: usize) -> Result<()> {
+        let finished = self.finished().await?;
+        let kept = finished.len().saturating_sub(keep.max(1));
+        let Some(&oldest) = finished.get(kept) else { return Ok(()) };
+        let newest = finished.last().copied().unwrap_or(oldest);
+        for (steps, mut files) in self.all().await? {
+            let is_left_over = steps < newest && !finished.contains(&steps);
+            if steps >= oldest && !is_left_over {
+                continue;
+            }
+            files.sort_by_key(|file| file != MANIFEST);
+            for file in files {
+                match self.store.delete(&key(steps, &file)).await {
+                    // Somebody else has done so.
+                    Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                    Err(error) => return Err(self.wrong(&error)),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A bucket, or what is below a prefix of it. How to reach it stands in the environment, as for Amazon's own tools.
+#[cfg(feature = "s3")]
+fn s3(url: &str, rest: &str) -> std::result::Result<Arc<dyn ObjectStore>, String> {
+    use object_store::{aws::AmazonS3Builder, prefix::PrefixStore};
+
+    // The HTTP client takes the process's; one that the program has chosen before stays.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let bucket = AmazonS3Builder::from_env().with_url(url).build().map_err(|error| told(&error))?;
+    let prefix = rest.split_once('/').map_or("", |(_, prefix)| prefix);
+    let prefix = Key::parse(prefix).map_err(|error| error.to_string())?;
+    Ok(Arc::new(PrefixStore::new(bucket, prefix)))
+}
+
+#[cfg(not(feature = "s3"))]
+fn s3(_: &str, _: &str) -> std::result::Result<Arc<dyn ObjectStore>, String> {
+    Err("this program was built without the feature `s3` of footlight".to_owned())
+}
+
+/// Zeros before it, so that names sort as numbers do.
+fn folder(steps: u64) -> String {
+    format!("{FOLDER}{steps:012}")
+}
+
+fn key(steps: u64, file: &str) -> Key {
+    Key::from_iter([folder(steps).as_str(), file])
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    format!("{:x}", Sha256::digest(bytes))
+}
+
+/// An error in one line, with what is beneath it: the file system's word comes last.
+fn told(error: &object_store::Error) -> String {
+    let mut told = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let why = error.to_string();
+        if !told.contains(&why) {
+            told = format!("{told}: {why}");
+        }
+        cause = error.source();
+    }
+    told.replace('\n', " ")
+}

@@ -1,0 +1,205 @@
+//! Every process of a job is killed at the same moment, and it goes on from its checkpoint: with the bits of a job that
+//! nothing happened to.
+#![cfg(feature = "torch")]
+
+#[path = "support/training.rs"]
+mod training;
+
+use std::{env, path::Path};
+
+use footlight::{
+    actors::{checkpoint::Checkpoints, training::JobEvent},
+    cluster::processes::{Process, ProcessSpec, Processes, exit_with_parent},
+};
+use training::*;
+
+#[test]
+#[ignore = "run by the other tests in processes of its own"]
+fn node_process() {
+    play_node();
+}
+
+const EPOCHS: u64 = 6;
+const EVERY: u64 = 25;
+
+/// A job and all that it needs: this process is the seed and has submitted it, its children are the other nodes.
+#[test]
+#[ignore = "run by the other tests in processes of its own"]
+fn cluster_process() {
+    let Some(folder) = env::var_os("TEST_CHECKPOINTS") else { return };
+    assert!(exit_with_parent().unwrap());
+    let number = |name: &str| env::var(name).unwrap().parse().unwrap();
+    let (workers, servers) = (number("TEST_WORKERS"), number("TEST_SERVERS"));
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let mut parts = vec![Part::Loader];
+        parts.extend((0..workers).map(|_| Part::Worker));
+        parts.extend((0..servers).map(|_| Part::Server));
+        let stage = Stage::set(&["seed"], &parts).await;
+        let pids: Vec<String> =
+            stage.processes.iter().map(|(_, process)| process.pid().to_string()).collect();
+        println!("\npids {}", pids.join(" "));
+        let checkpoints = Checkpoints::to(folder).every_steps(EVERY);
+        let job = stage.job("struck").epochs(EPOCHS).workers(workers).servers(servers);
+        let mut job = job.checkpoints(checkpoints).resume().submit(&stage.seed).await.unwrap();
+        let report = job.follow(|event| match event {
+            JobEvent::FromCheckpoint { steps, .. } => println!("from {steps}"),
+            JobEvent::Saved { steps, .. } => println!("saved {steps}"),
+            JobEvent::Step { steps, .. } => println!("step {steps}."),
+            _ => {}
+        });
+        let report = report.await.unwrap();
+        println!("done {} {} {}", report.parameters_sha256, report.samples, report.test_accuracy);
+        job.close().await.unwrap();
+    });
+}
+
+/// Where a cluster saves, and what its environment says of that.
+struct Place {
+    at: String,
+    env: Vec<(&'static str, String)>,
+}
+
+async fn cluster(
+    keeper: &Processes,
+    dir: &Path,
+    place: &Place,
+    workers: u32,
+    servers: u32,
+) -> Process {
+    let temporary = dir.join("tmp");
+    std::fs::create_dir_all(&temporary).unwrap();
+    let mut spec = ProcessSpec::this_binary("cluster")
+        .args(["--exact", "cluster_process", "--ignored", "--nocapture"])
+        .env("TEST_CHECKPOINTS", &place.at)
+        .env("TEST_WORKERS", workers.to_string())
+        .env("TEST_SERVERS", servers.to_string())
+        // What it leaves behind goes with this test's folder.
+        .env("TMPDIR", temporary);
+    for (name, value) in &place.env {
+        spec = spec.env(name, value);
+    }
+    keeper.start(spec).await.unwrap()
+}
+
+async fn line(process: &Process, prefix: &str) -> String {
+    let line = process.wait_line(prefix, LONG).await;
+    line.unwrap_or_else(|error| panic!("{error}: {:?}", process.stderr()))
+}
+
+async fn from(process: &Process) -> u64 {
+    line(process, "from ").await["from ".len()..].parse().unwrap()
+}
+
+/// Kills the process and its children in one moment.
+async fn kill_all(cluster: &Process, pids: &str) {
+    let pids = pids["pids ".len()..].split(' ').map(|pid| pid.parse::<i32>().unwrap());
+    for pid in pids.chain([cluster.pid() as i32]) {
+        // SAFETY: a signal to a process that this test has started, or that such a one has; its parent lives, so its id
+        // is no other's yet.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+    }
+    soon(cluster.wait(LONG)).await.unwrap();
+}
+
+/// What becomes of the job if nothing happens to it: the line that it ends with.
+async fn calm() -> String {
+    let stage = Stage::set(&["loader", "server"], &[Part::Worker, Part::Worker]).await;
+    let job = stage.job("calm").epochs(EPOCHS).submit(&stage.seed);
+    let report = finish(soon(job).await.unwrap()).await.0;
+    let (bits, samples, accuracy) =
+        (report.parameters_sha256, report.samples, report.test_accuracy);
+    format!("done {bits} {samples} {accuracy}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_every_process_is_killed_at_once_is_resumed_with_the_same_bits() {
+    let (keeper, dir) = (Processes::new(), tempfile::tempdir().unwrap());
+    let folder = dir.path().join("checkpoints").to_str().unwrap().to_owned();
+    let place = Place { at: folder, env: Vec::new() };
+    let calm = calm().await;
+    // In the middle of an epoch, and between two checkpoints: twice.
+    for (round, steps) in [60, 115].into_iter().enumerate() {
+        let cluster = cluster(&keeper, dir.path(), &place, 2, 2).await;
+        let pids = line(&cluster, "pids ").await;
+        if round > 0 {
+            let from = from(&cluster).await;
+            assert!(from >= 50 && from % EVERY == 0, "{from}");
+        }
+        line(&cluster, &format!("step {steps}.")).await;
+        kill_all(&cluster, &pids).await;
+    }
+    // With another number of workers and of shards.
+    let cluster = cluster(&keeper, dir.path(), &place, 1, 3).await;
+    let from = from(&cluster).await;
+    assert!(from >= 100 && from % EVERY == 0, "{from}");
+    assert_eq!(line(&cluster, "done ").await, calm);
+}
+
+/// The same with a server that speaks S3's protocol, on loopback.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_is_resumed_from_an_object_store() {
+    let (keeper, dir) = (Processes::new(), tempfile::tempdir().unwrap());
+    let bucket = dir.path().join("store").join("jobs");
+    std::fs::create_dir_all(&bucket).unwrap();
+    let server = s3::serve(bucket.parent().unwrap()).await;
+    let env = [
+        ("AWS_ENDPOINT_URL", format!("http://{server}")),
+        ("AWS_ALLOW_HTTP", "true".to_owned()),
+        ("AWS_REGION", "here".to_owned()),
+        ("AWS_ACCESS_KEY_ID", s3::KEY.to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", s3::SECRET.to_owned()),
+    ];
+    let place = Place { at: "s3://jobs/digits/first".to_owned(), env: env.into() };
+    let calm = calm().await;
+    let before = cluster(&keeper, dir.path(), &place, 2, 2).await;
+    let pids = line(&before, "pids ").await;
+    line(&before, "step 60.").await;
+    kill_all(&before, &pids).await;
+    let after = cluster(&keeper, dir.path(), &place, 2, 2).await;
+    let from = from(&after).await;
+    assert!(from >= 50 && from % EVERY == 0, "{from}");
+    assert_eq!(line(&after, "done ").await, calm);
+    // This server keeps folders that are empty.
+    let kept = std::fs::read_dir(bucket.join("digits/first")).unwrap();
+    let kept = kept
+        .filter(|folder| std::fs::read_dir(folder.as_ref().unwrap().path()).unwrap().count() == 3);
+    assert_eq!(kept.count(), 3);
+}
+
+mod s3 {
+    //! A server that speaks S3's protocol and keeps its objects in a folder.
+
+    use std::{net::SocketAddr, path::Path};
+
+    use hyper_util::{
+        rt::{TokioExecutor, TokioIo},
+        server::conn::auto::Builder,
+    };
+    use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
+    use tokio::net::TcpListener;
+
+    pub(crate) const KEY: &str = "a-key";
+    pub(crate) const SECRET: &str = "a-secret";
+
+    /// Serves a folder, each of whose folders is a bucket, until the test ends.
+    pub(crate) async fn serve(folder: &Path) -> SocketAddr {
+        let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(folder).unwrap());
+        service.set_auth(SimpleAuth::from_single(KEY, SECRET));
+        let service = service.build();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                let service = service.clone();
+                tokio::spawn(async move {
+                    let server = Builder::new(TokioExecutor::new());
+                    let served = server.serve_connection(TokioIo::new(socket), service);
+                    // A client that is killed is no fault of the server's.
+                    let _ = served.await;
+                });
+            }
+        });
+        addr
+    }
+}

@@ -40,7 +40,10 @@ fn cluster_process() {
         println!("\npids {}", pids.join(" "));
         let checkpoints = Checkpoints::to(folder).every_steps(EVERY);
         let job = stage.job("struck").epochs(EPOCHS).workers(workers).servers(servers);
-        let mut job = job.checkpoints(checkpoints).resume().submit(&stage.seed).await.unwrap();
+        let mut job = match job.checkpoints(checkpoints).resume().submit(&stage.seed).await {
+            Ok(job) => job,
+            Err(error) => return println!("refused {error}"),
+        };
         let report = job.follow(|event| match event {
             JobEvent::FromCheckpoint { steps, .. } => println!("from {steps}"),
             JobEvent::Saved { steps, .. } => println!("saved {steps}"),
@@ -142,14 +145,7 @@ async fn a_job_is_resumed_from_an_object_store() {
     let bucket = dir.path().join("store").join("jobs");
     std::fs::create_dir_all(&bucket).unwrap();
     let server = s3::serve(bucket.parent().unwrap()).await;
-    let env = [
-        ("AWS_ENDPOINT_URL", format!("http://{server}")),
-        ("AWS_ALLOW_HTTP", "true".to_owned()),
-        ("AWS_REGION", "here".to_owned()),
-        ("AWS_ACCESS_KEY_ID", s3::KEY.to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", s3::SECRET.to_owned()),
-    ];
-    let place = Place { at: "s3://jobs/digits/first".to_owned(), env: env.into() };
+    let place = s3::place(server, "s3://jobs/digits/first");
     let calm = calm().await;
     let before = cluster(&keeper, dir.path(), &place, 2, 2).await;
     let pids = line(&before, "pids ").await;
@@ -166,6 +162,21 @@ async fn a_job_is_resumed_from_an_object_store() {
     assert_eq!(kept.count(), 3);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_store_that_does_not_answer_is_named() {
+    let (keeper, dir) = (Processes::new(), tempfile::tempdir().unwrap());
+    // Nobody listens there for TCP.
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let place = s3::place(taken.local_addr().unwrap(), "s3://jobs/digits");
+    let refused = line(&cluster(&keeper, dir.path(), &place, 1, 1).await, "refused ").await;
+    assert!(refused.contains("checkpoints in s3://jobs/digits: "), "{refused}");
+    assert!(refused.contains("onnect"), "{refused}");
+
+    let place = Place { at: "gs://jobs/digits".to_owned(), env: Vec::new() };
+    let refused = line(&cluster(&keeper, dir.path(), &place, 1, 1).await, "refused ").await;
+    assert!(refused.ends_with("they go to a folder, or to s3://bucket/prefix"), "{refused}");
+}
+
 mod s3 {
     //! A server that speaks S3's protocol and keeps its objects in a folder.
 
@@ -178,8 +189,22 @@ mod s3 {
     use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
     use tokio::net::TcpListener;
 
-    pub(crate) const KEY: &str = "a-key";
-    pub(crate) const SECRET: &str = "a-secret";
+    use super::Place;
+
+    const KEY: &str = "a-key";
+    const SECRET: &str = "a-secret";
+
+    /// Where a cluster saves to that server.
+    pub(crate) fn place(server: SocketAddr, url: &str) -> Place {
+        let env = [
+            ("AWS_ENDPOINT_URL", format!("http://{server}")),
+            ("AWS_ALLOW_HTTP", "true".to_owned()),
+            ("AWS_REGION", "here".to_owned()),
+            ("AWS_ACCESS_KEY_ID", KEY.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET.to_owned()),
+        ];
+        Place { at: url.to_owned(), env: env.into() }
+    }
 
     /// Serves a folder, each of whose folders is a bucket, until the test ends.
     pub(crate) async fn serve(folder: &Path) -> SocketAddr {

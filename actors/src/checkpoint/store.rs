@@ -1,6 +1,10 @@
 //! Where checkpoints are kept.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -23,11 +27,16 @@ const LONGEST_MANIFEST: u64 = 1 << 20;
 const FOLDER: &str = "step-";
 /// Longer files are sent in parts: an object store takes some GB at once at most.
 const PART: usize = 64 << 20;
+/// What S3 does not answer is asked again for so long.
+#[cfg(feature = "s3")]
+const S3_PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// The checkpoints of one job.
 #[derive(Debug, Clone)]
 pub struct Store {
     store: Arc<dyn ObjectStore>,
+    /// The folder, if it is one.
+    folder: Option<PathBuf>,
     at: String,
 }
 
@@ -52,13 +61,13 @@ impl Store {
                 "s3" => s3(&name, rest).map_err(wrong)?,
                 _ => return Err(wrong("they go to a folder, or to s3://bucket/prefix".to_owned())),
             };
-            return Ok(Store { store, at: name });
+            return Ok(Store { store, folder: None, at: name });
         }
         tokio::fs::create_dir_all(at).await.map_err(|error| wrong(error.to_string()))?;
         let store = LocalFileSystem::new_with_prefix(at).map_err(|error| wrong(told(&error)))?;
         // The manifest must not be on the disk before what it tells of.
         let store = store.with_fsync(true).with_automatic_cleanup(true);
-        Ok(Store { store: Arc::new(store), at: name })
+        Ok(Store { store: Arc::new(store), folder: Some(at.to_owned()), at: name })
     }
 
     fn wrong(&self, error: &object_store::Error) -> CheckpointError {
@@ -89,8 +98,7 @@ impl Store {
             let (Some(of), Some(file), None) = (parts.next(), parts.next(), parts.next()) else {
                 continue;
             };
-            let steps = of.as_ref().strip_prefix(FOLDER).and_then(|steps| steps.parse().ok());
-            if let Some(steps) = steps.filter(|steps| folder(*steps) == of.as_ref()) {
+            if let Some(steps) = steps_of(of.as_ref()) {
                 all.entry(steps).or_default().push(file.as_ref().to_owned());
             }
         }
@@ -255,9 +263,9 @@ impl Store {
         let kept = finished.len().saturating_sub(keep.max(1));
         let Some(&oldest) = finished.get(kept) else { return Ok(()) };
         let newest = finished.last().copied().unwrap_or(oldest);
+        let is_over = |steps| steps < oldest || steps < newest && !finished.contains(&steps);
         for (steps, mut files) in self.all().await? {
-            let is_left_over = steps < newest && !finished.contains(&steps);
-            if steps >= oldest && !is_left_over {
+            if !is_over(steps) {
                 continue;
             }
             files.sort_by_key(|file| file != MANIFEST);
@@ -269,18 +277,43 @@ impl Store {
                 }
             }
         }
+        if let Some(folder) = &self.folder {
+            sweep(folder, is_over).await.map_err(|error| CheckpointError::Store {
+                at: self.at.clone(),
+                why: error.to_string(),
+            })?;
+        }
         Ok(())
     }
+}
+
+/// Deletes what a writer that was killed left in the folders of checkpoints that are over: no file yet, so no object.
+async fn sweep(at: &Path, is_over: impl Fn(u64) -> bool) -> std::io::Result<()> {
+    let mut entries = tokio::fs::read_dir(at).await?;
+    while let Some(entry) = entries.next_entry().await? {
+        let name = entry.file_name();
+        if name.to_str().and_then(steps_of).is_some_and(&is_over) {
+            match tokio::fs::remove_dir_all(entry.path()).await {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A bucket, or what is below a prefix of it. How to reach it stands in the environment, as for Amazon's own tools.
 #[cfg(feature = "s3")]
 fn s3(url: &str, rest: &str) -> std::result::Result<Arc<dyn ObjectStore>, String> {
-    use object_store::{aws::AmazonS3Builder, prefix::PrefixStore};
+    use object_store::{RetryConfig, aws::AmazonS3Builder, prefix::PrefixStore};
 
     // The HTTP client takes the process's; one that the program has chosen before stays.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let bucket = AmazonS3Builder::from_env().with_url(url).build().map_err(|error| told(&error))?;
+    // A job that waits for its checkpoints waits for this.
+    let retry =
+        RetryConfig { max_retries: 5, retry_timeout: S3_PATIENCE, ..RetryConfig::default() };
+    let bucket = AmazonS3Builder::from_env().with_url(url).with_retry(retry).build();
+    let bucket = bucket.map_err(|error| told(&error))?;
     let prefix = rest.split_once('/').map_or("", |(_, prefix)| prefix);
     let prefix = Key::parse(prefix).map_err(|error| error.to_string())?;
     Ok(Arc::new(PrefixStore::new(bucket, prefix)))
@@ -294,6 +327,12 @@ fn s3(_: &str, _: &str) -> std::result::Result<Arc<dyn ObjectStore>, String> {
 /// Zeros before it, so that names sort as numbers do.
 fn folder(steps: u64) -> String {
     format!("{FOLDER}{steps:012}")
+}
+
+/// The steps of the checkpoint that is in such a folder.
+fn steps_of(name: &str) -> Option<u64> {
+    let steps = name.strip_prefix(FOLDER)?.parse().ok()?;
+    (folder(steps) == name).then_some(steps)
 }
 
 fn key(steps: u64, file: &str) -> Key {

@@ -160,6 +160,15 @@ async fn the_last_ones_are_kept_and_what_was_never_finished_goes() {
     store.prune(2).await.unwrap();
     assert_eq!(store.finished().await.unwrap(), [200, 350]);
     assert!(!there(100) && !there(300) && there(400));
+    // A writer that is killed leaves a file under another name.
+    for (steps, stays) in [(120, false), (340, false), (360, true)] {
+        let folder = dir.path().join(format!("step-{steps:012}"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("model.safetensors#1"), "half").unwrap();
+        store.prune(2).await.unwrap();
+        assert_eq!(folder.exists(), stays, "{steps}");
+    }
+    assert_eq!(store.finished().await.unwrap(), [200, 350]);
     store.prune(0).await.unwrap();
     assert_eq!(store.finished().await.unwrap(), [350]);
 }

@@ -129,8 +129,8 @@ struct JobArgs {
     /// Train on the first so many samples only
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
-    /// Save the job's state in this folder, for --resume; its model.safetensors is for Python too. On several machines
-    /// the trainer's, so best a shared one
+    /// Save the job's state in this folder, or below s3://BUCKET/PREFIX, for --resume; its model.safetensors is for
+    /// Python too. On several machines the folder is the trainer's, so best a shared one
     #[arg(long, value_name = "DIR")]
     checkpoints: Option<PathBuf>,
     /// Save it after so many steps each
@@ -247,7 +247,9 @@ impl JobArgs {
         let mut job = TrainingJob::new(self.dataset.name(), ModelSpec::of::<LeNet5>(), data);
         if let Some(dir) = &self.checkpoints {
             // Other processes have other working directories.
-            let checkpoints = Checkpoints::to(std::path::absolute(dir)?);
+            let is_url = dir.to_str().is_some_and(|dir| dir.contains("://"));
+            let at = if is_url { dir.clone() } else { std::path::absolute(dir)? };
+            let checkpoints = Checkpoints::to(at);
             job = job.checkpoints(checkpoints.every_steps(self.checkpoint_every));
         }
         if self.resume {

@@ -96,7 +96,7 @@ impl JobState {
         })
     }
 
-    /// Whether this is the state of a job with these parameters and this optimiser.
+    /// Whether this is the state of a job with this optimiser; its settings may be others.
     ///
     /// # Errors
     /// What differs.

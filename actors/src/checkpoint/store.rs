@@ -253,6 +253,26 @@ impl Store {
         }
     }
 
+    /// Those after so many steps were passed over, as they are damaged: they count as never finished from here on, so
+    /// that they are written anew and that none that is whole goes in favour of one of them.
+    ///
+    /// # Errors
+    /// If something can't be deleted.
+    pub(crate) async fn discard_after(&self, steps: u64) -> Result<()> {
+        for damaged in self.finished().await?.into_iter().filter(|there| *there > steps) {
+            self.delete(&key(damaged, MANIFEST)).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, key: &Key) -> Result<()> {
+        match self.store.delete(key).await {
+            // Somebody else has done so.
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.wrong(&error)),
+        }
+    }
+
     /// Keeps the last `keep` that were finished, and what was begun after them; the rest goes, each one's manifest
     /// first.
     ///
@@ -270,11 +290,7 @@ impl Store {
             }
             files.sort_by_key(|file| file != MANIFEST);
             for file in files {
-                match self.store.delete(&key(steps, &file)).await {
-                    // Somebody else has done so.
-                    Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                    Err(error) => return Err(self.wrong(&error)),
-                }
+                self.delete(&key(steps, &file)).await?;
             }
         }
         if let Some(folder) = &self.folder {

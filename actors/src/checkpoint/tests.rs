@@ -173,6 +173,21 @@ async fn the_last_ones_are_kept_and_what_was_never_finished_goes() {
     assert_eq!(store.finished().await.unwrap(), [350]);
 }
 
+/// CK-4: one that is damaged counts for none when old ones go, and is written anew.
+#[tokio::test]
+async fn a_damaged_checkpoint_that_was_passed_over_takes_no_whole_one_s_place() {
+    let (dir, store) = saved(&[100, 200]).await;
+    fs::write(&files(&dir, 200)[1], "half").unwrap();
+    assert_eq!(newest(&store).await, Ok(Some(100)));
+    store.discard_after(100).await.unwrap();
+    assert_eq!(store.finished().await.unwrap(), [100]);
+    store.save(&layout(), &of(), state(150)).await.unwrap();
+    store.prune(1).await.unwrap();
+    assert_eq!(newest(&store).await, Ok(Some(150)));
+    store.save(&layout(), &of(), state(200)).await.unwrap();
+    assert_eq!(newest(&store).await, Ok(Some(200)));
+}
+
 #[tokio::test]
 async fn a_checkpoint_of_another_job_is_refused_with_what_differs() {
     let (_dir, store) = saved(&[100]).await;

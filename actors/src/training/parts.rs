@@ -263,6 +263,7 @@ async fn restored(spec: &JobSpec, layout: &Layout, data: &Description) -> Result
             "the checkpoint {name} has {has} steps, and the whole job {steps}: let it have more epochs"
         )));
     }
+    store.discard_after(state.steps).await.map_err(Error::other)?;
     tracing::info!(checkpoint = name, "the job goes on from its checkpoint");
     Ok(Some(state))
 }

@@ -19,7 +19,7 @@ fn node_process() {
     play_node();
 }
 
-const EPOCHS: u64 = 6;
+const EPOCHS: u64 = 10;
 const EVERY: u64 = 25;
 
 /// A job and all that it needs: this process is the seed and has submitted it, its children are the other nodes.
@@ -89,12 +89,23 @@ async fn line(process: &Process, prefix: &str) -> String {
     line.unwrap_or_else(|error| panic!("{error}: {:?}", process.stderr()))
 }
 
-async fn from(process: &Process) -> u64 {
-    line(process, "from ").await["from ".len()..].parse().unwrap()
+/// What was told as saved is not lost; the one after it may have been finished too, and not told any more.
+async fn goes_on_from(process: &Process, saved: u64) {
+    let from: u64 = line(process, "from ").await["from ".len()..].parse().unwrap();
+    assert!(from >= saved && from % EVERY == 0, "{from}, and {saved} was saved");
 }
 
-/// Kills the process and its children in one moment.
-async fn kill_all(cluster: &Process, pids: &str) {
+/// Kills the process and its children in one moment, some steps after it told that it has saved those after at least so
+/// many. Says which.
+async fn kill_all(cluster: &Process, pids: &str, at_least: u64) -> u64 {
+    let mut saved = 0;
+    while saved < at_least {
+        // The job goes on while it is saved, so this is told later than the step itself, and some may be left out.
+        saved = line(cluster, "saved ").await["saved ".len()..].parse().unwrap();
+    }
+    for _ in 0..5 {
+        line(cluster, "step ").await;
+    }
     let pids = pids["pids ".len()..].split(' ').map(|pid| pid.parse::<i32>().unwrap());
     for pid in pids.chain([cluster.pid() as i32]) {
         // SAFETY: a signal to a process that this test has started, or that such a one has; its parent lives, so its id
@@ -102,6 +113,7 @@ async fn kill_all(cluster: &Process, pids: &str) {
         assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
     }
     soon(cluster.wait(LONG)).await.unwrap();
+    saved
 }
 
 /// What becomes of the job if nothing happens to it: the line that it ends with.
@@ -120,21 +132,19 @@ async fn a_job_whose_every_process_is_killed_at_once_is_resumed_with_the_same_bi
     let folder = dir.path().join("checkpoints").to_str().unwrap().to_owned();
     let place = Place { at: folder, env: Vec::new() };
     let calm = calm().await;
-    // In the middle of an epoch, and between two checkpoints: twice.
-    for (round, steps) in [60, 115].into_iter().enumerate() {
+    // Between two checkpoints: twice.
+    let mut saved = 0;
+    for at_least in [50, 100] {
         let cluster = cluster(&keeper, dir.path(), &place, 2, 2).await;
         let pids = line(&cluster, "pids ").await;
-        if round > 0 {
-            let from = from(&cluster).await;
-            assert!(from >= 50 && from % EVERY == 0, "{from}");
+        if saved > 0 {
+            goes_on_from(&cluster, saved).await;
         }
-        line(&cluster, &format!("step {steps}.")).await;
-        kill_all(&cluster, &pids).await;
+        saved = kill_all(&cluster, &pids, at_least).await;
     }
     // With another number of workers and of shards.
     let cluster = cluster(&keeper, dir.path(), &place, 1, 3).await;
-    let from = from(&cluster).await;
-    assert!(from >= 100 && from % EVERY == 0, "{from}");
+    goes_on_from(&cluster, saved).await;
     assert_eq!(line(&cluster, "done ").await, calm);
 }
 
@@ -149,11 +159,9 @@ async fn a_job_is_resumed_from_an_object_store() {
     let calm = calm().await;
     let before = cluster(&keeper, dir.path(), &place, 2, 2).await;
     let pids = line(&before, "pids ").await;
-    line(&before, "step 60.").await;
-    kill_all(&before, &pids).await;
+    let saved = kill_all(&before, &pids, 50).await;
     let after = cluster(&keeper, dir.path(), &place, 2, 2).await;
-    let from = from(&after).await;
-    assert!(from >= 50 && from % EVERY == 0, "{from}");
+    goes_on_from(&after, saved).await;
     assert_eq!(line(&after, "done ").await, calm);
     // This server keeps folders that are empty.
     let kept = std::fs::read_dir(bucket.join("digits/first")).unwrap();

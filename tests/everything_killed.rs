@@ -92,7 +92,7 @@ async fn line(process: &Process, prefix: &str) -> String {
 /// What was told as saved is not lost; the one after it may have been finished too, and not told any more.
 async fn goes_on_from(process: &Process, saved: u64) {
     let from: u64 = line(process, "from ").await["from ".len()..].parse().unwrap();
-    assert!(from >= saved && from % EVERY == 0, "{from}, and {saved} was saved");
+    assert!(from >= saved && from.is_multiple_of(EVERY), "{from}, and {saved} was saved");
 }
 
 /// Kills the process and its children in one moment, some steps after it told that it has saved those after at least so

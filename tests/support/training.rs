@@ -179,9 +179,13 @@ impl Order {
     }
 }
 
-/// Carries an order out if there is one; not before this process has computed a little.
+/// Takes the time that this process's environment says, and carries an order out if there is one; not before this
+/// process has computed a little.
 fn obey() {
     static COMPUTED: AtomicU32 = AtomicU32::new(0);
+    if let Ok(millis) = env::var("TEST_MILLIS_A_SLOT") {
+        std::thread::sleep(Duration::from_millis(millis.parse().unwrap()));
+    }
     let Some(dir) = env::var_os("TEST_ORDERS").map(PathBuf::from) else { return };
     if COMPUTED.fetch_add(1, SeqCst) < 10 {
         return;

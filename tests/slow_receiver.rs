@@ -2,9 +2,16 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use footlight::{prelude::*, runtime::remote::WINDOW};
+use futures::future::join_all;
 use support::{
     memory::{kept_for, most_kept_for},
     *,
@@ -113,6 +120,59 @@ async fn many_actors_of_one_slow_node_do_not_fill_a_senders_memory() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nor_do_those_that_read_it() {
     fill_with_tensors("--same-host memory").await;
+}
+
+/// What a node keeps of answers for another one, in KiB: 256 MiB of tensors, and what is in hand.
+const ANSWERS: u64 = (256 + 64) * 1024;
+
+/// More than half a gigabyte of answers is asked for at once, and all comes; the node that gives them keeps no more than its bound,
+/// and others are answered meanwhile.
+async fn asks_for_much(flags: &'static str) {
+    const TENSOR: usize = 4 << 20;
+    let cluster = Cluster::new();
+    let here = cluster.here(Options { flags, ..Options::default() }).await;
+    let giver = cluster.process("giver", Options { flags, ..Options::join(here.addr()) }).await;
+    let other = cluster.here(Options::join(here.addr())).await;
+    sees_up(&here, 3).await;
+    let on_giver = Placement::node(giver.id);
+    let source = soon(here.spawn::<Probe>(()).on(on_giver.clone())).await.unwrap();
+    let quick = soon(here.spawn::<Probe>(()).on(on_giver)).await.unwrap();
+    let others_source = ActorRef::<Probe>::at(source.addr(), other.system());
+    let before = kept_for(giver.process.pid()).0;
+    let answered = Arc::new(AtomicUsize::new(0));
+    let asked = (0..150).map(|_| {
+        let (source, answered) = (source.clone(), answered.clone());
+        async move {
+            let tensor = source.call_within(Ones { bytes: TENSOR }, LONG).await.unwrap();
+            assert_eq!(tensor.bytes().len(), TENSOR);
+            answered.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let asked = tokio::spawn(join_all(asked.collect::<Vec<_>>()));
+    let (mut calls, mut slowest) = (0, Duration::ZERO);
+    while !asked.is_finished() {
+        let begun = Instant::now();
+        // Of the same actor and another node, and of another actor and the same node.
+        soon(others_source.call(Where {})).await.unwrap();
+        soon(quick.call(Where {})).await.unwrap();
+        slowest = slowest.max(begun.elapsed());
+        calls += 1;
+    }
+    soon(asked).await.unwrap();
+    let grown = most_kept_for(giver.process.pid()) - before;
+    println!("KiB more at most: {grown}; {calls} calls, the slowest {slowest:?}");
+    assert_eq!(answered.load(Ordering::Relaxed), 150);
+    assert!(grown <= ANSWERS, "KiB more: {grown}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_to_a_slow_reader_fill_no_memory_and_hold_back_nobody_else() {
+    asks_for_much("--same-host network").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_do_answers_that_are_read_from_memory() {
+    asks_for_much("--same-host memory").await;
 }
 
 /// What a sender and a reader may keep of the tensors between them, in KiB: 64 MiB that the reader's

@@ -1,6 +1,10 @@
 //! One running actor: a user's type inside a ractor actor.
 
-use std::{collections::HashMap, marker::PhantomData, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    marker::PhantomData,
+    sync::Arc,
+};
 
 use ractor::{ActorProcessingErr, SupervisionEvent};
 use tokio_util::sync::CancellationToken;
@@ -13,8 +17,8 @@ use crate::{
     env::Spawner,
     error::{Cause, Error, Failure},
     fence,
-    id::{ActorId, Fence, Incarnation},
-    mailbox::{Envelope, Mailbox},
+    id::{ActorId, Fence, Incarnation, NodeId},
+    mailbox::{Envelope, Mailbox, Queued},
     registry::Handlers,
     remote::Incoming,
     reply::{ReplyTo, WirePort},
@@ -66,6 +70,8 @@ pub(crate) struct Running<A: Actor> {
     fence: Option<Fence>,
     /// The greatest generation seen of each lease.
     fences: HashMap<u64, u64>,
+    /// What nodes have sent that are slow to read their answers, in order.
+    aside: HashMap<NodeId, VecDeque<Queued>>,
 }
 
 /// Why an actor of a past life of the node does not start.
@@ -104,7 +110,14 @@ impl<A: Actor> ractor::Actor for Cell<A> {
         unregister.disarm();
         let handlers = system.handlers::<A>();
         let spawner = system.env().spawner.clone();
-        let running = Running { actor, context, handlers, fence, fences: HashMap::new() };
+        let running = Running {
+            actor,
+            context,
+            handlers,
+            fence,
+            fences: HashMap::new(),
+            aside: HashMap::new(),
+        };
         Ok(Living { running: Some(running), spawner })
     }
 
@@ -141,13 +154,16 @@ impl<A: Actor> Running<A> {
                 }
                 self.context.system().telemetry().messages_handled.add(1);
             }
-            Envelope::Wire(mut queued) => {
-                // A stop is heeded after each message, as for those that come one by one.
-                while !self.context.is_stopping()
-                    && let Some((incoming, in_hand)) = queued.take()
-                {
-                    self.wire(incoming, in_hand).await;
-                    self.context.system().telemetry().messages_handled.add(1);
+            Envelope::Wire(queued) => {
+                match queued.from().and_then(|node| self.aside.get_mut(&node)) {
+                    Some(line) => line.push_back(queued),
+                    None => self.wires(queued, VecDeque::new()).await,
+                }
+            }
+            Envelope::GoOn(node) => {
+                let mut line = self.aside.remove(&node).unwrap_or_default();
+                if let Some(first) = line.pop_front() {
+                    self.wires(first, line).await;
                 }
             }
             Envelope::Down(who, down) => self
@@ -164,6 +180,29 @@ impl<A: Actor> Running<A> {
             Envelope::Fail(why) => return Err(GaveUp(why).into()),
         }
         Ok(())
+    }
+
+    /// Handles what has come from one node, as far as it reads its answers.
+    async fn wires(&mut self, mut queued: Queued, mut rest: VecDeque<Queued>) {
+        loop {
+            // A stop is heeded after each message, as for those that come one by one.
+            while !self.context.is_stopping() {
+                if let Some(room) = queued.must_wait()
+                    && let Some(node) = queued.from()
+                {
+                    rest.push_front(queued);
+                    self.aside.insert(node, rest);
+                    return self.context.go_on_after(room, node);
+                }
+                let Some((incoming, in_hand)) = queued.take() else { break };
+                self.wire(incoming, in_hand).await;
+                self.context.system().telemetry().messages_handled.add(1);
+            }
+            match rest.pop_front() {
+                Some(next) => queued = next,
+                None => return,
+            }
+        }
     }
 
     /// Refuses what is sent under a lease that another holder has since taken over.

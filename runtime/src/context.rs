@@ -2,13 +2,14 @@
 
 use std::{any::Any, fmt, future::Future, sync::Arc};
 
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     ActorRef, Result, System,
     actor::Actor,
     claim::Claim,
-    id::{ActorAddr, ActorId},
+    id::{ActorAddr, ActorId, NodeId},
     mailbox::{Envelope, Mailbox},
     work::{Handling, Work},
 };
@@ -84,6 +85,19 @@ impl<A: Actor> Context<A> {
                 },
             };
             mailbox.put(Envelope::Fail(why));
+        });
+    }
+
+    /// What was put aside of a node's messages goes on once there is room for their answers.
+    pub(crate) fn go_on_after(&self, room: BoxFuture<'static, ()>, node: NodeId) {
+        let mailbox = self.mailbox.clone();
+        let cancelled = self.tasks.clone();
+        self.system().env().spawner.spawn(async move {
+            tokio::select! {
+                biased;
+                () = cancelled.cancelled() => {}
+                () = room => mailbox.put(Envelope::GoOn(node)),
+            }
         });
     }
 

@@ -12,7 +12,7 @@ use crate::{
     Context, Message, ReplyTo,
     actor::{Actor, Receives},
     error::{Cause, Failure},
-    id::{ActorAddr, Fence},
+    id::{ActorAddr, Fence, NodeId},
     remote::{Batch, Credits, Incoming},
     watch::Down,
     work::{InHand, Work},
@@ -111,6 +111,8 @@ pub(crate) enum Envelope<A: Actor> {
     },
     /// From another node, not yet decoded.
     Wire(Queued),
+    /// A node has read its answers: what was put aside of its messages goes on.
+    GoOn(NodeId),
     /// A watched actor ended.
     Down(ActorAddr, Down),
     /// A linked actor ended otherwise than by a stop.
@@ -170,6 +172,17 @@ impl Queued {
             work.add(messages.len());
         }
         Queued { messages: messages.into_iter(), work, credits, taken: (0, 0) }
+    }
+
+    /// Who has sent what is left.
+    pub(crate) fn from(&self) -> Option<NodeId> {
+        self.messages.as_slice().first().map(|message| message.parcel.from)
+    }
+
+    /// What the next message must wait for, if it is a call whose sender is slow to read its answers.
+    pub(crate) fn must_wait(&self) -> Option<BoxFuture<'static, ()>> {
+        let next = self.messages.as_slice().first()?;
+        next.reply.as_ref().and_then(|_| self.credits.reads_slowly())
     }
 
     /// The next message, and what counts it as work.

@@ -114,6 +114,12 @@ pub trait ReplyPort: Send {
 pub trait Credits: Send + Sync {
     /// The actor has taken so many messages, of so many bytes together, out of its mailbox.
     fn taken(&self, messages: u32, bytes: u64);
+
+    /// Whether the sender is slow to read its answers: then its calls, and what it sent after them, are put aside
+    /// until the future is done. Everybody else's messages are handled meanwhile.
+    fn reads_slowly(&self) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
 }
 
 /// Messages from one other node to one actor of this one, in their order. They wake the actor once.

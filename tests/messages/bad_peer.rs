@@ -777,7 +777,8 @@ async fn who_asks_for_much_and_never_reads_is_thrown_out_and_what_is_kept_for_it
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_never_reads_its_tensors_is_thrown_out_and_they_go() {
     const TENSOR: usize = 4 * MIB;
-    const TENSORS: u64 = 48;
+    /// More than a node keeps for one who does not read.
+    const TENSORS: u64 = 200;
     let town = Town::new().await;
     let pid = town.victim.process.pid();
     let before = kept_for(pid).0;
@@ -805,8 +806,8 @@ async fn who_never_reads_its_tensors_is_thrown_out_and_they_go() {
     }
     let (most, now) = (most_kept_for(pid), kept_for(pid).0);
     println!("KiB resident: {before} before, {most} at most, {now} now");
-    let asked = TENSORS * TENSOR as u64 / 1024;
-    assert!(most <= before + asked + 64 * 1024, "KiB resident: {before}, then {most}");
+    // 256 MiB of answers, and what is in hand.
+    assert!(most <= before + (256 + 64) * 1024, "KiB resident: {before}, then {most}");
     assert!(now <= before + 64 * 1024, "KiB resident: {before}, now {now}");
     town.ends_as_before().await;
 }

@@ -177,7 +177,7 @@ pub(crate) struct Tensor {
     pub(crate) id: u64,
     pub(crate) bytes: Bytes,
     /// What its message takes of the outbox.
-    pub(crate) held: Arc<Held>,
+    pub(crate) held: Arc<Option<Held>>,
 }
 
 /// Tensors on their way to the bulk connections.

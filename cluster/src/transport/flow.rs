@@ -14,7 +14,10 @@ use footlight_runtime::{
 use futures::{Stream, StreamExt};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
-use super::{frame::Header, session::Session};
+use super::{
+    frame::{self, Header},
+    session::Session,
+};
 
 /// What the reader of a stream gets from the connection.
 pub(crate) enum Event {
@@ -138,7 +141,15 @@ pub(crate) async fn pump(
         match item {
             Some(Ok(item)) => {
                 credit.forget();
-                let sent = session.send_value(lane, true, item, None, |payload| {
+                let held = match frame::large_bytes(&item) {
+                    0 => None,
+                    bytes => tokio::select! {
+                        biased;
+                        () = session.ended() => break None,
+                        held = session.outbox().take(bytes) => Some(held),
+                    },
+                };
+                let sent = session.send_value(lane, true, item, held, |payload| {
                     Header::StreamItem { stream, payload }
                 });
                 if let Err(failure) = sent {

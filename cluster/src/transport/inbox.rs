@@ -13,7 +13,7 @@ use super::frame::{Frame, Header, Segment};
 
 /// Most tensors, and most of their bytes, that may arrive before the frames that name them.
 const MAX_EARLY: usize = 4096;
-const MAX_EARLY_BYTES: usize = 4 << 30;
+pub(crate) const MAX_EARLY_BYTES: usize = 4 << 30;
 /// Most frames, and most tensors, that may wait for tensors which are announced.
 const MAX_HELD: usize = 1 << 16;
 

@@ -20,7 +20,7 @@ fn pair() -> (Neighbour, Neighbour) {
 }
 
 fn tensor_of(id: u64, bytes: Bytes) -> Tensor {
-    let held = Arc::<Outbox>::default().force(bytes.len() as u64);
+    let held = Arc::<Outbox>::default().try_take(bytes.len() as u64);
     Tensor { id, bytes, held: Arc::new(held) }
 }
 

@@ -12,7 +12,7 @@ use footlight_runtime::{
     error::{Cause, Failure},
     remote::{Batch, Credits, Incoming, ReplyPort},
 };
-use futures::StreamExt;
+use futures::{StreamExt, future::BoxFuture};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{LANES, Session, lane_of, lock};
@@ -21,7 +21,7 @@ use crate::{
         assembly::{self, AssemblyError, Slice},
         bulk::{self, Head},
         flow,
-        frame::{Frame, Header, Payload},
+        frame::{self, Frame, Header, Payload},
         inbox::{Inbox, Whole},
         same_host::LendError,
         window::{self, Ledger},
@@ -126,7 +126,7 @@ impl Session {
         let bytes = u64::from(window::cost(payload.bytes()));
         let parcel = self.parcel(body, segments, &payload);
         let reply = call.map(|call| -> Box<dyn ReplyPort> {
-            Box::new(WireReply { session: self.clone(), call, lane: lane_of(to) })
+            Box::new(WireReply { session: self.clone(), call, actor: to })
         });
         let refusal = if let Err(denied) = self.may_send(to, key) {
             // Before anything of it is decoded.
@@ -356,29 +356,47 @@ impl Credits for Room {
             session.pay(self.actor, messages, bytes);
         }
     }
+
+    fn reads_slowly(&self) -> Option<BoxFuture<'static, ()>> {
+        let slow = |session: &Arc<Session>| session.outbox.is_full_for(self.actor);
+        let session =
+            self.session.upgrade().filter(|session| session.is_live() && slow(session))?;
+        Some(Box::pin(async move {
+            tokio::select! {
+                () = session.outbox.takes_answers() => {}
+                () = session.ended() => {}
+            }
+        }))
+    }
 }
 
 struct WireReply {
     session: Arc<Session>,
     call: u64,
-    lane: usize,
+    /// Who answers.
+    actor: ActorId,
 }
 
 impl ReplyPort for WireReply {
     fn answer(self: Box<Self>, outcome: Result<Encoded, Failure>) {
-        let WireReply { session, call, lane } = *self;
+        let WireReply { session, call, actor } = *self;
         let sent = match outcome {
             Ok(value) => {
-                let sent = session.send_value(lane, false, value, None, |payload| Header::Reply {
-                    call,
-                    payload,
+                let held = match frame::large_bytes(&value) {
+                    0 => Ok(None),
+                    bytes => session.outbox.take_for_answer(actor, bytes).map(Some),
+                };
+                let sent = held.and_then(|held| {
+                    session.send_value(lane_of(actor), false, value, held, |payload| {
+                        Header::Reply { call, payload }
+                    })
                 });
                 sent.map_err(|failure| Failure::may_have_run(failure.cause))
             }
             Err(failure) => Err(failure),
         };
         if let Err(failure) = sent {
-            session.on_lane(lane, Header::Failed { call, failure });
+            session.on_lane(lane_of(actor), Header::Failed { call, failure });
         }
     }
 }

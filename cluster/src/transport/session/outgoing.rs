@@ -23,7 +23,7 @@ use crate::{
         flow,
         frame::{self, Header, Payload, Pieces},
         lane::Lane,
-        outbox::Held,
+        outbox::{Held, Outbox},
         window::Window,
     },
     trust::rights::Standing,
@@ -69,6 +69,11 @@ impl Session {
         }
     }
 
+    /// What waits for the peer of large tensors.
+    pub(crate) fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+
     /// How many UDP packets have come from the peer.
     pub(crate) fn heard_packets(&self) -> u64 {
         self.connection.stats().udp_rx.datagrams
@@ -105,7 +110,7 @@ impl Session {
     }
 
     /// Sends a value: body and small tensors on the lane, large ones beside it, then the items of
-    /// its streams as they come. `held` is the room of its large tensors, if that was waited for.
+    /// its streams as they come. `held` is the room that its large tensors take.
     pub(crate) fn send_value(
         self: &Arc<Self>,
         lane: usize,
@@ -138,8 +143,7 @@ impl Session {
             pumps.iter().for_each(|(id, ..)| drop(self.outgoing.remove(id)));
         })?;
         if !large.is_empty() {
-            let all = large.iter().map(|(_, bytes)| bytes.len() as u64).sum();
-            let held = Arc::new(held.unwrap_or_else(|| self.outbox.force(all)));
+            let held = Arc::new(held);
             for (id, bytes) in large {
                 match self.near.lend(Tensor { id, bytes, held: held.clone() }) {
                     // On the same lane, so behind the frame that names it.

@@ -39,6 +39,7 @@ use data::loader::{DataLoader, Describe, NextWork, WorkerLost};
 use owner::{Adopt, Dismiss};
 use parameters::{
     gate::{Meet, TellSquares},
+    replication::{Configure, Copy, Replicate},
     server::{AskVersion, Capture, FollowSteps, Initialise, ParameterServer, Pull, PushGradient},
 };
 
@@ -55,6 +56,9 @@ pub fn stagehands(builder: NodeBuilder) -> NodeBuilder {
                 .defers::<Capture>()
                 .handles::<AskVersion>()
                 .handles::<FollowSteps>()
+                .defers::<Configure>()
+                .handles::<Copy>()
+                .handles::<Replicate>()
                 .handles::<Adopt>()
                 .handles::<Dismiss>()
         })
@@ -70,12 +74,14 @@ pub fn cast(models: model::Models) -> impl FnOnce(NodeBuilder) -> NodeBuilder {
     use serving::inference::{Inference, Predict};
     use training::{
         trainer::{AskJob, AskOver, AskWeights, DismissParts, FollowJob, Trainer},
-        worker::{AskDevice, UseLoader, Worker},
+        worker::{AskDevice, UseLoader, UseShards, Worker},
     };
     move |builder| {
         stagehands(builder)
             .extension(std::sync::Arc::new(models))
-            .register::<Worker>(|worker| worker.handles::<AskDevice>().handles::<UseLoader>())
+            .register::<Worker>(|worker| {
+                worker.handles::<AskDevice>().handles::<UseLoader>().handles::<UseShards>()
+            })
             .register::<Trainer>(|trainer| {
                 trainer
                     .handles::<FollowJob>()

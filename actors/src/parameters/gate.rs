@@ -56,6 +56,8 @@ pub(crate) struct Gate {
     chunks: usize,
     missing: usize,
     told: Vec<Option<TellSquares>>,
+    /// What was told of the step before: somebody may have to be told again.
+    before: Option<TellSquares>,
 }
 
 /// What is known of a step's whole gradient.
@@ -83,7 +85,20 @@ impl Gate {
     pub(crate) fn new(shard: u32, shards: usize, chunks: usize) -> Self {
         let squares = SquareSum::default();
         let own = TellSquares { step: 0, shard, squares, not_finite: None };
-        Gate { step: 0, own, chunks, missing: chunks, told: vec![None; shards] }
+        Gate { step: 0, own, chunks, missing: chunks, told: vec![None; shards], before: None }
+    }
+
+    /// The same shard's, at a step of which nothing is known.
+    pub(crate) fn anew(&self, step: u64) -> Self {
+        let mut gate = Gate::new(self.own.shard, self.told.len(), self.chunks);
+        gate.begin(step);
+        gate
+    }
+
+    /// What this shard has told the others of the step before and of this one.
+    pub(crate) fn has_told(&self) -> impl Iterator<Item = TellSquares> {
+        let own = (self.missing == 0).then_some(self.own);
+        self.before.into_iter().chain(own)
     }
 
     /// Steps before this one were taken elsewhere: the first to be told of is this one.
@@ -129,9 +144,8 @@ impl Gate {
         all().for_each(|told| sum.merge(&told.squares));
         let not_finite = all().filter_map(|told| told.not_finite).min();
         let whole = Whole { step: self.step, norm: sum.norm(), not_finite };
-        *self =
-            Gate { step: self.step + 1, ..Gate::new(self.own.shard, self.told.len(), self.chunks) };
-        self.own.step = self.step;
+        let before = Some(self.own);
+        *self = Gate { before, ..self.anew(self.step + 1) };
         Some(whole)
     }
 }

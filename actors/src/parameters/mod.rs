@@ -6,10 +6,12 @@
 //! * [`gate`]: how the shards come to one verdict under such a rule; [`square_sum`]: the norm of all together.
 //! * [`shard`]: the protocol of one shard, without I/O: slots in, versions out.
 //! * [`server`]: the actor around a shard.
+//! * [`replication`]: how a shard is kept on several nodes.
 
 pub mod gate;
 pub mod layout;
 pub mod optimizer;
+pub mod replication;
 pub mod rule;
 pub mod server;
 pub mod shard;

@@ -36,7 +36,7 @@ pub enum NonFinite {
 }
 
 /// What is done with a step's gradient.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Verdict {
     /// It is multiplied by this, and applied.
     Apply(f32),

@@ -21,6 +21,7 @@ use super::{
     gate::{Gate, Meet, TellSquares, Whole, tell},
     layout::Layout,
     optimizer::OptimizerSpec,
+    replication::{Record, Replication},
     rule::{LossScale, StepRule, Verdict},
     shard::{ChunkState, Gradient, Numbers, Push, Shard, ShardError},
 };
@@ -47,14 +48,14 @@ type CaptureReply = ReplyTo<<Capture as Message>::Reply>;
 /// One shard of a parameter server: holds chunks of the parameters, sums gradients by slot, applies
 /// the optimiser.
 pub struct ParameterServer {
-    shard: Shard<Floats>,
+    pub(super) shard: Shard<Floats>,
     rule: StepRule,
-    gate: Gate,
+    pub(super) gate: Gate,
     /// The job's other shards, where the rule needs them.
     others: Vec<ActorRef<ParameterServer>>,
     /// Steps in a row that were left out.
-    skipped: u32,
-    loss_scale: LossScale,
+    pub(super) skipped: u32,
+    pub(super) loss_scale: LossScale,
     slots: u32,
     /// By chunk: who waits for which version.
     pulls: HashMap<u32, Vec<Waiting>>,
@@ -66,7 +67,8 @@ pub struct ParameterServer {
     metrics: BTreeMap<u64, BTreeMap<u32, SlotMetrics>>,
     followers: Vec<StreamSender<StepDone>>,
     /// The latest steps, for those who begin to follow.
-    history: VecDeque<StepDone>,
+    pub(super) history: VecDeque<StepDone>,
+    pub(super) replication: Replication,
     owner: Owner,
 }
 
@@ -293,10 +295,10 @@ pub struct StepDone {
 
 /// A tensor that is known to be `f32`, in whatever format it came.
 #[derive(Debug)]
-struct Floats(WireTensor);
+pub(super) struct Floats(WireTensor);
 
 impl Floats {
-    fn new(tensor: WireTensor) -> std::result::Result<Self, PushError> {
+    pub(super) fn new(tensor: WireTensor) -> std::result::Result<Self, PushError> {
         match tensor.dtype() {
             DType::F32 => Ok(Floats(tensor)),
             other => Err(PushError(format!("parameters and gradients are f32, not {other}"))),
@@ -343,7 +345,7 @@ fn chunk(
 }
 
 /// Not copied: the shard writes the next version elsewhere while this one is on its way.
-fn tensor(params: Arc<Vec<f32>>) -> std::result::Result<HostTensor, PushError> {
+pub(super) fn tensor(params: Arc<Vec<f32>>) -> std::result::Result<HostTensor, PushError> {
     let shape = [params.len()];
     HostTensor::from_bytes(DType::F32, &shape, Bytes::from_owner(Shared(params))).map_err(refused)
 }
@@ -375,6 +377,7 @@ impl Actor for ParameterServer {
             metrics: BTreeMap::new(),
             followers: Vec::new(),
             history: VecDeque::new(),
+            replication: Replication::default(),
         })
     }
 
@@ -405,28 +408,12 @@ impl Handler<Initialise> for ParameterServer {
         context: &Context<Self>,
     ) -> std::result::Result<(), PushError> {
         let Initialise { chunk, state } = message;
-        let floats = |tensor: &HostTensor| match tensor.as_slice::<f32>() {
-            Ok(floats) => Ok(floats.to_vec()),
-            Err(error) => Err(PushError(format!("parameters are f32: {error}"))),
-        };
-        let params = floats(&state.params)?;
-        let optimizer = match state.version {
-            0 => self.shard.optimizer().state(params.len()),
-            _ => {
-                let buffers = state.buffers.iter().map(floats).collect::<Result<_, _>>()?;
-                self.shard.optimizer().state_of(params.len(), buffers).map_err(refused)?
-            }
-        };
-        let restored = ChunkState {
-            version: state.version,
-            taken: state.taken,
-            params: Arc::new(params),
-            optimizer,
-        };
+        let (version, skipped, loss_scale) = (state.version, state.skipped, state.loss_scale);
+        let restored = self.restored(state)?;
         self.shard.restore(chunk as usize, restored)?;
         // The same for all chunks.
-        (self.skipped, self.loss_scale) = (state.skipped, state.loss_scale);
-        self.gate.begin(state.version);
+        (self.skipped, self.loss_scale) = (skipped, loss_scale);
+        self.gate.begin(version);
         self.answer(chunk, context.system().pool());
         Ok(())
     }
@@ -440,8 +427,8 @@ impl DeferredHandler<Capture> for ParameterServer {
             Err(ShardError::NotInitialised { .. }) => 0,
             Err(error) => return reply.send(Err(PushError::from(error).into())),
         };
-        if let Some(failed) = &self.failed {
-            return reply.send(Err(failed.clone().into()));
+        if let Some(failed) = self.failed.clone().or(self.is_primary().err()) {
+            return reply.send(Err(failed.into()));
         }
         if version < newest {
             return reply.send(Err(CaptureError::GoneBy { chunk, version: newest }));
@@ -461,6 +448,7 @@ impl Handler<PushGradient> for ParameterServer {
         context: &Context<Self>,
     ) -> std::result::Result<Pushed, PushError> {
         let PushGradient { step, slot, chunk, gradient, metrics } = push;
+        self.is_primary()?;
         let gradient = Floats::new(gradient)?;
         let outcome = self.shard.push(step, slot, chunk as usize, gradient);
         if matches!(outcome, Ok(Push::Accepted | Push::Applied { .. } | Push::Summed { .. }))
@@ -473,11 +461,17 @@ impl Handler<PushGradient> for ParameterServer {
             Ok(Push::Duplicate | Push::AlreadyApplied) => Ok(Pushed::Repeated),
             Ok(Push::Applied { .. }) => {
                 self.answer(chunk, context.system().pool());
-                self.tell(step, None, false);
+                let done = self.done(step, None, false);
+                self.told(done);
                 Ok(Pushed::Accepted)
             }
             Ok(Push::Summed { squares }) => {
-                if let Some(own) = self.gate.sum(chunk, &squares) {
+                let waits = squares.is_some();
+                let done = if waits { None } else { self.done(step, None, false) };
+                if let Some(record) = self.sum_record(chunk, waits, done)? {
+                    self.replicate(record, context);
+                }
+                if let Some(own) = squares.and_then(|squares| self.gate.sum(chunk, &squares)) {
                     context.run(tell(self.others.clone(), own));
                     self.gate.told(own).map_err(refused)?;
                     self.decide(context)?;
@@ -489,7 +483,7 @@ impl Handler<PushGradient> for ParameterServer {
     }
 }
 
-fn refused(error: impl std::fmt::Display) -> PushError {
+pub(super) fn refused(error: impl std::fmt::Display) -> PushError {
     PushError(error.to_string())
 }
 
@@ -504,6 +498,10 @@ impl Handler<Meet> for ParameterServer {
             return Err(refused("a shard must be one of those that it meets"));
         }
         self.others = meet.shards.into_iter().filter(|shard| shard.addr() != me).collect();
+        // One that is new does not know what was told to the one before it.
+        for told in self.gate.has_told() {
+            context.run(tell(self.others.clone(), told));
+        }
         Ok(())
     }
 }
@@ -536,8 +534,8 @@ impl DeferredHandler<Pull> for ParameterServer {
                 reply.send(chunk(version, scale, params, pull.format, pool));
             }
             Ok(_) | Err(ShardError::NotInitialised { .. }) => {
-                if let Some(failed) = &self.failed {
-                    return reply.send(Err(failed.clone()));
+                if let Some(failed) = self.failed.clone().or(self.is_primary().err()) {
+                    return reply.send(Err(failed));
                 }
                 let waiting = self.pulls.entry(pull.chunk).or_default();
                 // Those who gave up make room for those who come.
@@ -587,7 +585,37 @@ impl ParameterServer {
         }
     }
 
-    fn saved(&self, state: ChunkState) -> std::result::Result<SavedChunk, PushError> {
+    /// Gradients and waiting pulls that came to a backup would be lost there.
+    fn is_primary(&self) -> std::result::Result<(), PushError> {
+        match self.replication.is_primary() {
+            true => Ok(()),
+            false => Err(refused("this is a backup of its shard, and not the primary")),
+        }
+    }
+
+    /// A chunk's state as it travels.
+    pub(super) fn restored(&self, state: SavedChunk) -> std::result::Result<ChunkState, PushError> {
+        let floats = |tensor: &HostTensor| match tensor.as_slice::<f32>() {
+            Ok(floats) => Ok(floats.to_vec()),
+            Err(error) => Err(PushError(format!("parameters are f32: {error}"))),
+        };
+        let params = floats(&state.params)?;
+        let optimizer = match state.version {
+            0 => self.shard.optimizer().state(params.len()),
+            _ => {
+                let buffers = state.buffers.iter().map(floats).collect::<Result<_, _>>()?;
+                self.shard.optimizer().state_of(params.len(), buffers).map_err(refused)?
+            }
+        };
+        Ok(ChunkState {
+            version: state.version,
+            taken: state.taken,
+            params: Arc::new(params),
+            optimizer,
+        })
+    }
+
+    pub(super) fn saved(&self, state: ChunkState) -> std::result::Result<SavedChunk, PushError> {
         let ChunkState { version, taken, params, optimizer } = state;
         let buffers = optimizer.into_buffers().into_iter().map(|buffer| {
             let shape = [buffer.len()];
@@ -604,7 +632,7 @@ impl ParameterServer {
     }
 
     /// Answers those who wait for the version that is there: pulls, each format made once, and captures.
-    fn answer(&mut self, number: u32, pool: &BufferPool) {
+    pub(super) fn answer(&mut self, number: u32, pool: &BufferPool) {
         self.save(number);
         let Ok((version, params)) = self.shard.params(number as usize) else { return };
         let scale = self.scale_of(version, version);
@@ -640,29 +668,26 @@ impl ParameterServer {
             return Ok(());
         };
         let verdict = self.rule.verdict(norm, self.skipped);
-        let skipped = verdict == Verdict::Skip;
-        self.skipped = if skipped { self.skipped + 1 } else { 0 };
-        let decided = self.shard.decide(step, verdict);
-        decided.map_err(|error| {
+        if let (Verdict::Stop, Some(chunk)) = (verdict, not_finite) {
             // The same on all shards: the chunk that has brought it.
             let numbers = Numbers::Gradient;
-            let bad = not_finite.map(|chunk| ShardError::NonFinite {
+            let _ = self.shard.decide(step, verdict);
+            return Err(self.refuse(ShardError::NonFinite {
                 chunk: chunk as usize,
                 step,
                 numbers,
-            });
-            self.refuse(bad.unwrap_or(error))
-        })?;
-        self.loss_scale.step(skipped);
-        for chunk in self.shard.chunks().collect::<Vec<_>>() {
-            self.answer(chunk as u32, context.system().pool());
+            }));
         }
-        self.tell(step, Some(norm), skipped);
-        Ok(())
+        let done = self.done(step, Some(norm), verdict == Verdict::Skip);
+        self.replicate(Record::Verdict { step, verdict, done }, context);
+        match &self.failed {
+            Some(failed) => Err(failed.clone()),
+            None => Ok(()),
+        }
     }
 
     /// If the training has diverged, whoever waits for the next version would wait for ever.
-    fn refuse(&mut self, error: ShardError) -> PushError {
+    pub(super) fn refuse(&mut self, error: ShardError) -> PushError {
         let refusal = PushError::from(error.clone());
         if matches!(error, ShardError::NonFinite { .. }) {
             self.failed = Some(refusal.clone());
@@ -676,13 +701,18 @@ impl ParameterServer {
         refusal
     }
 
-    /// Tells of a step whose slots have all reported. Only the shard with the chunk that carries
+    /// Sums wait for the verdict of all shards.
+    pub(super) fn holds_for_verdict(&self) -> bool {
+        self.rule.is_global()
+    }
+
+    /// What is told of a step whose slots have all reported. Only the shard with the chunk that carries
     /// the reports has any.
-    fn tell(&mut self, step: u64, norm: Option<f64>, skipped: bool) {
+    fn done(&mut self, step: u64, norm: Option<f64>, skipped: bool) -> Option<StepDone> {
         let complete =
             self.metrics.get(&step).is_some_and(|slots| slots.len() == self.slots as usize);
         if !complete {
-            return;
+            return None;
         }
         let slots = self.metrics.remove(&step).unwrap_or_default();
         let mut done = StepDone { step, samples: 0, loss_sum: 0.0, correct: 0, norm, skipped };
@@ -692,6 +722,12 @@ impl ParameterServer {
             done.loss_sum += metrics.loss_sum;
             done.correct = done.correct.saturating_add(metrics.correct);
         }
+        Some(done)
+    }
+
+    /// A step is applied: whoever follows is told.
+    pub(super) fn told(&mut self, done: Option<StepDone>) {
+        let Some(done) = done else { return };
         if self.history.len() == STEPS_KEPT {
             self.history.pop_front();
         }

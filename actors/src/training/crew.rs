@@ -16,7 +16,8 @@ use super::{
     job::{JobEvent, JobSpec},
     log::Log,
     parts::{Placed, nodes_for},
-    worker::{AskDevice, UseLoader, Worker, WorkerSpec},
+    shards::Shards,
+    worker::{AskDevice, UseLoader, UseShards, Worker, WorkerSpec},
 };
 use crate::data::{DataLoader, loader::WorkerLost};
 
@@ -39,6 +40,7 @@ pub(super) struct Crew {
     system: System,
     /// The job's loader, for workers that are started later.
     loader: watch::Sender<ActorRef<DataLoader>>,
+    shards: Shards,
     /// Those that are up: name and number.
     up: HashMap<ActorAddr, (String, u64)>,
     /// How often in a row each could not be started.
@@ -71,6 +73,7 @@ impl Crew {
             spec: job.spec.clone(),
             system: system.clone(),
             loader,
+            shards: job.weights.shards.clone(),
             up: HashMap::new(),
             failed_starts: HashMap::new(),
             last_failure: String::new(),
@@ -93,8 +96,9 @@ impl Crew {
                 // One that is gone already tells nothing; its end is the next event.
                 let device = up.call_within(AskDevice, ANSWER).await;
                 let device = device.map_or_else(|_| "?".to_owned(), |device| device.to_string());
-                // There may be another loader since its start began.
+                // There may be another loader since its start began, and other shards.
                 self.tell_loader(actor).await;
+                self.tell_shards(actor).await;
                 log.tell(JobEvent::WorkerUp { worker: child, node: actor.node, starts, device });
             }
             ChildEvent::Down { child, actor, down } => {
@@ -134,6 +138,23 @@ impl Crew {
     pub(super) async fn use_loader(&mut self, loader: ActorRef<DataLoader>) {
         self.loader.send_replace(loader);
         join_all(self.up.keys().map(|worker| self.tell_loader(*worker))).await;
+    }
+
+    /// From here on the workers look for the shards where they are now.
+    pub(super) async fn use_shards(&self) {
+        join_all(self.up.keys().map(|worker| self.tell_shards(*worker))).await;
+    }
+
+    async fn tell_shards(&self, worker: ActorAddr) {
+        if !self.shards.are_replicated() {
+            return;
+        }
+        let told = UseShards { shards: self.shards.now() };
+        let worker = ActorRef::<Worker>::at(worker, &self.system);
+        // As with a loader.
+        if let Err(error) = worker.call_within(told, ANSWER).await {
+            tracing::debug!(%error, "a worker could not be told of the shards");
+        }
     }
 
     async fn tell_loader(&self, worker: ActorAddr) {

@@ -26,6 +26,9 @@ use crate::{
     training::weights::Weights,
 };
 
+/// Most backups that a shard may have.
+const MAX_REPLICAS: u32 = 2;
+
 /// A job that is being described. Every setting has a default but the data.
 ///
 /// ```no_run
@@ -72,6 +75,8 @@ pub struct JobSpec {
     pub workers: u32,
     /// Shards of the parameter server.
     pub servers: u32,
+    /// Backups that each shard has on other nodes.
+    pub replicas: u32,
     /// Where the workers compute: each the next one, and then from the first on again.
     pub devices: Vec<DeviceChoice>,
     /// Samples of a batch, over all workers.
@@ -109,6 +114,7 @@ impl TrainingJob {
                 parts: 1,
                 workers: 2,
                 servers: 2,
+                replicas: 0,
                 devices: vec![DeviceChoice::Auto],
                 batch: 128,
                 slots: 4,
@@ -168,6 +174,14 @@ impl TrainingJob {
     /// Shards of the parameter server, on different nodes if there are enough.
     pub fn servers(mut self, servers: u32) -> Self {
         self.spec.servers = servers;
+        self
+    }
+
+    /// Backups that each shard has on other nodes, 0 to 2. Default 0: the job ends if a shard is lost, and goes on from
+    /// its last [checkpoint](Self::checkpoints) if it is submitted again. With one, a shard may be lost at any time
+    /// without a trace in the result; each step costs the time that its sum takes to the backup.
+    pub fn replicas(mut self, replicas: u32) -> Self {
+        self.spec.replicas = replicas;
         self
     }
     /// Where the workers compute, all alike.
@@ -243,6 +257,9 @@ impl TrainingJob {
             if number == 0 {
                 return wrong(what, "must be at least 1");
             }
+        }
+        if spec.replicas > MAX_REPLICAS {
+            return wrong("replicas", "can't be more than 2");
         }
         if let Some(Err(why)) = spec.checkpoints.as_ref().map(Checkpoints::validate) {
             return wrong("checkpoints", why);
@@ -326,6 +343,29 @@ pub enum JobEvent {
         node: NodeId,
         /// Why.
         why: String,
+    },
+    /// One of those who hold a shard of the parameters is gone; others have all that it had.
+    ShardLost {
+        /// Which shard.
+        shard: u32,
+        /// Where it was.
+        node: NodeId,
+        /// Why.
+        why: String,
+    },
+    /// A backup has taken the place of a shard's primary.
+    ShardUp {
+        /// Which shard.
+        shard: u32,
+        /// Where it is.
+        node: NodeId,
+    },
+    /// A shard has another backup.
+    BackupUp {
+        /// Which shard.
+        shard: u32,
+        /// Where it is.
+        node: NodeId,
     },
     /// A data loader has taken the place of one that is gone.
     LoaderUp {
@@ -640,6 +680,15 @@ impl Shown {
             }
             JobEvent::LoaderLost { node, why } => {
                 progress.note(&format!("the data loader on node {node} is gone: {why}"));
+            }
+            JobEvent::ShardLost { shard, node, why } => {
+                progress.note(&format!("shard {shard} lost on node {node}: {why}"));
+            }
+            JobEvent::ShardUp { shard, node } => {
+                progress.note(&format!("shard {shard} goes on on node {node}"));
+            }
+            JobEvent::BackupUp { shard, node } => {
+                progress.note(&format!("shard {shard} has a backup on node {node}"));
             }
             JobEvent::LoaderUp { node } => {
                 progress.note(&format!("a data loader is started again, on node {node}"));

@@ -11,14 +11,17 @@
 //! * [`job`]: what a user describes and gets back.
 //! * [`trainer`]: the actor that holds a job together.
 //! * [`worker`]: the actor that computes slots.
+//! * [`shards`]: where the parameters' shards are, also when one is lost.
 //! * [`weights`]: pulling and setting a model's parameters.
 
 mod crew;
 mod feed;
 pub mod job;
+mod keeper;
 mod log;
 mod parts;
 mod saver;
+pub mod shards;
 pub mod trainer;
 pub mod weights;
 pub mod worker;

@@ -2,26 +2,30 @@
 
 use std::time::Duration;
 
-use footlight_cluster::{Member, Node, Placement, ledger::Expect};
-use footlight_runtime::{
-    Actor, ActorAddr, ActorRef, Context, Error, NodeId, Result, compute::Device,
-};
-use futures::future::{join_all, try_join_all};
+use footlight_cluster::{Member, Node, ledger::Expect};
+use footlight_runtime::{Actor, ActorRef, Context, Error, NodeId, Result, compute::Device};
+use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
-use super::{feed::load, job::JobSpec, saver::job_of, trainer::Trainer, weights::Weights};
+use super::{
+    feed::load,
+    job::JobSpec,
+    keeper::{Cast, Group, Loss, Parts, Starts, meet, nodes_for_backups},
+    saver::job_of,
+    shards::Shards,
+    trainer::Trainer,
+    weights::{VERSION_PATIENCE, Weights},
+};
 use crate::{
     checkpoint::{JobState, Store},
     data::{DataLoader, Dataset, Split, loader::Description},
     model::ReplicaThread,
-    owner::{Adopt, Dismiss},
-    parameters::{ParameterServer, ShardSpec, gate::Meet, layout::Layout, server::Initialise},
+    owner::Adopt,
+    parameters::{ParameterServer, layout::Layout, replication::Configure, server::Initialise},
 };
 
 /// A shard has so long to take its new trainer's hand.
 const ADOPT: Duration = Duration::from_secs(10);
-/// A shard has so long to hear that it is dismissed.
-const DISMISS: Duration = Duration::from_secs(2);
 
 /// A job whose shards are in their places.
 pub(super) struct Placed {
@@ -34,9 +38,11 @@ pub(super) struct Placed {
     pub(super) loader: Option<ActorRef<DataLoader>>,
     pub(super) data: Description,
     pub(super) cast: Cast,
-    /// When the job began, in microseconds since 1970.
-    pub(super) begun: u64,
-    pub(super) from: Began,
+    /// As the ledger has them, in this version.
+    pub(super) parts: Parts,
+    pub(super) version: u64,
+    /// Shards whose primaries are to be told who their backups are.
+    pub(super) changed: Vec<usize>,
 }
 
 /// The nodes for a part of the job: those of its role; if none has it, all that host its type but
@@ -71,20 +77,6 @@ pub(super) fn nodes_for(
     Ok(nodes)
 }
 
-/// What the ledger keeps of a job for the next trainer.
-#[derive(Debug, Serialize, Deserialize)]
-struct Parts {
-    /// Of which job of this name.
-    submission: u64,
-    shards: Vec<ActorAddr>,
-    /// What the job's first loader found.
-    data: Description,
-    /// When the first slot was handed out, in microseconds since 1970.
-    begun: u64,
-    /// What it began with.
-    from: Began,
-}
-
 /// What a job began with: nothing, or a checkpoint.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Began {
@@ -92,25 +84,6 @@ pub(super) struct Began {
     pub(super) steps: u64,
     /// Of them, those that had been left out.
     pub(super) skipped: u64,
-}
-
-/// The shards of a job that its trainer has found or started: they outlive it.
-#[derive(Clone, Debug)]
-pub(super) struct Cast {
-    node: Node,
-    /// The ledger's key of where they are.
-    key: String,
-    shards: Vec<ActorRef<ParameterServer>>,
-}
-
-impl Cast {
-    /// The job is over: its shards end. One that can't be told ends when nobody adopts it.
-    pub(super) async fn dismiss(&self) {
-        if let Err(error) = self.node.ledger().delete(&self.key, Expect::Any).await {
-            tracing::debug!(%error, "an ended job stays in the ledger");
-        }
-        join_all(self.shards.iter().map(|shard| shard.call_within(Dismiss, DISMISS))).await;
-    }
 }
 
 /// Reads the test data, finds or starts the parts of the job. What was started is dismissed if not
@@ -146,14 +119,18 @@ pub(super) async fn place(
     fits("test", test.rows(), test.cols())?;
 
     let key = format!("job-parts/{}", spec.name);
-    let mut cast = Cast { node: node.clone(), key: key.clone(), shards: Vec::new() };
+    let cast = Cast::new(node, key.clone());
+    let mut changed = Vec::new();
     let found = node.ledger().get(&key).await?;
+    let version = found.as_ref().map_or(0, |found| found.version);
     let found = found.and_then(|found| serde_json::from_slice::<Parts>(&found.value).ok());
     let placed = async {
         if let Some(parts) = found.filter(|parts| parts.submission == spec.submission) {
-            cast.shards = parts.shards.iter().map(|addr| ActorRef::at(*addr, system)).collect();
+            *cast.groups() = parts.groups.clone();
             adopt(&cast, context).await?;
-            return Ok((None, parts));
+            // Each is told who its backups are: the trainer before may have said otherwise, and not have written it.
+            changed = (0..parts.groups.len()).collect();
+            return Ok((None, parts, version));
         }
         let (loader, data) = load(&spec, node, context.me().addr(), 0).await?;
         fits("training", data.sample.0 as usize, data.sample.1 as usize)?;
@@ -161,32 +138,36 @@ pub(super) async fn place(
             Some(state) => state,
             None => JobState::first(params),
         };
-        start_shards(&spec, node, &layout, data.steps, context, &mut cast.shards).await?;
-        let weights = Weights { layout: layout.clone(), shards: cast.shards.clone() };
-        initialise(&weights, &state).await?;
+        let (total_steps, owner) = (data.steps, context.me().addr());
+        let starts = Starts { spec: &spec, node, layout: &layout, total_steps, owner };
+        start_shards(starts, context, &cast).await?;
+        let shards = Shards::new(cast.primaries(), false);
+        initialise(&Weights { layout: layout.clone(), shards }, &state).await?;
+        configure(&cast).await?;
         let parts = Parts {
             submission: spec.submission,
-            shards: cast.shards.iter().map(ActorRef::addr).collect(),
+            groups: cast.groups().clone(),
             data,
             begun: system.env().wall_clock.now_unix_micros(),
             from: Began { steps: state.steps, skipped: state.steps.saturating_sub(state.taken) },
         };
         let value = serde_json::to_vec(&parts).map_err(|error| Error::other(error.to_string()))?;
-        node.ledger().put(&key, value, Expect::Any, None).await?;
-        Ok::<_, Error>((Some(loader), parts))
+        let version = node.ledger().put(&key, value, Expect::Any, None).await?;
+        Ok::<_, Error>((Some(loader), parts, version))
     };
     match placed.await {
-        Ok((loader, Parts { data, begun, from, .. })) => Ok(Placed {
-            weights: Weights { layout, shards: cast.shards.clone() },
+        Ok((loader, parts, version)) => Ok(Placed {
+            weights: Weights { layout, shards: Shards::new(cast.primaries(), spec.replicas > 0) },
+            version,
+            changed,
             spec,
             node: node.clone(),
             evaluator,
             test,
             loader,
-            data,
+            data: parts.data,
+            parts,
             cast,
-            begun,
-            from,
         }),
         Err(error) => {
             cast.dismiss().await;
@@ -195,48 +176,65 @@ pub(super) async fn place(
     }
 }
 
-/// Takes over the shards of a job whose trainer is gone.
+/// Takes over the shards of a job whose trainer is gone. Of those who hold one, some may have gone with it.
 async fn adopt(cast: &Cast, context: &Context<Trainer>) -> Result<()> {
     let adopt = Adopt { owner: context.me().addr() };
-    for (index, shard) in cast.shards.iter().enumerate() {
-        context.watch(shard);
-        shard.call_within(adopt, ADOPT).await.map_err(|error| {
-            Error::other(format!(
-                "shard {index} of the parameter server was lost together with the trainer: {error}"
-            ))
-        })?;
+    for member in cast.members() {
+        context.watch(&member);
+        let Err(error) = member.call_within(adopt, ADOPT).await else { continue };
+        if let Loss::Fatal(shard) = cast.lost(member.addr()) {
+            return Err(Error::other(format!(
+                "shard {shard} of the parameter server was lost together with the trainer: {error}"
+            )));
+        }
     }
     Ok(())
 }
 
-async fn start_shards(
-    spec: &JobSpec,
-    node: &Node,
-    layout: &Layout,
-    total_steps: u64,
-    context: &Context<Trainer>,
-    shards: &mut Vec<ActorRef<ParameterServer>>,
-) -> Result<()> {
-    let at = nodes_for(&node.members(), spec.submitter, "server", ParameterServer::NAME)?;
+/// Starts the shards and their backups.
+async fn start_shards(starts: Starts<'_>, context: &Context<Trainer>, cast: &Cast) -> Result<()> {
+    let (spec, at) = (starts.spec, starts.nodes()?);
+    if spec.replicas as usize >= at.len() {
+        return Err(Error::other(format!(
+            "{} replicas of each shard need {} nodes that host `{}`, and there are {}",
+            spec.replicas,
+            spec.replicas + 1,
+            ParameterServer::NAME,
+            at.len()
+        )));
+    }
     for (shard, on) in (0..spec.servers).zip(at.iter().cycle()) {
-        let shard = ShardSpec {
-            layout: layout.clone(),
-            shard,
-            optimizer: spec.optimizer,
-            rule: spec.rule,
-            total_steps,
-            slots: spec.slots,
-            owner: context.me().addr(),
-        };
-        let shard = node.spawn::<ParameterServer>(shard).on(Placement::node(*on)).await?;
-        context.watch(&shard);
-        shards.push(shard);
+        let primary = starts.start(shard, *on).await?;
+        context.watch(&primary);
+        cast.groups().push(Group { view: 1, members: vec![primary.addr()] });
+    }
+    for replica in 0..spec.replicas {
+        for shard in 0..spec.servers {
+            let free = nodes_for_backups(&at, &cast.groups(), shard as usize);
+            let on = free
+                .first()
+                .ok_or_else(|| Error::other(format!("backup {replica} has no node")))?;
+            let backup = starts.start(shard, *on).await?;
+            context.watch(&backup);
+            cast.groups()[shard as usize].members.push(backup.addr());
+        }
     }
     if spec.rule.is_global() {
-        let met = shards.iter().map(|shard| shard.call(Meet { shards: shards.clone() }));
-        for met in try_join_all(met).await? {
-            met.map_err(Error::other)?;
-        }
+        meet(&cast.primaries()).await?;
+    }
+    Ok(())
+}
+
+/// Tells each shard who its backups are.
+async fn configure(cast: &Cast) -> Result<()> {
+    let system = cast.primaries();
+    let groups = cast.groups().clone();
+    let all = groups.iter().zip(&system).map(|(Group { view, members }, primary)| {
+        let backups = members.iter().skip(1).map(|addr| ActorRef::at(*addr, primary.system()));
+        primary.call_within(Configure { view: *view, backups: backups.collect() }, VERSION_PATIENCE)
+    });
+    for configured in try_join_all(all).await? {
+        configured.map_err(Error::other)?;
     }
     Ok(())
 }

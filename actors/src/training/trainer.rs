@@ -1,40 +1,60 @@
 //! The actor that holds a job together: places its parts, supervises its workers, evaluates, tells.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
 
 use footlight_cluster::{Member, MemberState, Node};
 use footlight_runtime::{
-    Actor, ActorAddr, Context, Down, Error, Handler, Message, Result, Streamed,
+    Actor, ActorAddr, ActorRef, Context, Down, Error, Handler, Message, Result, Streamed,
 };
 use futures::{StreamExt, stream::FuturesOrdered};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     crew::Crew,
     feed::Feed,
     job::{JobEvent, JobSpec, TrainingReport},
+    keeper::{Cast, Keeper, Loss, Moved},
     log::Log,
-    parts::{Cast, Placed, place},
+    parts::{Placed, place},
     saver::save,
     weights::{Version, Weights},
 };
-use crate::{data::loader::Description, model::Evaluation, parameters::server::FollowSteps};
+use crate::{data::loader::Description, model::Evaluation};
 
 /// After an error, the news that a part of the job is lost is waited for so long.
 const ROOT_CAUSE: Duration = Duration::from_secs(2);
 /// Holds one job together: the cluster runs exactly one, and starts it elsewhere when its node is
 /// lost. It then finds the shards through the ledger and goes on where they are.
 ///
-/// It keeps loader and workers up, wherever there is a node for them. It fails if a shard is lost:
-/// shards hold what nobody else has.
+/// It keeps loader, workers and replicated shards up, wherever there is a node for them. It fails if
+/// a shard is lost that has no backup: nobody else has what it held.
 #[derive(Debug)]
 pub struct Trainer {
     spec: JobSpec,
     log: Arc<Log>,
     weights: Weights,
     cast: Cast,
+    /// Shards that have lost one of those who hold them.
+    losses: mpsc::UnboundedSender<usize>,
+}
+
+/// The trainer watches one more actor that holds a shard. Sent by itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct WatchShard {
+    pub(super) shard: ActorAddr,
+}
+
+impl Message for WatchShard {
+    type Reply = ();
+    const NAME: &'static str = "training.watch_shard";
+}
+
+impl Handler<WatchShard> for Trainer {
+    async fn handle(&mut self, told: WatchShard, context: &Context<Self>) {
+        context.watch_addr(told.shard);
+    }
 }
 
 /// Asks for a job's events, from the first on.
@@ -92,9 +112,23 @@ impl Actor for Trainer {
         let log = Arc::new(Log::default());
         let job = place(spec.clone(), &node, context).await?;
         let (weights, cast) = (job.weights.clone(), job.cast.clone());
-        let (told, me, parts) = (log.clone(), context.me().addr(), cast.clone());
+        let (told, me, parts) = (log.clone(), context.me(), cast.clone());
+        let (losses, lost) = mpsc::unbounded_channel();
+        let (moved, moves) = mpsc::unbounded_channel();
+        if spec.replicas > 0 {
+            // Of those that are taken over: they may have been told of others by the trainer before.
+            for shard in &job.changed {
+                let _ = losses.send(*shard);
+            }
+        }
+        let keeper = job.keeper(me.clone(), log.clone());
         context.run(async move {
-            match job.run(&told, me).await {
+            let outcome = tokio::select! {
+                outcome = job.run(&told, me.addr(), moves) => outcome,
+                // It ends otherwise only with the trainer.
+                Err(error) = keeper.keep(lost, moved) => Err(error),
+            };
+            match outcome {
                 Ok(report) => told.tell(JobEvent::Done(report)),
                 Err(error) => {
                     // If a part is lost, whatever needed it fails at about the same time: what tells
@@ -107,13 +141,21 @@ impl Actor for Trainer {
             }
             Ok(())
         });
-        Ok(Trainer { spec, log, weights, cast })
+        Ok(Trainer { spec, log, weights, cast, losses })
     }
 
     async fn down(&mut self, actor: ActorAddr, down: Down, _: &Context<Self>) -> Result<()> {
         // Nothing else is watched.
-        let shard = self.weights.shards.iter().position(|shard| shard.addr() == actor);
-        let Some(index) = shard else { return Ok(()) };
+        let index = match self.cast.lost(actor) {
+            Loss::Nothing => return Ok(()),
+            Loss::Survived(index) => {
+                let (shard, node, why) = (index as u32, actor.node, down.to_string());
+                self.log.tell(JobEvent::ShardLost { shard, node, why });
+                let _ = self.losses.send(index);
+                return Ok(());
+            }
+            Loss::Fatal(index) => index,
+        };
         let why = format!("shard {index} of the parameter server ended ({actor}): {down}");
         self.log.fail(why.clone());
         self.cast.dismiss().await;
@@ -161,7 +203,25 @@ impl Handler<DismissParts> for Trainer {
 }
 
 impl Placed {
-    async fn run(mut self, log: &Log, me: ActorAddr) -> Result<TrainingReport> {
+    fn keeper(&self, me: ActorRef<Trainer>, log: Arc<Log>) -> Keeper {
+        Keeper {
+            cast: self.cast.clone(),
+            spec: self.spec.clone(),
+            layout: self.weights.layout.clone(),
+            shards: self.weights.shards.clone(),
+            me,
+            parts: self.parts.clone(),
+            version: self.version,
+            log,
+        }
+    }
+
+    async fn run(
+        mut self,
+        log: &Log,
+        me: ActorAddr,
+        mut moves: mpsc::UnboundedReceiver<Moved>,
+    ) -> Result<TrainingReport> {
         let Description { steps, steps_per_epoch, samples, .. } = self.data;
         let first = self.loader.take();
         let mut feed = Feed::start(&self, first, me).await?;
@@ -169,14 +229,13 @@ impl Placed {
             steps,
             steps_per_epoch,
             samples,
-            servers: self.weights.shards.iter().map(|shard| shard.addr().node).collect(),
+            servers: self.weights.shards.now().iter().map(|shard| shard.addr().node).collect(),
             loader: feed.loader.addr().node,
         });
-        let first = self.weights.shard(0)?;
-        let mut done = first.call(FollowSteps { from: 0 }).await?;
+        let mut done = pin!(self.weights.steps(0));
         // More than none if this trainer has taken the job over, or goes on from a checkpoint.
         let applied = self.weights.applied().await?;
-        let (mut seen, mut skipped_steps) = (self.from.steps, self.from.skipped);
+        let (mut seen, mut skipped_steps) = (self.parts.from.steps, self.parts.from.skipped);
         let mut trained = self.samples_after(seen);
         if seen > 0 {
             log.tell(JobEvent::FromCheckpoint { steps: seen, samples: trained });
@@ -185,7 +244,7 @@ impl Placed {
         let mut saved = false;
         // Asked for now, so that each is answered with exactly the version of its epoch's end.
         let per_epoch = u64::from(steps_per_epoch);
-        let evaluations: FuturesOrdered<_> = (1..=self.spec.epochs)
+        let mut evaluations: FuturesOrdered<_> = (1..=self.spec.epochs)
             .filter(|epoch| epoch * per_epoch >= applied)
             .map(|epoch| {
                 let weights = self.weights.clone();
@@ -193,25 +252,26 @@ impl Placed {
             })
             .collect();
         let mut unevaluated = evaluations.len();
-        let mut evaluations = pin!(evaluations.peekable());
-        // First all pulls above, then a question that is answered at once: when it is, they are at
-        // their shards, and no worker is there yet to make a version that they would miss. A pull
-        // that has its answer sooner, as the trainer before was lost at that version, keeps it.
-        tokio::select! {
-            biased;
-            _ = evaluations.as_mut().peek() => {}
-            applied = self.weights.applied() => drop(applied?),
-        }
-        let ago = self.node.system().env().wall_clock.now_unix_micros().saturating_sub(self.begun);
+        let mut pulled = VecDeque::new();
+        self.are_asked(&mut evaluations, &mut pulled).await?;
+        let now = self.node.system().env().wall_clock.now_unix_micros();
+        let ago = now.saturating_sub(self.parts.begun);
         let begun = Instant::now();
         let begun = begun.checked_sub(Duration::from_micros(ago)).unwrap_or(begun);
         let (mut crew, mut starting) = Crew::start(&self, feed.loader.clone(), me);
         let mut supervisor = None;
         let mut elapsed = Duration::ZERO;
         let mut last: Option<(Evaluation, Version)> = None;
+        // While one is under way, all else goes on.
+        let mut evaluating = None;
         while seen < steps || unevaluated > 0 || !saved {
             tokio::select! {
                 biased;
+                Some(told) = moves.recv() => {
+                    self.are_asked(&mut evaluations, &mut pulled).await?;
+                    crew.use_shards().await;
+                    let _ = told.send(());
+                }
                 Some(event) = feed.events.recv() => {
                     if feed.event(event, log)? {
                         crew.use_loader(feed.loader.clone()).await;
@@ -219,12 +279,8 @@ impl Placed {
                 }
                 Some(event) = crew.events.recv() => crew.event(event, log).await?,
                 started = &mut starting, if supervisor.is_none() => supervisor = Some(started?),
-                step = done.next(), if seen < steps => {
-                    let Some(Ok(step)) = step else {
-                        // The connection broke: the shard remembers what came since.
-                        done = first.call(FollowSteps { from: seen }).await?;
-                        continue;
-                    };
+                Some(step) = done.next(), if seen < steps => {
+                    let step = step?;
                     seen = step.step + 1;
                     skipped_steps += u64::from(step.skipped);
                     trained = self.samples_after(seen);
@@ -244,10 +300,13 @@ impl Placed {
                     ended?;
                     saved = true;
                 }
-                Some(version) = evaluations.next() => {
+                Some(version) = evaluations.next(), if pulled.is_empty() => pulled.push_back(version),
+                evaluated = async { evaluating.as_mut().expect("there is one").await },
+                    if evaluating.is_some() =>
+                {
+                    evaluating = None;
                     unevaluated -= 1;
-                    let version = version?;
-                    let evaluation = self.evaluate(&version).await?;
+                    let (evaluation, version): (Evaluation, Version) = evaluated?;
                     log.tell(JobEvent::Evaluated {
                         steps: version.number,
                         accuracy: evaluation.accuracy(),
@@ -255,6 +314,11 @@ impl Placed {
                     });
                     last = Some((evaluation, version));
                 }
+            }
+            if evaluating.is_none()
+                && let Some(version) = pulled.pop_front()
+            {
+                evaluating = Some(Box::pin(self.evaluate(version?)));
             }
         }
         // A worker may still be on its way, for whom nothing is left: it ends with the supervisor.
@@ -284,10 +348,29 @@ impl Placed {
         steps / per_epoch * samples + rest.min(samples)
     }
 
-    async fn evaluate(&self, version: &Version) -> Result<Evaluation> {
+    async fn evaluate(&self, version: Version) -> Result<(Evaluation, Version)> {
         version.clone().load(&self.evaluator).await?;
         let test = self.test.clone();
-        self.evaluator.run(move |replica| replica.evaluate(&test)).await
+        let evaluation = self.evaluator.run(move |replica| replica.evaluate(&test)).await?;
+        Ok((evaluation, version))
+    }
+
+    /// Waits until all pulls are at their shards, before any worker makes a version that they would miss: after them
+    /// comes a question that is answered at once. A pull that has its answer sooner, as the trainer or a primary before
+    /// was lost at that version, keeps it.
+    async fn are_asked(
+        &self,
+        pulls: &mut FuturesOrdered<impl Future<Output = Result<Version>>>,
+        pulled: &mut VecDeque<Result<Version>>,
+    ) -> Result<()> {
+        let mut applied = pin!(self.weights.applied());
+        loop {
+            tokio::select! {
+                biased;
+                Some(version) = pulls.next() => pulled.push_back(version),
+                applied = &mut applied => return applied.map(drop),
+            }
+        }
     }
 }
 

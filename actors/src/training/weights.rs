@@ -2,27 +2,24 @@
 
 use std::ops::Range;
 
-use footlight_runtime::{
-    ActorRef, Cause, Error, HostTensor, Message, Result, actor::Receives, tensor::WireFormat,
-};
-use futures::future::try_join_all;
+use footlight_runtime::{ActorRef, Error, HostTensor, Result, Streamed, tensor::WireFormat};
+use futures::{Stream, StreamExt, future::try_join_all, stream};
 use serde::{Deserialize, Serialize};
 
+use super::shards::Shards;
 use crate::{
     checkpoint::JobState,
     model::ReplicaThread,
     parameters::{
+        ParameterServer,
         layout::Layout,
         optimizer::OptimizerSpec,
-        server::{AskVersion, Capture, CaptureError, Chunk, ParameterServer, Pull},
+        server::{AskVersion, Capture, CaptureError, Chunk, FollowSteps, Pull, StepDone},
     },
 };
 
 /// How long a version may be waited for: another worker may have to be replaced before it comes.
 pub(crate) const VERSION_PATIENCE: std::time::Duration = std::time::Duration::from_secs(300);
-
-/// After a connection broke.
-const ASK_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Where a job's parameters are.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,7 +27,7 @@ pub struct Weights {
     /// Which parameter lies where.
     pub layout: Layout,
     /// The shards, in the layout's order.
-    pub shards: Vec<ActorRef<ParameterServer>>,
+    pub shards: Shards,
 }
 
 /// All chunks, all of one version.
@@ -44,10 +41,15 @@ pub struct Version {
 }
 
 impl Weights {
-    /// The shard that holds a chunk.
-    pub(crate) fn shard(&self, chunk: usize) -> Result<&ActorRef<ParameterServer>> {
-        let shard = self.layout.shard_of(chunk).and_then(|shard| self.shards.get(shard));
+    /// The number of the shard that holds a chunk.
+    pub(crate) fn shard_of(&self, chunk: usize) -> Result<usize> {
+        let shard = self.layout.shard_of(chunk);
         shard.ok_or_else(|| Error::other(format!("no shard holds chunk {chunk}")))
+    }
+
+    /// The shard that holds a chunk, where it is now.
+    pub(crate) fn shard(&self, chunk: usize) -> Result<ActorRef<ParameterServer>> {
+        self.shards.get(self.shard_of(chunk)?)
     }
 
     /// Pulls all chunks as soon as they have at least this version; all of one version, and exactly
@@ -91,10 +93,10 @@ impl Weights {
     /// One chunk and its version.
     async fn pull_chunk(&self, chunk: usize, version: u64, format: WireFormat) -> Result<Pulled> {
         let pull = Pull { chunk: chunk as u32, version, format };
-        let shard = self.shard(chunk)?;
-        let chunk = ask(shard, pull).await?.map_err(Error::other)?;
+        let shard = self.shard_of(chunk)?;
+        let chunk = self.shards.ask(shard, pull).await?.map_err(Error::other)?;
         let Chunk { version, loss_scale, params } = chunk;
-        let params = params.into_tensor_in(shard.system().pool());
+        let params = params.into_tensor_in(self.shards.get(shard)?.system().pool());
         Ok(Pulled { version, loss_scale, params })
     }
 
@@ -109,7 +111,7 @@ impl Weights {
     ) -> Result<Option<JobState>> {
         let chunks = (0..self.layout.chunks()).map(|chunk| async move {
             let capture = Capture { chunk: chunk as u32, version: steps };
-            match ask(self.shard(chunk)?, capture).await? {
+            match self.shards.ask(self.shard_of(chunk)?, capture).await? {
                 Ok(chunk) => Ok(Some(chunk)),
                 Err(CaptureError::GoneBy { .. }) => Ok(None),
                 Err(CaptureError::Refused(error)) => Err(Error::other(error)),
@@ -125,29 +127,30 @@ impl Weights {
     /// # Errors
     /// A shard that is lost.
     pub async fn applied(&self) -> Result<u64> {
-        let versions = try_join_all(self.shards.iter().map(|shard| ask(shard, AskVersion))).await?;
+        let all = (0..self.shards.len()).map(|shard| self.shards.ask(shard, AskVersion));
+        let versions = try_join_all(all).await?;
         // `None`, where nothing is initialised yet, is smaller than any version.
         Ok(versions.into_iter().min().flatten().unwrap_or(0))
     }
-}
 
-/// The answer to what may be asked again: it may take its time, and a connection may break. A shard that is lost
-/// gives another error.
-async fn ask<M: Message + Copy, How: 'static>(
-    shard: &ActorRef<ParameterServer>,
-    message: M,
-) -> Result<M::Reply>
-where
-    ParameterServer: Receives<M, How>,
-{
-    loop {
-        match shard.call_within(message, VERSION_PATIENCE).await {
-            Err(error) if matches!(error.cause(), Cause::TimedOut(_)) => {}
-            Err(error) if matches!(error.cause(), Cause::Unreachable(_) | Cause::CutOff { .. }) => {
-                tokio::time::sleep(ASK_AGAIN).await;
+    /// The steps that are applied, in order, from step `from` on; also when the shard that tells them is lost and
+    /// another one takes its place.
+    pub(crate) fn steps(&self, from: u64) -> impl Stream<Item = Result<StepDone>> + use<> {
+        let shards = self.shards.clone();
+        let begin = (shards, from, None::<Streamed<StepDone>>);
+        stream::try_unfold(begin, async |(shards, from, mut steps)| {
+            loop {
+                let open = match &mut steps {
+                    Some(open) => open,
+                    // It remembers what came since.
+                    None => steps.insert(shards.ask(0, FollowSteps { from }).await?),
+                };
+                match open.next().await {
+                    Some(Ok(done)) => return Ok(Some((done, (shards, done.step + 1, steps)))),
+                    _ => steps = None,
+                }
             }
-            answer => return Ok(answer?),
-        }
+        })
     }
 }
 
@@ -227,16 +230,17 @@ mod tests {
             };
             shards.push(system.spawn::<ParameterServer>(spec).await.unwrap());
         }
-        let weights = Weights { layout, shards };
+        let weights = Weights { layout, shards: Shards::new(shards, false) };
+        let shards = weights.shards.now();
         assert_eq!(soon(weights.applied()).await.unwrap(), 0);
-        for (chunk, shard) in (0..).zip(&weights.shards) {
+        for (chunk, shard) in (0..).zip(&shards) {
             let first = Initialise { chunk, state: SavedChunk::first(floats()) };
             soon(shard.call(first)).await.unwrap().unwrap();
         }
         let push = async |step, chunk: u32| {
             let gradient = floats().into();
             let push = PushGradient { step, slot: 0, chunk, gradient, metrics: None };
-            soon(weights.shards[chunk as usize].call(push)).await.unwrap().unwrap();
+            soon(shards[chunk as usize].call(push)).await.unwrap().unwrap();
         };
         push(0, 0).await;
         push(0, 1).await;

@@ -11,18 +11,21 @@ use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::timeout};
 
-use super::weights::{VERSION_PATIENCE, Weights};
+use super::{
+    shards::{SUCCESSOR, Shards, is_loss},
+    weights::{VERSION_PATIENCE, Weights},
+};
 use crate::{
     data::loader::{DataLoader, NextWork, SlotWork},
     model::{AnyReplica, Draw, ModelError, ModelSpec, Precision, ReplicaThread, SlotGradient},
-    parameters::server::{PushGradient, SlotMetrics},
+    parameters::{
+        ParameterServer,
+        server::{PushGradient, SlotMetrics},
+    },
 };
 
 /// After a connection broke, the loader is asked again so much later.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
-/// When the loader is gone, its successor is waited for so long: as long as the trainer tries to
-/// start one.
-const SUCCESSOR: Duration = Duration::from_secs(60);
 
 /// Computes slots until there are none left, and then waits to be stopped: so any end before that is
 /// a loss, also that of a worker whose node leaves.
@@ -33,6 +36,7 @@ const SUCCESSOR: Duration = Duration::from_secs(60);
 pub struct Worker {
     device: Device,
     loader: watch::Sender<ActorRef<DataLoader>>,
+    shards: Shards,
 }
 
 /// Asks where a worker computes.
@@ -42,6 +46,18 @@ pub struct AskDevice;
 impl Message for AskDevice {
     type Reply = Device;
     const NAME: &'static str = "training.device";
+}
+
+/// The job's shards are there now: slots that were pushed and not applied may be lost with one that is gone.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UseShards {
+    /// In the layout's order.
+    pub shards: Vec<ActorRef<ParameterServer>>,
+}
+
+impl Message for UseShards {
+    type Reply = ();
+    const NAME: &'static str = "training.use_shards";
 }
 
 /// The job has this loader now: the one before is gone.
@@ -98,10 +114,11 @@ impl Actor for Worker {
         let me = context.me().addr();
         let pool = system.pool().clone();
         let (loader, loaders) = watch::channel(spec.loader.clone());
-        context.run(
-            async move { Work { spec, me, replica, pool, loaders, version: None }.run().await },
-        );
-        Ok(Worker { device, loader })
+        let shards = spec.weights.shards.clone();
+        let work =
+            Work { spec, me, replica, pool, loaders, version: None, committed: 0, anew: false };
+        context.run(work.run());
+        Ok(Worker { device, loader, shards })
     }
 
     async fn down(&mut self, _: ActorAddr, _: Down, context: &Context<Self>) -> Result<()> {
@@ -126,6 +143,12 @@ impl Handler<UseLoader> for Worker {
     }
 }
 
+impl Handler<UseShards> for Worker {
+    async fn handle(&mut self, told: UseShards, _: &Context<Self>) {
+        self.shards.move_to(told.shards);
+    }
+}
+
 struct Work {
     spec: WorkerSpec,
     me: ActorAddr,
@@ -134,11 +157,44 @@ struct Work {
     loaders: watch::Receiver<ActorRef<DataLoader>>,
     /// The version that the replica has, whole.
     version: Option<u64>,
+    /// How many steps are known to be applied everywhere.
+    committed: u64,
+    /// What was leased may be lost: the loader is to hand it out again.
+    anew: bool,
 }
 
 impl Work {
-    async fn run(&mut self) -> Result<()> {
-        let mut next = self.ask(0).await?;
+    /// Computes to the end, whatever shards move meanwhile.
+    async fn run(mut self) -> Result<()> {
+        let mut moves = self.spec.weights.shards.moves();
+        loop {
+            let outcome = tokio::select! {
+                biased;
+                _ = moves.changed() => None,
+                outcome = self.compute() => Some(outcome),
+            };
+            match outcome {
+                Some(Err(Error::Call(error)))
+                    if self.spec.weights.shards.are_replicated() && is_loss(error.cause()) =>
+                {
+                    if timeout(SUCCESSOR, moves.changed()).await.is_err() {
+                        return Err(error.into());
+                    }
+                }
+                Some(outcome) => return outcome,
+                None => {}
+            }
+            // Slots that a lost shard had been given and not applied are to be computed again, whoever has computed
+            // them: what this worker was leased goes back. Parameters may have been set in part.
+            self.anew = true;
+            self.version = None;
+        }
+    }
+
+    /// Computes until there is nothing left.
+    async fn compute(&mut self) -> Result<()> {
+        let anew = std::mem::take(&mut self.anew);
+        let mut next = self.ask(anew).await?;
         while let Some(work) = next {
             if self.version != Some(work.step) {
                 let version = self.spec.weights.pull_in(work.step, self.spec.wire).await?;
@@ -146,23 +202,22 @@ impl Work {
                 version.load(&self.replica).await?;
                 self.version = Some(number);
             }
-            let committed = self.version.unwrap_or(0);
+            self.committed = self.version.unwrap_or(0).max(self.committed);
             // The next slot's data travels while this one is computed.
-            if committed == work.step {
-                let (asked, ()) = futures::try_join!(self.ask(committed), self.slot(work))?;
+            if self.version == Some(work.step) {
+                let (asked, ()) = futures::try_join!(self.ask(false), self.slot(work))?;
                 next = asked;
             } else {
                 // The step was applied already: this slot had been pushed by another.
-                next = self.ask(committed).await?;
+                next = self.ask(false).await?;
             }
         }
         Ok(())
     }
 
     /// The next slot, from whichever loader the job has.
-    async fn ask(&self, committed: u64) -> Result<Option<SlotWork>> {
-        let mut loaders = self.loaders.clone();
-        let mut anew = false;
+    async fn ask(&self, mut anew: bool) -> Result<Option<SlotWork>> {
+        let (mut loaders, committed) = (self.loaders.clone(), self.committed);
         loop {
             let loader = loaders.borrow_and_update().clone();
             let ask = NextWork { worker: self.spec.worker, committed, from: Some(self.me), anew };
@@ -173,7 +228,7 @@ impl Work {
             match error.cause() {
                 // Perhaps only the connection: then the same loader is asked again.
                 Cause::Unreachable(_) => drop(timeout(ASK_AGAIN, loaders.changed()).await),
-                Cause::NodeLost(_) | Cause::Leaving(_) | Cause::NoSuchActor | Cause::Stopped => {
+                cause if is_loss(cause) => {
                     if timeout(SUCCESSOR, loaders.changed()).await.is_err() {
                         return Err(Error::other(format!(
                             "the data loader is gone, and within {} s there was no other: {error}",

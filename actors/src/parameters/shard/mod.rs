@@ -14,6 +14,7 @@
 //! - **PS-6** A push that is refused changes nothing.
 //! - **PS-7** Under a [rule](super::rule) that concerns the whole gradient no chunk takes a step before its verdict;
 //!   a step that is left out changes neither parameters nor the optimiser's state, and has its version all the same.
+//! - **PS-8** A shard that is given the sums of another one, instead of the slots, has the same bits after each step.
 
 mod error;
 
@@ -69,8 +70,8 @@ pub enum Push {
     },
     /// It was the step's last: the sum of its slots waits for the [verdict](Shard::decide).
     Summed {
-        /// The squares of all its numbers.
-        squares: Box<SquareSum>,
+        /// The squares of all its numbers, if the rule needs them.
+        squares: Option<Box<SquareSum>>,
     },
     /// The same slot was pushed before and waits for the others. This one is dropped.
     Duplicate,
@@ -100,6 +101,8 @@ pub struct Shard<G> {
     slots: u32,
     /// Numbers of the whole layout.
     space: usize,
+    /// Sums wait for a verdict, whether the rule needs one or not.
+    holds_sums: bool,
     chunks: BTreeMap<usize, Chunk<G>>,
 }
 
@@ -120,8 +123,8 @@ struct Live<G> {
     state: OptimizerState,
     /// Steps that the optimiser took: those that were left out don't count.
     taken: u64,
-    /// Where sums wait for their verdict; empty while no step has needed that.
-    sums: Vec<f32>,
+    /// Where sums wait for their verdict; empty while no step has needed that. Others may read them.
+    sums: Arc<Vec<f32>>,
     is_summed: bool,
     slots: Vec<Option<G>>,
     missing: u32,
@@ -152,7 +155,8 @@ impl<G: Gradient> Shard<G> {
         rule.validate()?;
         let chunk = |chunk| Some((chunk, Chunk { len: layout.chunk(chunk)?.len(), live: None }));
         let chunks = layout.chunks_of(shard).filter_map(chunk).collect();
-        Ok(Self { optimizer, rule, total_steps, slots, space: layout.len(), chunks })
+        let (space, holds_sums) = (layout.len(), false);
+        Ok(Self { optimizer, rule, total_steps, slots, space, holds_sums, chunks })
     }
 
     /// Gives a chunk its first parameters: version 0. The same parameters a second time change nothing, so that who
@@ -192,7 +196,7 @@ impl<G: Gradient> Shard<G> {
                     retired: None,
                     state: optimizer,
                     taken,
-                    sums: Vec::new(),
+                    sums: Arc::default(),
                     is_summed: false,
                     slots: (0..self.slots).map(|_| None).collect(),
                     missing: self.slots,
@@ -201,6 +205,22 @@ impl<G: Gradient> Shard<G> {
                 Ok(())
             }
         }
+    }
+
+    /// Gives a chunk a state in place of whatever it has.
+    ///
+    /// # Errors
+    /// As [`Shard::restore`].
+    pub fn replace(&mut self, chunk: usize, state: ChunkState) -> Result<(), ShardError> {
+        let at = self.chunks.get_mut(&chunk).ok_or(ShardError::UnknownChunk { chunk })?;
+        at.live = None;
+        self.restore(chunk, state)
+    }
+
+    /// Whether sums are kept for a [verdict](Shard::decide_one) also where the rule needs none: others are told of
+    /// them before they are applied.
+    pub fn hold_sums(&mut self, holds: bool) {
+        self.holds_sums = holds;
     }
 
     /// Takes one slot's gradient of one chunk, of the mean loss's share of that slot. If it is the step's last, the
@@ -241,10 +261,10 @@ impl<G: Gradient> Shard<G> {
         if live.missing > 0 {
             return Ok(Push::Accepted);
         }
-        if self.rule.is_global() {
-            let squares = live.sum(self.space);
+        if self.rule.is_global() || self.holds_sums {
+            let squares = live.sum(self.rule.is_global().then_some(self.space));
             live.clear(slots);
-            return Ok(Push::Summed { squares: Box::new(squares) });
+            return Ok(Push::Summed { squares: squares.map(Box::new) });
         }
         let rate = self.optimizer.schedule().factor(step, self.total_steps);
         let applied = live.apply(chunk, &self.optimizer, rate);
@@ -280,6 +300,69 @@ impl<G: Gradient> Shard<G> {
             })?;
         }
         Ok(())
+    }
+
+    /// One chunk, whose sum has waited, takes the step or leaves it out: where the rule needs nothing of the others.
+    ///
+    /// # Errors
+    /// As [`Shard::decide`].
+    pub fn decide_one(
+        &mut self,
+        chunk: usize,
+        step: u64,
+        verdict: Verdict,
+    ) -> Result<(), ShardError> {
+        let at = self.chunks.get_mut(&chunk).ok_or(ShardError::UnknownChunk { chunk })?;
+        let live = at.live.as_mut().ok_or(ShardError::NotInitialised { chunk })?;
+        if !live.is_summed || live.version != step {
+            return Err(ShardError::NotSummed { chunk, step, version: live.version });
+        }
+        let rate = self.optimizer.schedule().factor(step, self.total_steps);
+        live.decide(chunk, verdict, &self.optimizer, rate).inspect_err(|error| {
+            live.diverged = Some(error.clone());
+        })
+    }
+
+    /// The sum of a chunk's slots that waits for the verdict, and of which step it is.
+    pub fn sum_of(&self, chunk: usize) -> Option<(u64, Arc<Vec<f32>>)> {
+        let live = self.chunks.get(&chunk)?.live.as_ref()?;
+        live.is_summed.then(|| (live.version, live.sums.clone()))
+    }
+
+    /// Takes the sum of a chunk's slots from the shard that has summed them. It waits for the verdict. False: the step
+    /// has been applied already.
+    ///
+    /// # Errors
+    /// No such chunk, it is not initialised, or the step is not due; another length.
+    pub fn take_sum(&mut self, chunk: usize, step: u64, sum: &G) -> Result<bool, ShardError> {
+        let at = self.chunks.get_mut(&chunk).ok_or(ShardError::UnknownChunk { chunk })?;
+        let live = at.live.as_mut().ok_or(ShardError::NotInitialised { chunk })?;
+        let (expected, got) = (at.len, sum.count());
+        if got != expected {
+            return Err(ShardError::WrongLength { chunk, expected, got });
+        }
+        if step != live.version {
+            let version = live.version;
+            return match step < version {
+                true => Ok(false),
+                false => Err(ShardError::FromTheFuture { chunk, step, version }),
+            };
+        }
+        let sums = live.room_for_sums();
+        for (start, sums) in (0..).step_by(BLOCK).zip(sums.chunks_mut(BLOCK)) {
+            sum.copy_to(start, sums);
+        }
+        live.is_summed = true;
+        Ok(true)
+    }
+
+    /// Forgets sums and slots of steps that were not applied: they come again.
+    pub fn forget_unapplied(&mut self) {
+        let slots = self.slots;
+        for live in self.chunks.values_mut().filter_map(|at| at.live.as_mut()) {
+            live.is_summed = false;
+            live.clear(slots);
+        }
     }
 
     /// A chunk's newest version and its parameters.
@@ -359,16 +442,29 @@ impl<G: Gradient> Live<G> {
         self.missing = slots;
     }
 
-    /// All slots are there: their sum is kept. Gives its squares.
-    fn sum(&mut self, space: usize) -> SquareSum {
-        self.sums.resize(self.params.len(), 0.0);
-        let mut squares = SquareSum::default();
-        for (start, sums) in (0..).step_by(BLOCK).zip(self.sums.chunks_mut(BLOCK)) {
-            add_up(&self.slots, start, sums);
-            squares.add(sums, space);
+    /// All slots are there: their sum is kept. Gives its squares if they are wanted, of a layout of so many numbers.
+    fn sum(&mut self, squares_in: Option<usize>) -> Option<SquareSum> {
+        let slots = std::mem::take(&mut self.slots);
+        let mut squares = squares_in.map(|space| (SquareSum::default(), space));
+        for (start, sums) in (0..).step_by(BLOCK).zip(self.room_for_sums().chunks_mut(BLOCK)) {
+            add_up(&slots, start, sums);
+            if let Some((squares, space)) = &mut squares {
+                squares.add(sums, *space);
+            }
         }
+        self.slots = slots;
         self.is_summed = true;
-        squares
+        squares.map(|(squares, _)| squares)
+    }
+
+    /// Where to write a sum: that of the step before, unless somebody still reads it.
+    fn room_for_sums(&mut self) -> &mut [f32] {
+        let len = self.params.len();
+        if self.sums.len() != len || Arc::get_mut(&mut self.sums).is_none() {
+            self.sums = Arc::new(vec![0.0; len]);
+        }
+        // Nobody else has it now: nothing is copied.
+        Arc::<Vec<f32>>::make_mut(&mut self.sums)
     }
 
     fn decide(

@@ -268,7 +268,7 @@ fn under_a_rule_no_step_is_taken_before_its_verdict() {
     assert_eq!(early, Err(ShardError::NotSummed { chunk: 0, step: 0, version: 0 }));
     let mut squares = Box::<SquareSum>::default();
     squares.add(&all(0.5), LEN);
-    assert_eq!(shard.push(0, 0, 0, all(0.5)), Ok(Push::Summed { squares }));
+    assert_eq!(shard.push(0, 0, 0, all(0.5)), Ok(Push::Summed { squares: Some(squares) }));
     assert_eq!(shard.push(0, 0, 0, all(99.0)), Ok(Push::Duplicate));
     assert_eq!((shard.missing(0, 0), shard.version()), (Ok(vec![]), Some(0)));
     shard.decide(0, Verdict::Apply(0.5)).unwrap();

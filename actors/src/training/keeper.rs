@@ -1,0 +1,348 @@
+//! The shards of a job, kept up: when a primary is lost a backup takes its place, and when a backup is lost or has
+//! become the primary another one is made.
+//!
+//! Which actors hold a shard stands in the ledger, each time under a greater view, before anybody hears of it; so the
+//! next trainer knows whom to ask. A backup is written there once it has the whole state, so that none takes over
+//! that has not. A trainer that is no longer the only one can't write, and gives up.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use footlight_cluster::{
+    Node, Placement,
+    ledger::{Expect, LedgerError},
+};
+use footlight_runtime::{Actor, ActorAddr, ActorRef, Error, NodeId, Result, System, fence};
+use futures::future::{join_all, try_join_all};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    job::{JobEvent, JobSpec},
+    log::Log,
+    parts::{Began, nodes_for},
+    shards::{Shards, is_loss},
+    trainer::{Trainer, WatchShard},
+};
+use crate::{
+    data::loader::Description,
+    owner::Dismiss,
+    parameters::{ParameterServer, ShardSpec, gate::Meet, layout::Layout, replication::Configure},
+};
+
+/// A shard has so long to hear that it is dismissed.
+const DISMISS: Duration = Duration::from_secs(2);
+/// When no node can take a backup, nodes are looked at again so much later.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// What is asked of a shard that may be waiting for its own backups.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Those who hold one shard.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Group {
+    /// Under which they were told who is who.
+    pub(super) view: u64,
+    /// The primary, then its backups; each has all that anybody has seen.
+    pub(super) members: Vec<ActorAddr>,
+}
+
+/// What the ledger keeps of a job for the next trainer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Parts {
+    /// Of which job of this name.
+    pub(super) submission: u64,
+    /// By shard.
+    pub(super) groups: Vec<Group>,
+    /// What the job's first loader found.
+    pub(super) data: Description,
+    /// When the first slot was handed out, in microseconds since 1970.
+    pub(super) begun: u64,
+    /// What it began with.
+    pub(super) from: Began,
+}
+
+/// The shards of a job that its trainer has found or started: they outlive it.
+#[derive(Clone, Debug)]
+pub(super) struct Cast {
+    node: Node,
+    /// The ledger's key of where they are.
+    key: String,
+    groups: Arc<Mutex<Vec<Group>>>,
+}
+
+/// What the end of a shard's actor means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// It was the last that held this shard.
+    Fatal(usize),
+    /// Others hold it.
+    Survived(usize),
+    /// It held nothing yet.
+    Nothing,
+}
+
+impl Cast {
+    pub(super) fn new(node: &Node, key: String) -> Self {
+        Cast { node: node.clone(), key, groups: Arc::default() }
+    }
+
+    pub(super) fn groups(&self) -> MutexGuard<'_, Vec<Group>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refs(&self, addrs: impl IntoIterator<Item = ActorAddr>) -> Vec<ActorRef<ParameterServer>> {
+        addrs.into_iter().map(|addr| ActorRef::at(addr, self.node.system())).collect()
+    }
+
+    /// All who hold a shard.
+    pub(super) fn members(&self) -> Vec<ActorRef<ParameterServer>> {
+        let all: Vec<_> = self.groups().iter().flat_map(|group| group.members.clone()).collect();
+        self.refs(all)
+    }
+
+    /// Those to whom one talks, in the layout's order.
+    pub(super) fn primaries(&self) -> Vec<ActorRef<ParameterServer>> {
+        let first: Vec<_> =
+            self.groups().iter().filter_map(|group| group.members.first().copied()).collect();
+        self.refs(first)
+    }
+
+    /// An actor has ended.
+    pub(super) fn lost(&self, actor: ActorAddr) -> Loss {
+        let mut groups = self.groups();
+        let at = groups.iter().position(|group| group.members.contains(&actor));
+        let Some(at) = at else { return Loss::Nothing };
+        let members = &mut groups[at].members;
+        members.retain(|member| *member != actor);
+        if members.is_empty() { Loss::Fatal(at) } else { Loss::Survived(at) }
+    }
+
+    /// The job is over: its shards end. One that can't be told ends when nobody adopts it.
+    pub(super) async fn dismiss(&self) {
+        if let Err(error) = self.node.ledger().delete(&self.key, Expect::Any).await {
+            tracing::debug!(%error, "an ended job stays in the ledger");
+        }
+        let members = self.members();
+        join_all(members.iter().map(|shard| shard.call_within(Dismiss, DISMISS))).await;
+    }
+}
+
+/// How a member of a shard's group is started.
+pub(super) struct Starts<'a> {
+    pub(super) spec: &'a JobSpec,
+    pub(super) node: &'a Node,
+    pub(super) layout: &'a Layout,
+    pub(super) total_steps: u64,
+    pub(super) owner: ActorAddr,
+}
+
+impl Starts<'_> {
+    /// The nodes that may hold shards.
+    pub(super) fn nodes(&self) -> Result<Vec<NodeId>> {
+        let members = self.node.members();
+        nodes_for(&members, self.spec.submitter, "server", ParameterServer::NAME)
+    }
+
+    pub(super) async fn start(&self, shard: u32, on: NodeId) -> Result<ActorRef<ParameterServer>> {
+        let spec = ShardSpec {
+            layout: self.layout.clone(),
+            shard,
+            optimizer: self.spec.optimizer,
+            rule: self.spec.rule,
+            total_steps: self.total_steps,
+            slots: self.spec.slots,
+            owner: self.owner,
+        };
+        // It outlives this trainer, so it does not act under its lease.
+        let spawned = self.node.spawn::<ParameterServer>(spec).on(Placement::node(on));
+        fence::under(None, spawned.into_future()).await
+    }
+}
+
+/// Where a shard's backups go: nodes that hold none of it, those with fewer parts of the job first.
+pub(super) fn nodes_for_backups(nodes: &[NodeId], groups: &[Group], shard: usize) -> Vec<NodeId> {
+    let holds = |group: &Group, node: NodeId| group.members.iter().any(|m| m.node == node);
+    let free = nodes.iter().filter(|node| !groups.get(shard).is_some_and(|g| holds(g, **node)));
+    let mut free: Vec<NodeId> = free.copied().collect();
+    let parts = |node: &NodeId| groups.iter().filter(|group| holds(group, *node)).count();
+    // Stable: nodes of the same load stay in their order, beginning behind the primary's.
+    let behind = shard % free.len().max(1);
+    free.rotate_left(behind);
+    free.sort_by_key(parts);
+    free
+}
+
+/// Keeps the shards of a job up.
+pub(super) struct Keeper {
+    pub(super) cast: Cast,
+    pub(super) spec: JobSpec,
+    pub(super) layout: Layout,
+    pub(super) shards: Shards,
+    pub(super) me: ActorRef<Trainer>,
+    /// As written last, but for the groups.
+    pub(super) parts: Parts,
+    /// The ledger's version of them.
+    pub(super) version: u64,
+    pub(super) log: Arc<Log>,
+}
+
+/// Shards have moved; what is sent here tells that all who must know do.
+pub(super) type Moved = oneshot::Sender<()>;
+
+impl Keeper {
+    fn node(&self) -> &Node {
+        &self.cast.node
+    }
+
+    fn system(&self) -> &System {
+        self.cast.node.system()
+    }
+
+    fn starts(&self) -> Starts<'_> {
+        Starts {
+            spec: &self.spec,
+            node: self.node(),
+            layout: &self.layout,
+            total_steps: self.parts.data.steps,
+            owner: self.me.addr(),
+        }
+    }
+
+    /// Writes down who holds what.
+    ///
+    /// # Errors
+    /// Another trainer has written: it is the one now.
+    async fn write(&mut self) -> Result<()> {
+        self.parts.groups = self.cast.groups().clone();
+        let value =
+            serde_json::to_vec(&self.parts).map_err(|error| Error::other(error.to_string()))?;
+        let ledger = self.node().ledger();
+        let written = ledger.put(&self.cast.key, value, Expect::Version(self.version), None).await;
+        self.version = written.map_err(|error| match error {
+            LedgerError::Conflict { .. } => Error::other("another trainer has taken the job over"),
+            error => Error::other(error),
+        })?;
+        Ok(())
+    }
+
+    /// Takes note of losses as they come, to the job's end.
+    ///
+    /// # Errors
+    /// Another trainer has taken the job over; the ledger can't be written.
+    pub(super) async fn keep(
+        mut self,
+        mut losses: mpsc::UnboundedReceiver<usize>,
+        moved: mpsc::UnboundedSender<Moved>,
+    ) -> Result<()> {
+        loop {
+            let is_short = self.short().is_some();
+            tokio::select! {
+                biased;
+                loss = losses.recv() => match loss {
+                    Some(shard) => self.take_over(shard, &moved).await?,
+                    None => return Ok(()),
+                },
+                () = tokio::time::sleep(LOOK_AGAIN), if is_short => {}
+            }
+            while losses.is_empty()
+                && let Some(shard) = self.short()
+                && self.add_backup(shard).await?
+            {}
+        }
+    }
+
+    /// A shard that has fewer backups than it should.
+    fn short(&self) -> Option<usize> {
+        let whole = self.spec.replicas as usize + 1;
+        self.cast.groups().iter().position(|group| group.members.len() < whole)
+    }
+
+    /// One of those who hold a shard is gone: the first of the others is the primary.
+    async fn take_over(
+        &mut self,
+        shard: usize,
+        moved: &mpsc::UnboundedSender<Moved>,
+    ) -> Result<()> {
+        let before = self.shards.get(shard)?.addr();
+        self.cast.groups()[shard].view += 1;
+        self.write().await?;
+        if !self.configure(shard, None).await? {
+            // It is lost, too: that is the next news.
+            return Ok(());
+        }
+        let primaries = self.cast.primaries();
+        let now = primaries.get(shard).map(ActorRef::addr);
+        if now == Some(before) {
+            return Ok(());
+        }
+        if self.spec.rule.is_global() {
+            meet(&primaries).await?;
+        }
+        self.shards.move_to(primaries);
+        if let Some(now) = now {
+            self.log.tell(JobEvent::ShardUp { shard: shard as u32, node: now.node });
+        }
+        let (told, is_told) = oneshot::channel();
+        if moved.send(told).is_ok() {
+            let _ = is_told.await;
+        }
+        Ok(())
+    }
+
+    /// Tells a shard's primary who its backups are, and waits until they have all. False if one of them is lost.
+    async fn configure(&self, shard: usize, new: Option<ActorAddr>) -> Result<bool> {
+        let Group { view, members } = self.cast.groups()[shard].clone();
+        let Some((&primary, backups)) = members.split_first() else { return Ok(false) };
+        let backups = self.cast.refs(backups.iter().copied().chain(new));
+        let primary = ActorRef::<ParameterServer>::at(primary, self.system());
+        match primary.call_within(Configure { view, backups }, PATIENCE).await {
+            Ok(Ok(())) => Ok(true),
+            Ok(Err(error)) => {
+                tracing::warn!(shard, %error, "a backup could not be made");
+                Ok(false)
+            }
+            Err(error) if is_loss(error.cause()) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Starts a backup where there is room for one. False if there is none now.
+    async fn add_backup(&mut self, shard: usize) -> Result<bool> {
+        let nodes = self.starts().nodes().unwrap_or_default();
+        let free = nodes_for_backups(&nodes, &self.cast.groups(), shard);
+        for on in free {
+            let backup = match self.starts().start(shard as u32, on).await {
+                Ok(backup) => backup,
+                Err(error) => {
+                    tracing::warn!(shard, node = %on, %error, "a backup could not be started");
+                    continue;
+                }
+            };
+            self.me.call(WatchShard { shard: backup.addr() }).await?;
+            self.cast.groups()[shard].view += 1;
+            if !self.configure(shard, Some(backup.addr())).await? {
+                // Without the one that could not be made.
+                backup.stop();
+                self.cast.groups()[shard].view += 1;
+                self.configure(shard, None).await?;
+                return Ok(false);
+            }
+            self.cast.groups()[shard].members.push(backup.addr());
+            self.write().await?;
+            self.log.tell(JobEvent::BackupUp { shard: shard as u32, node: on });
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
+/// Under a rule for the whole gradient, shards know each other.
+pub(super) async fn meet(shards: &[ActorRef<ParameterServer>]) -> Result<()> {
+    let met = shards.iter().map(|shard| shard.call(Meet { shards: shards.to_vec() }));
+    for met in try_join_all(met).await? {
+        met.map_err(Error::other)?;
+    }
+    Ok(())
+}

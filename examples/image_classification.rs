@@ -113,6 +113,9 @@ struct JobArgs {
     /// Shards of the parameter server
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     servers: u32,
+    /// Backups of each shard, on other servers: with one, a server may be lost without a trace in the result
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=2))]
+    replicas: u32,
     /// Samples of a batch, over all workers
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(4..=8192))]
     batch: u32,
@@ -259,6 +262,7 @@ impl JobArgs {
             .optimizer(Adam::new(rate).schedule(Schedule::Cosine))
             .workers(self.workers)
             .servers(self.servers)
+            .replicas(self.replicas)
             .devices(self.devices.iter().copied())
             .batch(self.batch)
             .wire(self.wire.into())
@@ -542,7 +546,7 @@ async fn whole_job(args: LocalArgs) -> Result<()> {
         "Starting a cluster of processes: a seed, a data loader, {} servers, {} workers.",
         job.servers, job.workers
     );
-    let cluster = LocalCluster::start(job.workers, job.servers).await?;
+    let cluster = LocalCluster::start(job.workers, job.servers.max(job.replicas + 1)).await?;
     let mut running = description.submit(&cluster.node).await?;
 
     let mut shown = job::Shown::new(job.epochs());

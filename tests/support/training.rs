@@ -20,7 +20,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use footlight::{
@@ -477,6 +477,47 @@ pub(crate) async fn until_step(job: &mut RunningJob, wanted: u64) {
         }
     })
     .await;
+}
+
+/// After the loss of a shard is declared, its backup has so long to take over.
+const TAKE_OVER: Duration = Duration::from_secs(2);
+
+/// Follows a job until the backup of a lost shard has taken over; gives where it is.
+pub(crate) async fn taken_over(job: &mut RunningJob, shard: u32) -> NodeId {
+    let mut declared = None;
+    soon(async {
+        loop {
+            match job.next().await.unwrap() {
+                Some(JobEvent::ShardLost { shard: lost, why, .. }) if lost == shard => {
+                    assert!(!why.is_empty());
+                    declared = Some(Instant::now());
+                }
+                Some(JobEvent::ShardUp { shard: up, node }) if up == shard => {
+                    let took = declared.expect("it was lost before").elapsed();
+                    println!("taken over {took:?} after the loss was declared");
+                    assert!(took < TAKE_OVER, "{took:?}");
+                    return node;
+                }
+                Some(JobEvent::Failed(why)) => panic!("the job has failed: {why}"),
+                event => assert!(event.is_some(), "the job has ended"),
+            }
+        }
+    })
+    .await
+}
+
+/// Follows a job until a shard has another backup; gives where it is.
+pub(crate) async fn backup_up(job: &mut RunningJob, shard: u32) -> NodeId {
+    soon(async {
+        loop {
+            match job.next().await.unwrap() {
+                Some(JobEvent::BackupUp { shard: whole, node }) if whole == shard => return node,
+                Some(JobEvent::Failed(why)) => panic!("the job has failed: {why}"),
+                event => assert!(event.is_some(), "the job has ended"),
+            }
+        }
+    })
+    .await
 }
 
 /// Follows a job to its failure, which is told in one line.

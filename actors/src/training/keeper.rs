@@ -119,6 +119,20 @@ impl Cast {
         if members.is_empty() { Loss::Fatal(at) } else { Loss::Survived(at) }
     }
 
+    /// Writes down who holds what; gives the version of that.
+    ///
+    /// # Errors
+    /// Another trainer has written since `version`: it is the one now.
+    pub(super) async fn write(&self, parts: &Parts, version: u64) -> Result<u64> {
+        let value = serde_json::to_vec(parts).map_err(|error| Error::other(error.to_string()))?;
+        let ledger = self.node.ledger();
+        let written = ledger.put(&self.key, value, Expect::Version(version), None).await;
+        written.map_err(|error| match error {
+            LedgerError::Conflict { .. } => Error::other("another trainer has taken the job over"),
+            error => Error::other(error),
+        })
+    }
+
     /// The job is over: its shards end. One that can't be told ends when nobody adopts it.
     pub(super) async fn dismiss(&self) {
         if let Err(error) = self.node.ledger().delete(&self.key, Expect::Any).await {
@@ -211,19 +225,9 @@ impl Keeper {
     }
 
     /// Writes down who holds what.
-    ///
-    /// # Errors
-    /// Another trainer has written: it is the one now.
     async fn write(&mut self) -> Result<()> {
         self.parts.groups = self.cast.groups().clone();
-        let value =
-            serde_json::to_vec(&self.parts).map_err(|error| Error::other(error.to_string()))?;
-        let ledger = self.node().ledger();
-        let written = ledger.put(&self.cast.key, value, Expect::Version(self.version), None).await;
-        self.version = written.map_err(|error| match error {
-            LedgerError::Conflict { .. } => Error::other("another trainer has taken the job over"),
-            error => Error::other(error),
-        })?;
+        self.version = self.cast.write(&self.parts, self.version).await?;
         Ok(())
     }
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use footlight_cluster::{Member, Node, ledger::Expect};
-use footlight_runtime::{Actor, ActorRef, Context, Error, NodeId, Result, compute::Device};
+use footlight_runtime::{
+    Actor, ActorAddr, ActorRef, Cause, Context, Error, NodeId, Result, compute::Device,
+};
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +14,7 @@ use super::{
     job::JobSpec,
     keeper::{Cast, Group, Loss, Parts, Starts, meet, nodes_for_backups},
     saver::job_of,
-    shards::Shards,
+    shards::{Shards, is_loss},
     trainer::Trainer,
     weights::{VERSION_PATIENCE, Weights},
 };
@@ -26,6 +28,8 @@ use crate::{
 
 /// A shard has so long to take its new trainer's hand.
 const ADOPT: Duration = Duration::from_secs(10);
+/// After a connection broke.
+const ADOPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// A job whose shards are in their places.
 pub(super) struct Placed {
@@ -41,8 +45,6 @@ pub(super) struct Placed {
     /// As the ledger has them, in this version.
     pub(super) parts: Parts,
     pub(super) version: u64,
-    /// Shards whose primaries are to be told who their backups are.
-    pub(super) changed: Vec<usize>,
 }
 
 /// The nodes for a part of the job: those of its role; if none has it, all that host its type but
@@ -120,16 +122,13 @@ pub(super) async fn place(
 
     let key = format!("job-parts/{}", spec.name);
     let cast = Cast::new(node, key.clone());
-    let mut changed = Vec::new();
     let found = node.ledger().get(&key).await?;
     let version = found.as_ref().map_or(0, |found| found.version);
     let found = found.and_then(|found| serde_json::from_slice::<Parts>(&found.value).ok());
     let placed = async {
         if let Some(parts) = found.filter(|parts| parts.submission == spec.submission) {
             *cast.groups() = parts.groups.clone();
-            adopt(&cast, context).await?;
-            // Each is told who its backups are: the trainer before may have said otherwise, and not have written it.
-            changed = (0..parts.groups.len()).collect();
+            let (parts, version) = adopt(&cast, parts, version, context).await?;
             return Ok((None, parts, version));
         }
         let (loader, data) = load(&spec, node, context.me().addr(), 0).await?;
@@ -143,7 +142,11 @@ pub(super) async fn place(
         start_shards(starts, context, &cast).await?;
         let shards = Shards::new(cast.primaries(), false);
         initialise(&Weights { layout: layout.clone(), shards }, &state).await?;
-        configure(&cast).await?;
+        if spec.replicas > 0
+            && let Some((shard, why)) = configure(&cast).await?.into_iter().next()
+        {
+            return Err(Error::other(format!("the shard {shard} was lost at once: {why}")));
+        }
         let parts = Parts {
             submission: spec.submission,
             groups: cast.groups().clone(),
@@ -159,7 +162,6 @@ pub(super) async fn place(
         Ok((loader, parts, version)) => Ok(Placed {
             weights: Weights { layout, shards: Shards::new(cast.primaries(), spec.replicas > 0) },
             version,
-            changed,
             spec,
             node: node.clone(),
             evaluator,
@@ -176,16 +178,65 @@ pub(super) async fn place(
     }
 }
 
-/// Takes over the shards of a job whose trainer is gone. Of those who hold one, some may have gone with it.
-async fn adopt(cast: &Cast, context: &Context<Trainer>) -> Result<()> {
+/// Takes over the shards of a job whose trainer is gone. Of those who hold one, some may have gone with it. Gives what
+/// the ledger has now.
+async fn adopt(
+    cast: &Cast,
+    mut parts: Parts,
+    mut version: u64,
+    context: &Context<Trainer>,
+) -> Result<(Parts, u64)> {
+    adopt_members(cast, context).await?;
+    let is_replicated = parts.groups.iter().any(|group| group.view > 0);
+    loop {
+        if !is_replicated {
+            return Ok((parts, version));
+        }
+        // All are told who their backups are, as the trainer before may have said otherwise and not have written it.
+        cast.groups().iter_mut().for_each(|group| group.view += 1);
+        parts.groups = cast.groups().clone();
+        version = cast.write(&parts, version).await?;
+        let lost = configure(cast).await?;
+        if lost.is_empty() {
+            return Ok((parts, version));
+        }
+        for (primary, why) in lost {
+            is_survived(cast, primary, &why)?;
+        }
+    }
+}
+
+/// An actor that holds a shard went with the trainer before.
+///
+/// # Errors
+/// It was the last.
+fn is_survived(cast: &Cast, actor: ActorAddr, why: &str) -> Result<()> {
+    match cast.lost(actor) {
+        Loss::Fatal(shard) => Err(Error::other(format!(
+            "shard {shard} of the parameter server was lost together with the trainer: {why}"
+        ))),
+        Loss::Survived(_) | Loss::Nothing => Ok(()),
+    }
+}
+
+async fn adopt_members(cast: &Cast, context: &Context<Trainer>) -> Result<()> {
     let adopt = Adopt { owner: context.me().addr() };
     for member in cast.members() {
         context.watch(&member);
-        let Err(error) = member.call_within(adopt, ADOPT).await else { continue };
-        if let Loss::Fatal(shard) = cast.lost(member.addr()) {
-            return Err(Error::other(format!(
-                "shard {shard} of the parameter server was lost together with the trainer: {error}"
-            )));
+        let adopted = tokio::time::timeout(ADOPT, async {
+            loop {
+                match member.call_within(adopt, ADOPT).await {
+                    // Perhaps only the connection.
+                    Err(error) if matches!(error.cause(), Cause::Unreachable(_)) => {
+                        tokio::time::sleep(ADOPT_AGAIN).await;
+                    }
+                    adopted => return adopted.map_err(|error| error.to_string()),
+                }
+            }
+        });
+        let adopted = adopted.await.unwrap_or_else(|_| Err("it does not answer".to_owned()));
+        if let Err(why) = adopted {
+            is_survived(cast, member.addr(), &why)?;
         }
     }
     Ok(())
@@ -206,7 +257,9 @@ async fn start_shards(starts: Starts<'_>, context: &Context<Trainer>, cast: &Cas
     for (shard, on) in (0..spec.servers).zip(at.iter().cycle()) {
         let primary = starts.start(shard, *on).await?;
         context.watch(&primary);
-        cast.groups().push(Group { view: 1, members: vec![primary.addr()] });
+        // Without backups nothing is said about views.
+        let view = u64::from(spec.replicas > 0);
+        cast.groups().push(Group { view, members: vec![primary.addr()] });
     }
     for replica in 0..spec.replicas {
         for shard in 0..spec.servers {
@@ -225,18 +278,25 @@ async fn start_shards(starts: Starts<'_>, context: &Context<Trainer>, cast: &Cas
     Ok(())
 }
 
-/// Tells each shard who its backups are.
-async fn configure(cast: &Cast) -> Result<()> {
-    let system = cast.primaries();
-    let groups = cast.groups().clone();
-    let all = groups.iter().zip(&system).map(|(Group { view, members }, primary)| {
+/// Tells each primary who its backups are. Gives the primaries that are lost.
+async fn configure(cast: &Cast) -> Result<Vec<(ActorAddr, String)>> {
+    let (groups, primaries) = (cast.groups().clone(), cast.primaries());
+    let all = groups.iter().zip(&primaries).map(|(Group { view, members }, primary)| async move {
         let backups = members.iter().skip(1).map(|addr| ActorRef::at(*addr, primary.system()));
-        primary.call_within(Configure { view: *view, backups: backups.collect() }, VERSION_PATIENCE)
+        let told = Configure { view: *view, backups: backups.collect() };
+        match primary.call_within(told, VERSION_PATIENCE).await {
+            // One that has lost a backup meanwhile is told without it, when that is known.
+            Ok(configured) => {
+                let shard = primary.addr();
+                configured
+                    .unwrap_or_else(|error| tracing::warn!(%shard, %error, "a backup is missing"));
+                Ok(None)
+            }
+            Err(error) if is_loss(error.cause()) => Ok(Some((primary.addr(), error.to_string()))),
+            Err(error) => Err(Error::from(error)),
+        }
     });
-    for configured in try_join_all(all).await? {
-        configured.map_err(Error::other)?;
-    }
-    Ok(())
+    Ok(try_join_all(all).await?.into_iter().flatten().collect())
 }
 
 /// The state that a job goes on from, if it is to and there is one.

@@ -115,12 +115,6 @@ impl Actor for Trainer {
         let (told, me, parts) = (log.clone(), context.me(), cast.clone());
         let (losses, lost) = mpsc::unbounded_channel();
         let (moved, moves) = mpsc::unbounded_channel();
-        if spec.replicas > 0 {
-            // Of those that are taken over: they may have been told of others by the trainer before.
-            for shard in &job.changed {
-                let _ = losses.send(*shard);
-            }
-        }
         let keeper = job.keeper(me.clone(), log.clone());
         context.run(async move {
             let outcome = tokio::select! {

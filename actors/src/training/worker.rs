@@ -173,16 +173,19 @@ impl Work {
                 _ = moves.changed() => None,
                 outcome = self.compute() => Some(outcome),
             };
-            match outcome {
+            let lost = match outcome {
+                None => None,
                 Some(Err(Error::Call(error)))
                     if self.spec.weights.shards.are_replicated() && is_loss(error.cause()) =>
                 {
-                    if timeout(SUCCESSOR, moves.changed()).await.is_err() {
-                        return Err(error.into());
-                    }
+                    Some(error)
                 }
                 Some(outcome) => return outcome,
-                None => {}
+            };
+            if let Some(error) = lost
+                && timeout(SUCCESSOR, moves.changed()).await.is_err()
+            {
+                return Err(error.into());
             }
             // Slots that a lost shard had been given and not applied are to be computed again, whoever has computed
             // them: what this worker was leased goes back. Parameters may have been set in part.

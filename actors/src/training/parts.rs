@@ -280,7 +280,8 @@ async fn start_shards(starts: Starts<'_>, context: &Context<Trainer>, cast: &Cas
 
 /// Tells each primary who its backups are. Gives the primaries that are lost.
 async fn configure(cast: &Cast) -> Result<Vec<(ActorAddr, String)>> {
-    let (groups, primaries) = (cast.groups().clone(), cast.primaries());
+    let groups = cast.groups().clone();
+    let primaries = cast.primaries();
     let all = groups.iter().zip(&primaries).map(|(Group { view, members }, primary)| async move {
         let backups = members.iter().skip(1).map(|addr| ActorRef::at(*addr, primary.system()));
         let told = Configure { view: *view, backups: backups.collect() };

@@ -346,7 +346,7 @@ async fn train(args: NodeArgs, job: JobArgs, seed: u64) -> Result<()> {
     println!(
         "{}: test accuracy {:.2} % after {:.1} s; `serve` answers with it",
         job.dataset.name(),
-        report.test_accuracy * 100.0,
+        accuracy(&report) * 100.0,
         report.elapsed.as_secs_f64()
     );
     Ok(node.leave().await?)
@@ -374,6 +374,11 @@ async fn serve(args: NodeArgs, http: SocketAddr, device: DeviceChoice) -> Result
         LeNet5::NAME
     );
     Ok(ended.await?)
+}
+
+/// LeNet-5 tells classes, so there is one.
+fn accuracy(report: &TrainingReport) -> f64 {
+    report.test_accuracy.unwrap_or_default()
 }
 
 /// An inference actor on this node with a job's weights, of at least so many steps.
@@ -589,7 +594,7 @@ async fn whole_job(args: LocalArgs) -> Result<()> {
                         }
                     }
                 }
-                JobEvent::Evaluated { steps, accuracy, .. } => {
+                JobEvent::Evaluated { steps, accuracy: Some(accuracy), .. } => {
                     curves.accuracies.push((*steps, *accuracy));
                 }
                 _ => {}
@@ -642,10 +647,10 @@ async fn finish(
     let bytes = cluster.bytes().await;
     let seconds = trained.elapsed.as_secs_f64();
     let report = JobReport {
-        ok: survived && trained.test_accuracy >= target,
+        ok: survived && accuracy(trained) >= target,
         dataset: args.job.dataset.name().to_owned(),
         target,
-        test_accuracy: trained.test_accuracy,
+        test_accuracy: accuracy(trained),
         epochs: spec.epochs,
         seconds,
         samples_per_second: samples as f64 / seconds.max(1e-3),
@@ -712,7 +717,7 @@ async fn answer(
     cluster: &LocalCluster,
     running: &RunningJob,
     trained: &TrainingReport,
-    test: &actors::data::Dataset,
+    test: &actors::data::Images,
 ) -> Result<()> {
     const SHOWN: u32 = 6;
     let inference = inference(&cluster.node, running, trained.steps, DeviceChoice::Cpu).await?;

@@ -85,3 +85,8 @@ pub mod prelude {
 #[cfg(all(doctest, feature = "torch"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// And the guide's.
+#[cfg(all(doctest, feature = "torch"))]
+#[doc = include_str!("../docs/data.md")]
+struct DataGuide;

@@ -2,6 +2,8 @@
 //! nothing happened to.
 #![cfg(feature = "torch")]
 
+#[path = "support/s3.rs"]
+mod s3;
 #[path = "support/training.rs"]
 mod training;
 
@@ -52,7 +54,8 @@ fn cluster_process() {
             _ => {}
         });
         let report = report.await.unwrap();
-        println!("done {} {} {}", report.parameters_sha256, report.samples, report.test_accuracy);
+        let accuracy = report.test_accuracy.unwrap();
+        println!("done {} {} {accuracy}", report.parameters_sha256, report.samples);
         job.close().await.unwrap();
     });
 }
@@ -125,7 +128,7 @@ async fn calm() -> String {
     let job = stage.job("calm").epochs(EPOCHS).submit(&stage.seed);
     let report = finish(soon(job).await.unwrap()).await.0;
     let (bits, samples, accuracy) =
-        (report.parameters_sha256, report.samples, report.test_accuracy);
+        (report.parameters_sha256, report.samples, report.test_accuracy.unwrap());
     format!("done {bits} {samples} {accuracy}")
 }
 
@@ -158,7 +161,7 @@ async fn a_job_is_resumed_from_an_object_store() {
     let bucket = dir.path().join("store").join("jobs");
     std::fs::create_dir_all(&bucket).unwrap();
     let server = s3::serve(bucket.parent().unwrap()).await;
-    let place = s3::place(server, "s3://jobs/digits/first");
+    let place = Place { at: "s3://jobs/digits/first".to_owned(), env: s3::env(server) };
     let calm = calm().await;
     let before = cluster(&keeper, dir.path(), &place, 2, 2).await;
     let pids = line(&before, "pids ").await;
@@ -178,7 +181,8 @@ async fn an_object_store_that_does_not_answer_is_named() {
     let (keeper, dir) = (Processes::new(), tempfile::tempdir().unwrap());
     // Nobody listens there for TCP.
     let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let place = s3::place(taken.local_addr().unwrap(), "s3://jobs/digits");
+    let env = s3::env(taken.local_addr().unwrap());
+    let place = Place { at: "s3://jobs/digits".to_owned(), env };
     let refused = line(&cluster(&keeper, dir.path(), &place, 1, 1).await, "refused ").await;
     assert!(refused.contains("checkpoints in s3://jobs/digits: "), "{refused}");
     assert!(refused.contains("onnect"), "{refused}");
@@ -186,56 +190,4 @@ async fn an_object_store_that_does_not_answer_is_named() {
     let place = Place { at: "gs://jobs/digits".to_owned(), env: Vec::new() };
     let refused = line(&cluster(&keeper, dir.path(), &place, 1, 1).await, "refused ").await;
     assert!(refused.ends_with("they go to a folder, or to s3://bucket/prefix"), "{refused}");
-}
-
-mod s3 {
-    //! A server that speaks S3's protocol and keeps its objects in a folder.
-
-    use std::{net::SocketAddr, path::Path};
-
-    use hyper_util::{
-        rt::{TokioExecutor, TokioIo},
-        server::conn::auto::Builder,
-    };
-    use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
-    use tokio::net::TcpListener;
-
-    use super::Place;
-
-    const KEY: &str = "a-key";
-    const SECRET: &str = "a-secret";
-
-    /// Where a cluster saves to that server.
-    pub(crate) fn place(server: SocketAddr, url: &str) -> Place {
-        let env = [
-            ("AWS_ENDPOINT_URL", format!("http://{server}")),
-            ("AWS_ALLOW_HTTP", "true".to_owned()),
-            ("AWS_REGION", "here".to_owned()),
-            ("AWS_ACCESS_KEY_ID", KEY.to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", SECRET.to_owned()),
-        ];
-        Place { at: url.to_owned(), env: env.into() }
-    }
-
-    /// Serves a folder, each of whose folders is a bucket, until the test ends.
-    pub(crate) async fn serve(folder: &Path) -> SocketAddr {
-        let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(folder).unwrap());
-        service.set_auth(SimpleAuth::from_single(KEY, SECRET));
-        let service = service.build();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            loop {
-                let (socket, _) = listener.accept().await.unwrap();
-                let service = service.clone();
-                tokio::spawn(async move {
-                    let server = Builder::new(TokioExecutor::new());
-                    let served = server.serve_connection(TokioIo::new(socket), service);
-                    // A client that is killed is no fault of the server's.
-                    let _ = served.await;
-                });
-            }
-        });
-        addr
-    }
 }

@@ -89,11 +89,11 @@ fn images_of_another_size_than_the_model_s_are_refused() {
     let outcome = with_data(|dir| {
         fs::write(dir.join(images_name("t10k")), idx(0x0803, &[20, 8, 8], &[0; 20 * 64])).unwrap();
     });
-    says(&outcome, &["the test samples are 8×8, and the model `lenet5` takes [28, 28]"]);
+    says(&outcome, &["the test samples are u8 8×8, and the model `lenet5` takes u8 28×28"]);
     let outcome = with_data(|dir| {
         fs::write(dir.join(images_name("train")), idx(0x0803, &[100, 8, 8], &[0; 6400])).unwrap();
     });
-    says(&outcome, &["the training samples are 8×8, and the model `lenet5` takes [28, 28]"]);
+    says(&outcome, &["the training samples are u8 8×8, and the model `lenet5` takes u8 28×28"]);
 }
 
 #[test]

@@ -30,6 +30,7 @@ pub mod report;
 pub mod schedule;
 #[cfg(feature = "torch")]
 pub mod serving;
+mod storage;
 #[cfg(feature = "torch")]
 pub mod training;
 
@@ -67,13 +68,19 @@ pub fn stagehands(builder: NodeBuilder) -> NodeBuilder {
         })
 }
 
+/// Gives a node a user's own data sources and transforms: for
+/// [`NodeBuilder::with`](footlight_cluster::NodeBuilder::with), on the nodes that host data loaders and trainers.
+pub fn sources(sources: data::Sources) -> impl FnOnce(NodeBuilder) -> NodeBuilder {
+    move |builder| builder.extension(std::sync::Arc::new(sources))
+}
+
 /// Registers the whole cast, with the models that this binary knows: for
 /// [`NodeBuilder::with`](footlight_cluster::NodeBuilder::with).
 #[cfg(feature = "torch")]
 pub fn cast(models: model::Models) -> impl FnOnce(NodeBuilder) -> NodeBuilder {
     use serving::inference::{Inference, Predict};
     use training::{
-        trainer::{AskJob, AskOver, AskWeights, DismissParts, FollowJob, Trainer},
+        trainer::{AskJob, AskOver, AskWeights, DismissParts, FollowJob, Trainer, UnfitData},
         worker::{AskDevice, UseLoader, UseShards, Worker},
     };
     move |builder| {
@@ -89,6 +96,7 @@ pub fn cast(models: model::Models) -> impl FnOnce(NodeBuilder) -> NodeBuilder {
                     .handles::<AskOver>()
                     .handles::<AskWeights>()
                     .handles::<DismissParts>()
+                    .handles::<UnfitData>()
             })
             .register::<Inference>(|inference| inference.handles::<Predict>())
     }

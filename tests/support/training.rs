@@ -543,7 +543,9 @@ fn models(known: bool) -> Result<Models> {
 
 /// A node that hosts trainers, and none of the other parts of a job.
 async fn start_for_trainers(args: NodeArgs) -> Result<Node> {
-    use actors::training::trainer::{AskJob, AskOver, AskWeights, DismissParts, FollowJob};
+    use actors::training::trainer::{
+        AskJob, AskOver, AskWeights, DismissParts, FollowJob, UnfitData,
+    };
     let builder = Node::builder(args).extension(Arc::new(models(true)?));
     let builder = builder.register::<Trainer>(|trainer| {
         trainer
@@ -552,6 +554,7 @@ async fn start_for_trainers(args: NodeArgs) -> Result<Node> {
             .handles::<AskOver>()
             .handles::<AskWeights>()
             .handles::<DismissParts>()
+            .handles::<UnfitData>()
     });
     builder.join_timeout(LONG).start().await
 }

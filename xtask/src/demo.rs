@@ -4,7 +4,7 @@ use crate::dataset::Name;
 use crate::setup::{self, FlavourOptions};
 use crate::test::PROFILE;
 use crate::{command, paths};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -99,6 +99,10 @@ impl Build {
 
 /// Does everything that comes before the job, and returns the job, ready to be started.
 pub(crate) fn prepare(options: &Options, build: Build) -> Result<Command> {
+    ensure!(
+        options.dataset.is_of_images(),
+        "the demo is trained on images; for the texts: cargo run --release --example language_model"
+    );
     let own = options
         .data
         .as_deref()

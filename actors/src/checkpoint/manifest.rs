@@ -39,12 +39,12 @@ pub struct Manifest {
 }
 
 /// What decides which samples belong to which step. A job that goes on has the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataOf {
     /// Training samples.
     pub samples: u32,
-    /// Height and width of a sample.
-    pub sample: (u32, u32),
+    /// The shape of a sample's input.
+    pub sample: Vec<usize>,
     /// Samples of a batch.
     pub batch: u32,
     /// Slots of a batch.
@@ -80,16 +80,15 @@ pub struct JobOf {
 impl DataOf {
     /// Of a job with this data, in batches of so many samples in so many slots.
     pub fn new(data: &Description, batch: u32, slots: u32, seed: u64) -> Self {
-        DataOf { samples: data.samples, sample: data.sample, batch, slots, seed }
+        DataOf { samples: data.samples, sample: data.input.shape.clone(), batch, slots, seed }
     }
 
     /// The first thing in which two jobs differ.
     fn difference(&self, other: &DataOf) -> Option<String> {
         let settings = |data: &DataOf| {
-            let (rows, cols) = data.sample;
             [
                 ("training samples", data.samples.to_string()),
-                ("height and width of a sample", format!("{rows}×{cols}")),
+                ("shape of a sample", format!("{:?}", data.sample)),
                 ("samples of a batch", data.batch.to_string()),
                 ("slots of a batch", data.slots.to_string()),
                 ("seed", data.seed.to_string()),
@@ -108,7 +107,7 @@ impl Manifest {
             job: of.job.clone(),
             model: of.model.clone(),
             optimizer: of.optimizer,
-            data: of.data,
+            data: of.data.clone(),
             steps: state.steps,
             taken: state.taken,
             skipped: state.skipped,

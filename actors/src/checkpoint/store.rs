@@ -19,7 +19,10 @@ use super::{
     files::{self, longest},
     manifest::{FileOf, JobOf},
 };
-use crate::parameters::layout::Layout;
+use crate::{
+    parameters::layout::Layout,
+    storage::{self, told},
+};
 
 const MANIFEST: &str = "manifest.json";
 /// A manifest is smaller than this, whatever the model.
@@ -27,9 +30,6 @@ const LONGEST_MANIFEST: u64 = 1 << 20;
 const FOLDER: &str = "step-";
 /// Longer files are sent in parts: an object store takes some GB at once at most.
 const PART: usize = 64 << 20;
-/// What S3 does not answer is asked again for so long.
-#[cfg(feature = "s3")]
-const S3_PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// The checkpoints of one job.
 #[derive(Debug, Clone)]
@@ -56,11 +56,11 @@ impl Store {
     pub async fn open(at: &Path) -> Result<Self> {
         let name = at.display().to_string();
         let wrong = |why: String| CheckpointError::Store { at: name.clone(), why };
-        if let Some((scheme, rest)) = name.split_once("://") {
-            let store = match scheme {
-                "s3" => s3(&name, rest).map_err(wrong)?,
-                _ => return Err(wrong("they go to a folder, or to s3://bucket/prefix".to_owned())),
-            };
+        if let Some((scheme, _)) = storage::scheme(&name) {
+            if scheme != "s3" {
+                return Err(wrong("they go to a folder, or to s3://bucket/prefix".to_owned()));
+            }
+            let store = storage::open(&name).map_err(wrong)?;
             return Ok(Store { store, folder: None, at: name });
         }
         tokio::fs::create_dir_all(at).await.map_err(|error| wrong(error.to_string()))?;
@@ -318,28 +318,6 @@ async fn sweep(at: &Path, is_over: impl Fn(u64) -> bool) -> std::io::Result<()> 
     Ok(())
 }
 
-/// A bucket, or what is below a prefix of it. How to reach it stands in the environment, as for Amazon's own tools.
-#[cfg(feature = "s3")]
-fn s3(url: &str, rest: &str) -> std::result::Result<Arc<dyn ObjectStore>, String> {
-    use object_store::{RetryConfig, aws::AmazonS3Builder, prefix::PrefixStore};
-
-    // The HTTP client takes the process's; one that the program has chosen before stays.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    // A job that waits for its checkpoints waits for this.
-    let retry =
-        RetryConfig { max_retries: 5, retry_timeout: S3_PATIENCE, ..RetryConfig::default() };
-    let bucket = AmazonS3Builder::from_env().with_url(url).with_retry(retry).build();
-    let bucket = bucket.map_err(|error| told(&error))?;
-    let prefix = rest.split_once('/').map_or("", |(_, prefix)| prefix);
-    let prefix = Key::parse(prefix).map_err(|error| error.to_string())?;
-    Ok(Arc::new(PrefixStore::new(bucket, prefix)))
-}
-
-#[cfg(not(feature = "s3"))]
-fn s3(_: &str, _: &str) -> std::result::Result<Arc<dyn ObjectStore>, String> {
-    Err("this program was built without the feature `s3` of footlight".to_owned())
-}
-
 /// Zeros before it, so that names sort as numbers do.
 fn folder(steps: u64) -> String {
     format!("{FOLDER}{steps:012}")
@@ -357,18 +335,4 @@ fn key(steps: u64, file: &str) -> Key {
 
 fn sha256(bytes: &[u8]) -> String {
     format!("{:x}", Sha256::digest(bytes))
-}
-
-/// An error in one line, with what is beneath it: the file system's word comes last.
-fn told(error: &object_store::Error) -> String {
-    let mut told = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let why = error.to_string();
-        if !told.contains(&why) {
-            told = format!("{told}: {why}");
-        }
-        cause = error.source();
-    }
-    told.replace('\n', " ")
 }

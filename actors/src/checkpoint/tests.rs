@@ -27,7 +27,7 @@ fn of() -> JobOf {
         job: "digits".to_owned(),
         model: "lenet".to_owned(),
         optimizer: Adam::new(1e-3).into(),
-        data: DataOf { samples: 1000, sample: (28, 28), batch: 64, slots: 4, seed: 7 },
+        data: DataOf { samples: 1000, sample: vec![28, 28], batch: 64, slots: 4, seed: 7 },
     }
 }
 

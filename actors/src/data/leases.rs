@@ -121,12 +121,23 @@ impl<W: Ord + Clone> Leases<W> {
         Some(self.work(slot))
     }
 
+    /// The slots that are handed out next, in order, whatever the look-ahead: for who prepares them.
+    pub fn upcoming(&self) -> impl Iterator<Item = Work> {
+        let fresh = std::iter::successors(Some(self.next), |next| Some(self.after(*next)));
+        let fresh = fresh.take_while(|(step, _)| *step < self.steps);
+        self.returned.iter().copied().chain(fresh).map(|slot| self.work(slot))
+    }
+
+    fn after(&self, (step, slot): (u64, u32)) -> (u64, u32) {
+        if slot + 1 < self.slots { (step, slot + 1) } else { (step + 1, 0) }
+    }
+
     fn fresh(&mut self) -> Option<(u64, u32)> {
         let (step, slot) = self.next;
         if step >= self.steps || step - self.committed >= self.ahead {
             return None;
         }
-        self.next = if slot + 1 < self.slots { (step, slot + 1) } else { (step + 1, 0) };
+        self.next = self.after((step, slot));
         Some((step, slot))
     }
 

@@ -1,73 +1,24 @@
 //! The actor that hands out the data.
 //!
 //! It owns the data set and the order of each epoch, and leases one slot at a time to whichever
-//! worker asks. A lease is done when its step is committed at every shard, which workers report
+//! worker asks; the slots that come next are prepared meanwhile ([`Prefetch`](super::Prefetch)). A lease is done when its step is committed at every shard, which workers report
 //! with their next question: they can pull a version only when it is everywhere.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    path::PathBuf,
-    sync::Arc,
-};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use footlight_runtime::{
     Actor, ActorAddr, Context, DeferredHandler, Down, Error, Handler, HostTensor, Message, ReplyTo,
-    Result, tensor::DType,
+    Result, System, env::Spawner,
 };
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 
 use super::{
-    Dataset,
-    idx::{IdxDataset, Split},
-    leases::{Leases, Work},
-    order::{Batches, order},
+    DataSpec, Dataset, Field, Sources, Split,
+    leases::Leases,
+    order::Batches,
+    prepare::{Prepared, Preparer, Taken},
 };
-
-/// Which data a job trains on; read on the node where the loader runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum DataSpec {
-    /// A folder with MNIST's four IDX files, or another data set's under the same names.
-    Idx {
-        /// The folder.
-        dir: PathBuf,
-        /// Only the first so many training samples; all if `None`.
-        limit: Option<u32>,
-    },
-}
-
-impl DataSpec {
-    /// A folder with the four IDX files of MNIST or of a set like it.
-    pub fn idx(dir: impl Into<PathBuf>) -> Self {
-        DataSpec::Idx { dir: dir.into(), limit: None }
-    }
-
-    /// Only the first `samples` training samples.
-    #[must_use]
-    pub fn limit(self, samples: u32) -> Self {
-        match self {
-            DataSpec::Idx { dir, .. } => DataSpec::Idx { dir, limit: Some(samples) },
-        }
-    }
-
-    /// Reads a split; blocks on the file system.
-    ///
-    /// # Errors
-    /// What is wrong with the files.
-    pub fn open(&self, split: Split) -> Result<Dataset> {
-        let DataSpec::Idx { dir, limit } = self;
-        let dataset = IdxDataset::open(dir, split).map_err(Error::other)?;
-        match limit {
-            Some(limit) if split == Split::Train && (*limit as usize) < dataset.len() => {
-                let first: Vec<u32> = (0..*limit).collect();
-                let (images, labels) = dataset.gather(&first).map_err(Error::other)?;
-                let (rows, cols, classes) = (dataset.rows(), dataset.cols(), dataset.classes());
-                Dataset::new(images, labels, (rows, cols), classes).map_err(Error::other)
-            }
-            _ => Ok(dataset),
-        }
-    }
-}
 
 /// What a loader is started with.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -90,12 +41,10 @@ pub struct LoaderSpec {
 
 /// Reads a data set and leases its slots to workers.
 pub struct DataLoader {
-    data: Arc<Dataset>,
-    seed: u64,
+    preparer: Preparer,
+    spawner: Spawner,
     batches: Batches,
     leases: Leases<u64>,
-    /// The orders of the epochs that are being handed out.
-    orders: BTreeMap<u64, Arc<Vec<u32>>>,
     /// Workers for which there was no work yet.
     waiting: VecDeque<(u64, ReplyTo<<NextWork as Message>::Reply>)>,
     owner: ActorAddr,
@@ -119,8 +68,25 @@ pub struct NextWork {
     pub anew: bool,
 }
 
+/// Why a worker gets no slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum NoWork {
+    /// It was told that this worker is gone, and others have its slots.
+    #[error("worker {worker} was given up")]
+    GivenUp {
+        /// Which.
+        worker: u64,
+    },
+    /// What the worker says of commits can't be.
+    #[error("{0}")]
+    OtherJob(String),
+    /// A sample can't be read or is not as its source says: no other worker would get it.
+    #[error("{0}")]
+    Data(String),
+}
+
 impl Message for NextWork {
-    type Reply = std::result::Result<Option<SlotWork>, String>;
+    type Reply = std::result::Result<Option<SlotWork>, NoWork>;
     const NAME: &'static str = "data.next_work";
 }
 
@@ -133,10 +99,10 @@ pub struct SlotWork {
     pub slot: u32,
     /// Samples of the step's whole batch.
     pub batch: u32,
-    /// The slot's samples, `u8` `[n, rows, cols]`.
-    pub images: HostTensor,
-    /// Their labels, `u8` `[n]`.
-    pub labels: HostTensor,
+    /// The inputs of the slot's `n` samples, `[n, …]`.
+    pub inputs: HostTensor,
+    /// Their targets, `[n, …]`.
+    pub targets: HostTensor,
 }
 
 /// A worker is gone: what it held goes to others.
@@ -162,7 +128,7 @@ impl Message for Describe {
 }
 
 /// What the data is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     /// Training samples.
     pub samples: u32,
@@ -170,15 +136,29 @@ pub struct Description {
     pub steps_per_epoch: u32,
     /// Steps of the whole job.
     pub steps: u64,
-    /// Height and width of a sample.
-    pub sample: (u32, u32),
+    /// What each input is.
+    pub input: Field,
+    /// What each target is.
+    pub target: Field,
 }
 
 impl std::fmt::Display for Description {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (rows, cols) = self.sample;
-        write!(f, "{} samples of {rows}×{cols}, {} steps", self.samples, self.steps)
+        let Description { samples, steps, input, target, .. } = self;
+        write!(f, "{samples} samples of {input} with targets of {target}, {steps} steps")
     }
+}
+
+/// Opens a split with the sources that this node knows.
+///
+/// # Errors
+/// What is wrong with the description or the files.
+pub(crate) async fn open(system: &System, data: DataSpec, split: Split) -> Result<Dataset> {
+    let sources = system.extension::<Sources>().unwrap_or_default();
+    tokio::task::spawn_blocking(move || data.open_with(split, &sources))
+        .await
+        .map_err(|error| Error::other(format!("the data's source panicked: {error}")))?
+        .map_err(Error::other)
 }
 
 impl Actor for DataLoader {
@@ -187,9 +167,8 @@ impl Actor for DataLoader {
 
     async fn start(spec: LoaderSpec, context: &Context<Self>) -> Result<Self> {
         let LoaderSpec { data, seed, batch, slots, epochs, committed, owner } = spec;
-        let data = tokio::task::spawn_blocking(move || data.open(Split::Train))
-            .await
-            .map_err(|error| Error::other(error.to_string()))??;
+        let prefetch = data.prefetched();
+        let data = open(context.system(), data, Split::Train).await?;
         let samples = u32::try_from(data.len())
             .map_err(|_| Error::other(format!("{} samples are too many", data.len())))?;
         let batches = Batches::new(samples, batch, slots).map_err(Error::other)?;
@@ -199,17 +178,18 @@ impl Actor for DataLoader {
             leases.committed(step).map_err(Error::other)?;
         }
         context.watch_addr(owner);
-        Ok(DataLoader {
-            data: Arc::new(data),
-            seed,
+        let mut loader = DataLoader {
+            preparer: Preparer::new(data, seed, batches, prefetch, Handle::current()),
+            spawner: context.system().env().spawner.clone(),
             batches,
             leases,
-            orders: BTreeMap::new(),
             waiting: VecDeque::new(),
             owner,
             watched: HashMap::new(),
             lost: BTreeSet::new(),
-        })
+        };
+        loader.serve();
+        Ok(loader)
     }
 
     async fn down(&mut self, actor: ActorAddr, _: Down, context: &Context<Self>) -> Result<()> {
@@ -235,7 +215,7 @@ impl DeferredHandler<NextWork> for DataLoader {
             context.watch_addr(from);
         }
         if self.lost.contains(&ask.worker) {
-            return reply.send(Err(format!("worker {} was given up", ask.worker)));
+            return reply.send(Err(NoWork::GivenUp { worker: ask.worker }));
         }
         if ask.anew {
             self.free(ask.worker);
@@ -244,10 +224,8 @@ impl DeferredHandler<NextWork> for DataLoader {
         if let Some(step) = ask.committed.checked_sub(1)
             && let Err(error) = self.leases.committed(step)
         {
-            return reply.send(Err(error.to_string()));
+            return reply.send(Err(NoWork::OtherJob(error.to_string())));
         }
-        let epoch = self.batches.epoch(self.leases.committed_steps());
-        self.orders.retain(|known, _| *known >= epoch);
         self.waiting.push_back((ask.worker, reply));
         self.serve();
     }
@@ -265,7 +243,8 @@ impl Handler<Describe> for DataLoader {
             samples: self.batches.samples(),
             steps_per_epoch: self.batches.steps_per_epoch(),
             steps: self.leases.steps(),
-            sample: (self.data.rows() as u32, self.data.cols() as u32),
+            input: self.preparer.data().input(),
+            target: self.preparer.data().target(),
         }
     }
 }
@@ -285,7 +264,7 @@ impl DataLoader {
         self.leases.worker_lost(&of) as u32
     }
 
-    /// Gives those who wait what there is, in the order in which they asked.
+    /// Gives those who wait what there is, in the order in which they asked, and has the next slots prepared.
     fn serve(&mut self) {
         while let Some((worker, reply)) = self.waiting.pop_front() {
             if self.leases.is_done() {
@@ -295,39 +274,26 @@ impl DataLoader {
             if !reply.is_awaited() {
                 continue;
             }
-            match self.leases.ask(worker) {
-                Some(work) => reply.send(self.gather(work).map(Some)),
-                None => {
-                    self.waiting.push_front((worker, reply));
-                    return;
-                }
+            let Some(work) = self.leases.ask(worker) else {
+                self.waiting.push_front((worker, reply));
+                break;
+            };
+            match self.preparer.take(work) {
+                Taken::Now(slot) => reply.send(answer(*slot)),
+                Taken::Soon(slot) => drop(self.spawner.spawn(async move {
+                    // Else another worker has been leased the slot meanwhile: this one was lost.
+                    if let Ok(slot) = slot.await {
+                        reply.send(answer(slot));
+                    }
+                })),
             }
         }
+        self.preparer.want(self.leases.upcoming(), self.leases.committed_steps());
     }
+}
 
-    fn gather(&mut self, work: Work) -> std::result::Result<SlotWork, String> {
-        let (step, slot) = (work.step, work.slot);
-        let epoch = self.batches.epoch(step);
-        let (seed, samples) = (self.seed, self.batches.samples());
-        let order =
-            self.orders.entry(epoch).or_insert_with(|| Arc::new(order(seed, epoch, samples)));
-        let range = self.batches.slot_range(step, slot);
-        let indices = range.and_then(|range| order.get(range));
-        let indices = indices.ok_or_else(|| format!("there is no slot {slot} of step {step}"))?;
-        let (images, labels) = self.data.gather(indices).map_err(|error| error.to_string())?;
-        let shape = [labels.len(), self.data.rows(), self.data.cols()];
-        let tensor = |bytes: Vec<u8>, shape: &[usize]| {
-            HostTensor::from_bytes(DType::U8, shape, bytes.into())
-                .map_err(|error| error.to_string())
-        };
-        Ok(SlotWork {
-            step,
-            slot,
-            batch: self.batches.len(step) as u32,
-            labels: tensor(labels, &shape[..1])?,
-            images: tensor(images, &shape)?,
-        })
-    }
+fn answer(slot: Prepared) -> <NextWork as Message>::Reply {
+    slot.map(Some).map_err(NoWork::Data)
 }
 
 impl std::fmt::Debug for DataLoader {

@@ -1,10 +1,11 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
-use footlight_runtime::{ActorRef, System};
+use footlight_runtime::{ActorRef, System, tensor::DType};
 use futures::poll;
 use tempfile::TempDir;
 
 use super::*;
+use crate::data::Pass;
 use crate::on_one_node::{Owner, soon, system};
 
 /// Ten samples of 2×2 pixels; each pixel is the sample's number, and so is the label.
@@ -59,15 +60,21 @@ fn leased(answer: <NextWork as Message>::Reply) -> Option<(u64, u32)> {
 async fn each_sample_counts_once_an_epoch_in_another_order_for_the_next_one() {
     let (loader, _owner) = loader().await;
     let described = loader.call(Describe).await.unwrap();
-    let expected = Description { samples: SAMPLES, steps_per_epoch: 3, steps: 6, sample: (2, 2) };
+    let expected = Description {
+        samples: SAMPLES,
+        steps_per_epoch: 3,
+        steps: 6,
+        input: Field::new(DType::U8, &[2, 2]),
+        target: Field::scalar(DType::U8),
+    };
     assert_eq!(described, expected);
     let mut epochs: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
     let mut committed = 0;
     let mut works = Vec::new();
     while let Some(work) = loader.call(ask(1, committed)).await.unwrap().unwrap() {
-        let labels = work.labels.as_slice::<u8>().unwrap();
-        let images = work.images.as_slice::<u8>().unwrap();
-        assert_eq!(work.images.shape(), [labels.len(), 2, 2]);
+        let labels = work.targets.as_slice::<u8>().unwrap();
+        let images = work.inputs.as_slice::<u8>().unwrap();
+        assert_eq!(work.inputs.shape(), [labels.len(), 2, 2]);
         for (image, label) in images.chunks(4).zip(labels) {
             assert_eq!(image, [*label; 4]);
         }
@@ -124,7 +131,7 @@ async fn a_late_question_of_a_lost_worker_takes_no_lease_along() {
     loader.call(ask(1, 0)).await.unwrap().unwrap();
     loader.call(WorkerLost { worker: 1 }).await.unwrap();
     let refused = loader.call(ask(1, 6)).await.unwrap().unwrap_err();
-    assert_eq!(refused, "worker 1 was given up");
+    assert_eq!(refused, NoWork::GivenUp { worker: 1 });
     // Nor does what it said of commits count.
     assert_eq!(leased(loader.call(ask(2, 0)).await.unwrap()), Some((0, 0)));
 }
@@ -168,7 +175,7 @@ async fn when_all_is_committed_everybody_is_told_that_there_is_nothing_left() {
     assert!(poll!(&mut waiting).is_pending());
     assert_eq!(leased(loader.call(ask(1, 6)).await.unwrap()), None);
     assert_eq!(leased(soon(waiting).await.unwrap()), None);
-    let error = loader.call(ask(1, 7)).await.unwrap().unwrap_err();
+    let error = loader.call(ask(1, 7)).await.unwrap().unwrap_err().to_string();
     assert!(error.contains("step 6 was committed, and the job has 6"), "{error}");
 }
 
@@ -177,7 +184,11 @@ async fn only_the_first_samples_are_used_if_so_many_are_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     write_data(dir.path());
     let spec = DataSpec::idx(dir.path());
-    let labels = |spec: DataSpec| spec.open(Split::Train).unwrap().labels().to_vec();
+    let labels = |spec: DataSpec| {
+        let data = spec.open(Split::Train).unwrap();
+        let all = data.batch(0..data.len() as u32, Pass { seed: 0, epoch: 0 }).unwrap();
+        all.targets.as_slice::<u8>().unwrap().to_vec()
+    };
     assert_eq!(labels(spec.clone().limit(3)), [0, 1, 2]);
     assert_eq!(labels(spec.clone().limit(10)).len(), 10);
     assert_eq!(labels(spec.clone().limit(u32::MAX)).len(), 10);
@@ -198,7 +209,7 @@ async fn a_loader_goes_on_after_what_is_committed() {
         let went_on = first.call(ask(1, 2)).await.unwrap().unwrap().unwrap();
         let began = second.call(ask(1, 2)).await.unwrap().unwrap().unwrap();
         assert_eq!((began.step, began.slot), at);
-        let labels = |work: &SlotWork| work.labels.as_slice::<u8>().unwrap().to_vec();
+        let labels = |work: &SlotWork| work.targets.as_slice::<u8>().unwrap().to_vec();
         assert_eq!(labels(&began), labels(&went_on), "{at:?} has other samples");
     }
     // All of them, and more than all.

@@ -1,221 +1,48 @@
 //! Training data: what it is, in which order it is seen, and who works on which part of it.
 //!
-//! - [`idx`] reads a data set from IDX files into memory ([`Dataset`]).
-//! - [`mod@order`] puts its samples into one order for each (seed, epoch), and cuts that order into batches and each
+//! ```text
+//! DataSpec ── open ──► Source ─► transforms ─► collate ─► Dataset     (loader: training, trainer: test samples)
+//! Leases: which slot next ─► order, Batches: which samples ─► Preparer: their arrays ─► SlotWork to a worker
+//! ```
+//!
+//! - [`source`]: where samples come from, a file each; [`Source`] is what a user implements.
+//! - [`DataSpec`] describes the data of a job, and travels; [`Dataset`] is one part of it, opened.
+//! - [`transform`], `collate`: what is done to a sample, and how samples become a batch.
+//! - [`mod@order`] puts the samples into one order for each (seed, epoch), and cuts that order into batches and each
 //!   batch into slots ([`Batches`]).
 //! - [`leases`] hands the slots out to workers, in order, each to one living worker ([`Leases`]).
-//!
+//! - `prepare` makes slots ahead of who asks, within bounds ([`Prefetch`]).
 //! - [`loader`] is the actor around them ([`DataLoader`]).
-//!
-//! The loader asks [`Leases`] what a worker does next, finds the slot's samples with [`Batches`] and [`order()`](order::order),
-//! and sends what [`Dataset::gather`] gives.
 
-pub mod idx;
+mod collate;
+mod dataset;
+mod error;
 pub mod leases;
 pub mod loader;
 pub mod order;
+mod prepare;
+mod registry;
+mod sample;
+pub mod source;
+mod spec;
+pub mod transform;
 
-use bytes::Bytes;
-use thiserror::Error;
-
-pub use idx::{IdxDataset, IdxError, Split};
+pub use collate::IGNORE;
+pub use dataset::{Dataset, Pass};
+pub use error::DataError;
 pub use leases::{LeaseError, Leases, Work};
-pub use loader::{DataLoader, DataSpec, LoaderSpec};
+pub use loader::{DataLoader, LoaderSpec};
 pub use order::{Batches, BatchesError, order};
-
-/// Labelled images of one size, in memory. Cloning it copies nothing.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Dataset {
-    images: Bytes,
-    labels: Bytes,
-    rows: usize,
-    cols: usize,
-    classes: usize,
-}
-
-/// Why a [`Dataset`] could not be made, or a sample not be found in it.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum DatasetError {
-    /// There is nothing in it.
-    #[error("the data set has no samples")]
-    Empty,
-    /// The images' bytes are not `labels × rows × cols`.
-    #[error(
-        "{labels} labels of {rows}×{cols} images need that many bytes of pixels, and there are {bytes}"
-    )]
-    Size {
-        /// Number of labels.
-        labels: usize,
-        /// Height of an image.
-        rows: usize,
-        /// Width of an image.
-        cols: usize,
-        /// Bytes of pixels that came.
-        bytes: usize,
-    },
-    /// A label is none of the classes.
-    #[error("label {label} of sample {index} is not one of the {classes} classes 0..{classes}")]
-    Label {
-        /// Which sample.
-        index: usize,
-        /// What stands there.
-        label: u8,
-        /// How many classes there are.
-        classes: usize,
-    },
-    /// A sample was asked for that is not there.
-    #[error("there is no sample {index}: the data set has {samples}")]
-    NoSample {
-        /// Which sample.
-        index: usize,
-        /// How many there are.
-        samples: usize,
-    },
-}
-
-impl Dataset {
-    /// Makes a data set of `labels.len()` images: `images` holds their pixels, one byte each, image after image and
-    /// row after row (`n × rows × cols`), and every label is below `classes`.
-    ///
-    /// # Errors
-    /// Whatever of that does not hold.
-    pub fn new(
-        images: impl Into<Bytes>,
-        labels: impl Into<Bytes>,
-        (rows, cols): (usize, usize),
-        classes: usize,
-    ) -> Result<Self, DatasetError> {
-        let (images, labels) = (images.into(), labels.into());
-        if images.is_empty() || labels.is_empty() {
-            return Err(DatasetError::Empty);
-        }
-        let pixels = rows.checked_mul(cols).and_then(|pixels| pixels.checked_mul(labels.len()));
-        if pixels != Some(images.len()) {
-            return Err(DatasetError::Size {
-                labels: labels.len(),
-                rows,
-                cols,
-                bytes: images.len(),
-            });
-        }
-        if let Some((index, &label)) =
-            labels.iter().enumerate().find(|(_, label)| usize::from(**label) >= classes)
-        {
-            return Err(DatasetError::Label { index, label, classes });
-        }
-        Ok(Self { images, labels, rows, cols, classes })
-    }
-
-    /// Number of samples, at least 1.
-    #[allow(clippy::len_without_is_empty, reason = "a data set is never empty")]
-    pub fn len(&self) -> usize {
-        self.labels.len()
-    }
-
-    /// Height of an image in pixels.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Width of an image in pixels.
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-
-    /// Number of classes; every label is below it.
-    pub fn classes(&self) -> usize {
-        self.classes
-    }
-
-    /// All pixels: `n × rows × cols` bytes.
-    pub fn images(&self) -> &Bytes {
-        &self.images
-    }
-
-    /// All labels: `n` bytes.
-    pub fn labels(&self) -> &Bytes {
-        &self.labels
-    }
-
-    /// One sample: its `rows × cols` pixels and its label.
-    ///
-    /// # Errors
-    /// [`DatasetError::NoSample`].
-    pub fn sample(&self, index: usize) -> Result<(&[u8], u8), DatasetError> {
-        let missing = DatasetError::NoSample { index, samples: self.len() };
-        let pixels = self.rows * self.cols;
-        let start = index.checked_mul(pixels).ok_or(missing.clone())?;
-        let image = start.checked_add(pixels).and_then(|end| self.images.get(start..end));
-        match (image, self.labels.get(index)) {
-            (Some(image), Some(&label)) => Ok((image, label)),
-            _ => Err(missing),
-        }
-    }
-
-    /// The samples `indices`, in that order: their pixels (`n × rows × cols` bytes) and their labels (`n` bytes).
-    ///
-    /// # Errors
-    /// [`DatasetError::NoSample`].
-    pub fn gather(&self, indices: &[u32]) -> Result<(Vec<u8>, Vec<u8>), DatasetError> {
-        let mut images = Vec::with_capacity(indices.len() * self.rows * self.cols);
-        let mut labels = Vec::with_capacity(indices.len());
-        for &index in indices {
-            let (image, label) = self.sample(index as usize)?;
-            images.extend_from_slice(image);
-            labels.push(label);
-        }
-        Ok((images, labels))
-    }
-}
-
-impl std::fmt::Debug for Dataset {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Dataset({} images of {}×{}, {} classes)",
-            self.len(),
-            self.rows,
-            self.cols,
-            self.classes
-        )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn four() -> Dataset {
-        Dataset::new((0..24).collect::<Vec<u8>>(), vec![0, 1, 2, 1], (2, 3), 3).unwrap()
-    }
-
-    #[test]
-    fn samples_are_gathered_in_the_order_asked_for() {
-        let (images, labels) = four().gather(&[3, 0]).unwrap();
-        assert_eq!(images, [18, 19, 20, 21, 22, 23, 0, 1, 2, 3, 4, 5]);
-        assert_eq!(labels, [1, 0]);
-        assert_eq!(four().gather(&[]).unwrap(), (vec![], vec![]));
-    }
-
-    #[test]
-    fn a_sample_that_is_not_there_is_an_error() {
-        assert_eq!(four().gather(&[4]), Err(DatasetError::NoSample { index: 4, samples: 4 }));
-        assert!(four().sample(usize::MAX).is_err());
-        assert!(four().sample(usize::MAX / 6 + 1).is_err());
-    }
-
-    #[test]
-    fn a_data_set_that_does_not_fit_together_is_refused() {
-        assert_eq!(Dataset::new(vec![], vec![], (2, 3), 3), Err(DatasetError::Empty));
-        assert!(matches!(
-            Dataset::new(vec![0; 7], vec![0], (2, 3), 3),
-            Err(DatasetError::Size { bytes: 7, .. })
-        ));
-        assert!(matches!(
-            Dataset::new(vec![0; 6], vec![0], (usize::MAX, 3), 3),
-            Err(DatasetError::Size { .. })
-        ));
-        let label = Dataset::new(vec![0; 12], vec![0, 3], (2, 3), 3).unwrap_err();
-        assert_eq!(label.to_string(), "label 3 of sample 1 is not one of the 3 classes 0..3");
-    }
-}
+pub use prepare::Prefetch;
+pub use registry::Sources;
+#[cfg(feature = "torch")]
+pub(crate) use sample::rows;
+pub use sample::{Batch, Field, Sample, Split};
+#[cfg(feature = "torch")]
+pub(crate) use source::integers;
+pub use source::{
+    Alphabet, Arrays, Csv, Custom, CustomSource, Idx, IdxDataset, IdxError, Images, ImagesError,
+    Npy, Npz, Safetensors, Source, SourceSpec, Text, Tokens,
+};
+pub use spec::DataSpec;
+pub use transform::{Draws, Transform};

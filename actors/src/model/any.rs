@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 
+use footlight_runtime::HostTensor;
+
 use super::{ModelError, Precision};
-use crate::data::Dataset;
+use crate::data::{Dataset, Field};
 use crate::parameters::layout::Layout;
 
 /// Where the random numbers of one slot's forward pass come from: the same for whoever computes it.
@@ -38,7 +40,7 @@ impl Draw {
 pub struct SlotGradient {
     /// The loss, summed over the slot's samples.
     pub loss_sum: f32,
-    /// How many of its samples the model classified rightly (before the step).
+    /// How many of its targets the model told rightly (before the step): classes; 0 for numbers.
     pub correct: usize,
     /// Number of samples of the slot.
     pub samples: usize,
@@ -50,19 +52,20 @@ pub struct SlotGradient {
 /// What a model makes of some samples.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Predictions {
-    /// Number of classes.
+    /// Number of classes; of a model that tells numbers, how many it tells of each sample.
     pub classes: usize,
-    /// `n × classes` probabilities, sample after sample; each sample's add up to 1.
+    /// Rows of `classes` probabilities that add up to 1: a row for each sample, or for each element of each sequence.
+    /// Of a model that tells numbers, these.
     pub probabilities: Vec<f32>,
 }
 
 impl Predictions {
-    /// Each sample's probabilities.
+    /// The probabilities of each sample, or of each element of each sequence.
     pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
         self.probabilities.chunks(self.classes.max(1))
     }
 
-    /// Each sample's most probable class and its probability. Of equal ones the first.
+    /// Each row's most probable class and its probability. Of equal ones the first.
     pub fn best(&self) -> impl Iterator<Item = (usize, f32)> {
         self.rows().map(|row| {
             row.iter().copied().enumerate().fold(
@@ -80,16 +83,18 @@ impl Predictions {
 pub struct Evaluation {
     /// Number of samples.
     pub samples: usize,
-    /// How many were classified rightly.
+    /// Number of classes that were to be told: one a sample, or one a token of a language model; 0 for numbers.
+    pub targets: usize,
+    /// How many of them were told rightly.
     pub correct: usize,
-    /// The mean loss.
+    /// The mean of the samples' losses. For windows of one length that is the mean over all tokens.
     pub loss: f64,
 }
 
 impl Evaluation {
-    /// The share that was classified rightly: 0 to 1.
-    pub fn accuracy(&self) -> f64 {
-        self.correct as f64 / self.samples as f64
+    /// The share of the classes that was told rightly: 0 to 1. `None` for a model that tells numbers.
+    pub fn accuracy(&self) -> Option<f64> {
+        (self.targets > 0).then(|| self.correct as f64 / self.targets as f64)
     }
 }
 
@@ -98,8 +103,14 @@ pub trait AnyReplica {
     /// The model's [`Model::NAME`](super::Model::NAME).
     fn name(&self) -> &'static str;
 
-    /// The shape of one sample, of one byte an element.
-    fn input_shape(&self) -> &'static [usize];
+    /// What one sample's input is.
+    fn input(&self) -> Field;
+
+    /// Checks that data is what this model takes and learns. `part` says in errors which.
+    ///
+    /// # Errors
+    /// [`ModelError::Fit`].
+    fn fits(&self, part: &str, input: &Field, target: &Field) -> Result<(), ModelError>;
 
     /// Number of classes.
     fn classes(&self) -> usize;
@@ -147,28 +158,28 @@ pub trait AnyReplica {
     /// Multiplies the loss before each backward pass, and divides the gradient by it afterwards. 1 at first.
     fn set_loss_scale(&mut self, scale: f32);
 
-    /// The gradient of one slot of a batch of `batch` samples. `images` are the slot's samples one after another and
-    /// `labels` one byte for each; a slot without samples has a gradient of zeros.
+    /// The gradient of one slot of a batch of `batch` samples, from the inputs `[n, …]` and the targets `[n, …]` of its
+    /// samples. A slot without samples has a gradient of zeros.
     ///
     /// # Errors
-    /// Input that is not of the model's shape, labels that are no classes, or libtorch's.
+    /// Inputs or targets that are not the model's, or libtorch's.
     fn gradient(
         &mut self,
-        images: &[u8],
-        labels: &[u8],
+        inputs: &HostTensor,
+        targets: &HostTensor,
         batch: usize,
         draw: Draw,
     ) -> Result<SlotGradient, ModelError>;
 
-    /// The probabilities of all classes for samples one after another.
+    /// What the model makes of samples `[n, …]`.
     ///
     /// # Errors
-    /// Input that is not of the model's shape, or libtorch's.
-    fn predict(&self, images: &[u8]) -> Result<Predictions, ModelError>;
+    /// Inputs that are not the model's, or libtorch's.
+    fn predict(&self, inputs: &HostTensor) -> Result<Predictions, ModelError>;
 
-    /// How good the model is on a whole data set.
+    /// How good the model is on a whole data set, as it is without a pass's random numbers.
     ///
     /// # Errors
-    /// A data set that is not of the model's shape, or libtorch's.
+    /// Data that can't be read or is not the model's, or libtorch's.
     fn evaluate(&self, data: &Dataset) -> Result<Evaluation, ModelError>;
 }

@@ -13,10 +13,12 @@ mod lenet;
 mod precision;
 mod registry;
 mod replica;
+mod target;
 mod thread;
 
+use footlight_runtime::{compute::ComputeError, tensor::DType};
 use tch::nn;
-use tch::{Kind, Reduction, TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 use thiserror::Error;
 
 pub use any::{AnyReplica, Draw, Evaluation, Predictions, SlotGradient};
@@ -24,16 +26,17 @@ pub use lenet::LeNet5;
 pub use precision::Precision;
 pub use registry::{ModelFactory, ModelSpec, Models};
 pub use replica::Replica;
+pub use target::Target;
 pub use thread::ReplicaThread;
 
-use crate::data::DatasetError;
+use crate::data::DataError;
 use crate::parameters::layout::LayoutError;
 
-/// A classifier of `u8` samples, such as images, made of `tch::nn` layers.
+/// A network made of `tch::nn` layers. What it learns is [`Model::TARGET`]: by default a class of `u8` samples such as
+/// images.
 ///
 /// Methods may panic where libtorch's do (a wrong shape inside the network is a mistake in the model); what comes from
-/// outside is checked against [`Model::INPUT`] and [`Model::CLASSES`] before it gets here. A model lives on one thread
-/// and need not be `Send`.
+/// outside is checked against the constants before it gets here. A model lives on one thread and need not be `Send`.
 ///
 /// ```no_run
 /// # use footlight_actors::model::Model;
@@ -55,13 +58,54 @@ use crate::parameters::layout::LayoutError;
 ///     }
 /// }
 /// ```
+///
+/// A regression of four columns, and a language model whose windows may have any length:
+///
+/// ```no_run
+/// # use footlight_actors::model::{Model, Target};
+/// # use footlight_runtime::tensor::DType;
+/// # use tch::{nn, Tensor};
+/// struct Price(nn::Linear);
+///
+/// impl Model for Price {
+///     const NAME: &'static str = "price";
+///     const INPUT: &'static [usize] = &[4];
+///     const INPUT_TYPE: DType = DType::F32;
+///     const TARGET: Target = Target::Values(&[1]);
+///     const RANDOM: bool = false;
+/// #   fn new(vs: &nn::Path) -> Self { Price(nn::linear(vs / "out", 4, 1, Default::default())) }
+/// #   fn forward(&self, input: &Tensor, _train: bool) -> Tensor { input.apply(&self.0) }
+///     // new and forward as above
+/// }
+///
+/// struct Bigram(nn::Embedding);
+///
+/// impl Model for Bigram {
+///     const NAME: &'static str = "bigram";
+///     const INPUT: &'static [usize] = &[0];
+///     const INPUT_TYPE: DType = DType::I64;
+///     const VOCABULARY: Option<usize> = Some(84);
+///     const TARGET: Target = Target::Sequence;
+///     const CLASSES: usize = 84;
+///     const RANDOM: bool = false;
+/// #   fn new(vs: &nn::Path) -> Self { Bigram(nn::embedding(vs / "next", 84, 84, Default::default())) }
+/// #   fn forward(&self, input: &Tensor, _train: bool) -> Tensor { input.apply(&self.0) }
+///     // new and forward as above
+/// }
+/// ```
 pub trait Model: 'static {
     /// What a job calls it. Unlike a type's name it stays the same when the code moves.
     const NAME: &'static str;
-    /// The shape of one sample: as many bytes.
+    /// The shape of one sample's input. The first axis may be 0: then its length may differ from batch to batch.
     const INPUT: &'static [usize];
-    /// Number of classes, at most 256.
-    const CLASSES: usize;
+    /// The type of its elements: `U8`, `F32` (any floating-point numbers become it) or `I64` (any integers).
+    const INPUT_TYPE: DType = DType::U8;
+    /// Inputs are integers below this, as tokens are: checked. `None`: not checked.
+    const VOCABULARY: Option<usize> = None;
+    /// What is learnt of each sample.
+    const TARGET: Target = Target::Class;
+    /// Number of classes; none for a [`Target::Values`].
+    const CLASSES: usize = 0;
     /// Whether [`Model::forward`] draws random numbers in training, as dropout does. libtorch's generator belongs to
     /// the whole process, so workers of one process then go through `forward` one at a time. Say `false` if it draws
     /// none; if it does all the same, its results cannot be repeated.
@@ -71,19 +115,24 @@ pub trait Model: 'static {
     /// normalisation's running means) are refused, since workers would each have their own.
     fn new(vs: &nn::Path) -> Self;
 
-    /// Turns samples as they are stored (`u8`, `[n, INPUT…]`) into the network's input. Default: `f32`, divided by 255.
+    /// Turns inputs as they are stored (`[n, INPUT…]` of [`Model::INPUT_TYPE`]) into the network's, on its device.
+    /// Default: bytes become `f32` and are divided by 255; others stay as they are.
     fn input(samples: &Tensor) -> Tensor {
-        samples.to_kind(Kind::Float) / 255.0
+        match samples.kind() {
+            Kind::Uint8 => samples.to_kind(Kind::Float) / 255.0,
+            _ => samples.shallow_clone(),
+        }
     }
 
-    /// From [`Model::input`]'s result to one score for each class (logits, `[n, CLASSES]`). `train` says whether
-    /// this is a training step, where dropout is active.
+    /// From [`Model::input`]'s result to what [`Target`] says: one score for each class (logits, `[n, CLASSES]`) for a
+    /// classifier. `train` says whether this is a training step, where dropout is active.
     fn forward(&self, input: &Tensor, train: bool) -> Tensor;
 
-    /// The loss, **summed** over the samples: a scalar. `logits` is `[n, CLASSES]`, `labels` is `i64`, `[n]`.
-    /// Default: cross-entropy.
-    fn loss(&self, logits: &Tensor, labels: &Tensor) -> Tensor {
-        logits.cross_entropy_loss::<Tensor>(labels, None, Reduction::Sum, -100, 0.0)
+    /// The loss, **summed** over the samples: a scalar. `output` is what [`forward`](Self::forward) gave, as `f32`;
+    /// `targets` is `i64` `[n]` (classes) or `[n, len]` (sequences), or `f32` `[n, …]`.
+    /// Default: the loss that [`Target`] names.
+    fn loss(&self, output: &Tensor, targets: &Tensor) -> Tensor {
+        Self::TARGET.loss(output, targets)
     }
 }
 
@@ -124,7 +173,7 @@ pub enum ModelError {
     },
     /// The model answers with another shape than it says.
     #[error(
-        "the model {model:?} gave {found:?} for {samples} samples, and says that it has {classes} classes"
+        "the model {model:?} gave {found:?} for {samples} samples, and says that it tells {expected}"
     )]
     Output {
         /// The model.
@@ -133,16 +182,54 @@ pub enum ModelError {
         found: Vec<i64>,
         /// Number of samples.
         samples: usize,
-        /// Number of classes.
-        classes: usize,
+        /// What it says of its target.
+        expected: String,
     },
-    /// Samples are not of the model's shape.
-    #[error("{bytes} bytes are not a number of {sample:?} samples of one byte an element")]
-    Input {
-        /// Bytes that came.
-        bytes: usize,
-        /// The shape of one sample.
-        sample: &'static [usize],
+    /// The model's constants can't be.
+    #[error("the model {model:?} can't be: {why}")]
+    Constants {
+        /// The model.
+        model: &'static str,
+        /// Why.
+        why: &'static str,
+    },
+    /// Inputs are not what the model takes.
+    #[error("inputs are {found}, and the model takes {expected}")]
+    Inputs {
+        /// Their type and shape.
+        found: String,
+        /// The model's.
+        expected: String,
+    },
+    /// Targets are not what the model learns.
+    #[error("targets are {found}, and the model learns {expected}")]
+    Targets {
+        /// Their type and shape.
+        found: String,
+        /// What the model learns.
+        expected: String,
+    },
+    /// Data is not what the model takes or learns.
+    #[error("the {part} {what} are {found}, and the model `{model}` {expected}")]
+    Fit {
+        /// Training or test.
+        part: String,
+        /// Samples or targets.
+        what: &'static str,
+        /// Their type and shape.
+        found: String,
+        /// The model.
+        model: &'static str,
+        /// What it takes or learns.
+        expected: String,
+    },
+    /// An input is no token.
+    #[error("input {token} is not one of the vocabulary's {vocabulary}")]
+    Token {
+        /// What came.
+        token: i64,
+        /// How many there are.
+        vocabulary: usize,
     },
     /// There are not as many labels as samples, or a batch is smaller than its slot.
     #[error("{samples} samples with {labels} labels in a batch of {batch} do not fit together")]
@@ -158,7 +245,7 @@ pub enum ModelError {
     #[error("label {label} is not one of the {classes} classes")]
     Label {
         /// The label.
-        label: u8,
+        label: i64,
         /// Number of classes.
         classes: usize,
     },
@@ -179,9 +266,39 @@ pub enum ModelError {
     /// The parameters make no layout.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// The data set is not what it says.
-    #[error(transparent)]
-    Data(#[from] DatasetError),
+    /// Data can't be had.
+    #[error("{0}")]
+    Data(String),
+}
+
+impl ModelError {
+    /// Whether the data is to blame: then another try, or another worker, does not help.
+    pub fn is_of_data(&self) -> bool {
+        matches!(
+            self,
+            Self::Inputs { .. }
+                | Self::Targets { .. }
+                | Self::Token { .. }
+                | Self::Label { .. }
+                | Self::Fit { .. }
+                | Self::Data(_)
+        )
+    }
+}
+
+impl From<DataError> for ModelError {
+    fn from(error: DataError) -> Self {
+        Self::Data(error.to_string())
+    }
+}
+
+impl From<ComputeError> for ModelError {
+    fn from(error: ComputeError) -> Self {
+        match error {
+            ComputeError::Torch(text) => Self::Torch(text),
+            other => Self::Torch(other.to_string()),
+        }
+    }
 }
 
 impl From<TchError> for ModelError {

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use footlight_runtime::{HostTensor, compute, tensor::DType};
 use tch::nn::VarStore;
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Device, Kind, Tensor};
 
+use super::target::{Counted, is_float};
 use super::{
-    AnyReplica, Draw, Evaluation, Model, ModelError, Precision, Predictions, SlotGradient,
+    AnyReplica, Draw, Evaluation, Model, ModelError, Precision, Predictions, SlotGradient, Target,
 };
-use crate::data::Dataset;
+use crate::data::{Dataset, Field, Pass, integers};
 use crate::parameters::layout::Layout;
 
 /// libtorch has one random generator for the whole process. Who seeds it and draws from it holds this meanwhile, so
@@ -51,6 +53,13 @@ impl<M: Model> Replica<M> {
     /// # Errors
     /// A variable that is not a trainable `f32` parameter, no parameters at all, or libtorch's.
     pub fn new(seed: u64, device: Device) -> Result<Self, ModelError> {
+        let wrong = |why| Err(ModelError::Constants { model: M::NAME, why });
+        if M::CLASSES == 0 && !matches!(M::TARGET, Target::Values(_)) {
+            return wrong("it has no CLASSES, and its target is one of them");
+        }
+        if !matches!(M::INPUT_TYPE, DType::U8 | DType::F32 | DType::I64) {
+            return wrong("its INPUT_TYPE is none of U8, F32 and I64");
+        }
         let mut store = VarStore::new(Device::Cpu);
         let model = {
             let _drawing = seeded(seed);
@@ -81,34 +90,80 @@ impl<M: Model> Replica<M> {
         Ok(replica)
     }
 
-    /// The samples in `bytes`, as `u8` `[n, INPUT…]` on the device.
-    fn samples(&self, bytes: &[u8]) -> Result<Tensor, ModelError> {
-        let one: usize = M::INPUT.iter().product();
-        if one == 0 || !bytes.len().is_multiple_of(one) {
-            return Err(ModelError::Input { bytes: bytes.len(), sample: M::INPUT });
-        }
-        let shape: Vec<i64> =
-            [bytes.len() / one].iter().chain(M::INPUT).map(|dimension| *dimension as i64).collect();
-        Ok(Tensor::f_from_data_size(bytes, &shape, Kind::Uint8)?.f_to_device(self.device)?)
+    /// Whether a sample's input of this type and shape is the model's, or becomes it: integers and floating-point
+    /// numbers of other widths do, and so does another shape of as many elements.
+    fn admits(input: &Field) -> bool {
+        let by_type = match M::INPUT_TYPE {
+            DType::F32 => is_float(input.dtype),
+            DType::I64 => !is_float(input.dtype),
+            only => input.dtype == only,
+        };
+        let (own, its) = (M::INPUT, input.shape.as_slice());
+        let by_shape = match own.first() {
+            Some(&Field::ANY) => own.len() == its.len() && own.get(1..) == its.get(1..),
+            _ => own == its || !input.is_ragged() && len_of(own) == len_of(its),
+        };
+        by_type && by_shape
     }
 
-    fn labels(&self, labels: &[u8]) -> Result<Tensor, ModelError> {
-        if let Some(&label) = labels.iter().find(|label| usize::from(**label) >= M::CLASSES) {
-            return Err(ModelError::Label { label, classes: M::CLASSES });
+    /// Inputs `[n, …]` as the model takes them, on the device.
+    fn inputs(&self, inputs: &HostTensor) -> Result<Tensor, ModelError> {
+        let (n, rest) = inputs.shape().split_first().map_or((0, &[][..]), |(n, rest)| (*n, rest));
+        let field = Field::new(inputs.dtype(), rest);
+        if inputs.shape().is_empty() || !Self::admits(&field) {
+            let expected = self.input().to_string();
+            return Err(ModelError::Inputs { found: field.to_string(), expected });
         }
-        Ok(Tensor::f_from_slice(labels)?.f_to_device(self.device)?.f_to_kind(Kind::Int64)?)
+        if let Some(vocabulary) = M::VOCABULARY
+            && let Some(mut tokens) = integers(inputs)
+        {
+            let is_none = |token: &i64| !usize::try_from(*token).is_ok_and(|one| one < vocabulary);
+            if let Some(token) = tokens.find(is_none) {
+                return Err(ModelError::Token { token, vocabulary });
+            }
+        }
+        let kind = match M::INPUT_TYPE {
+            DType::F32 => Kind::Float,
+            DType::I64 => Kind::Int64,
+            _ => Kind::Uint8,
+        };
+        let tensor = inputs.to_tensor(compute::Device::Cpu)?.f_to_device(self.device)?;
+        let tensor = tensor.f_to_kind(kind)?;
+        if M::INPUT.first() == Some(&Field::ANY) {
+            return Ok(tensor);
+        }
+        let shape: Vec<i64> = [n].iter().chain(M::INPUT).map(|axis| *axis as i64).collect();
+        Ok(tensor.f_view(&shape[..])?)
     }
 
-    fn logits(&self, samples: &Tensor, train: bool) -> Result<Tensor, ModelError> {
-        let input = M::input(samples).f_to_kind(self.precision.kind())?;
+    fn targets(&self, targets: &HostTensor) -> Result<Tensor, ModelError> {
+        Ok(M::TARGET.tensor(targets, M::CLASSES)?.f_to_device(self.device)?)
+    }
+
+    /// What the network makes of inputs; with targets of this shape, where they are known.
+    fn output(
+        &self,
+        inputs: &Tensor,
+        train: bool,
+        targets: Option<&Tensor>,
+    ) -> Result<Tensor, ModelError> {
+        let mut input = M::input(inputs);
+        if matches!(input.f_kind()?, Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16) {
+            input = input.f_to_kind(self.precision.kind())?;
+        }
         // The loss is computed in f32 whatever the network computes in.
-        let logits = self.model.forward(&input, train).f_to_kind(Kind::Float)?;
-        let (samples, classes) = (samples.size().first().map_or(0, |n| *n as usize), M::CLASSES);
-        let found = logits.size();
-        if found != [samples as i64, classes as i64] {
-            return Err(ModelError::Output { model: M::NAME, found, samples, classes });
+        let output = self.model.forward(&input, train).f_to_kind(Kind::Float)?;
+        let samples = inputs.size().first().copied().unwrap_or(0);
+        let found = output.size();
+        if !M::TARGET.is_output::<M>(&found, samples, targets.map(Tensor::size).as_deref()) {
+            return Err(ModelError::Output {
+                model: M::NAME,
+                found,
+                samples: samples as usize,
+                expected: M::TARGET.text(M::CLASSES),
+            });
         }
-        Ok(logits)
+        Ok(output)
     }
 
     /// The tensors that belong to the parameters, one after another in one array.
@@ -126,9 +181,9 @@ impl<M: Model> Replica<M> {
     }
 }
 
-fn count_correct(logits: &Tensor, labels: &Tensor) -> Result<usize, TchError> {
-    let right = logits.f_argmax(-1, false)?.f_eq_tensor(labels)?.f_sum(Kind::Int64)?;
-    Ok(right.f_int64_value(&[])? as usize)
+/// Number of elements of a shape.
+fn len_of(shape: &[usize]) -> usize {
+    shape.iter().product()
 }
 
 impl<M: Model> AnyReplica for Replica<M> {
@@ -136,8 +191,23 @@ impl<M: Model> AnyReplica for Replica<M> {
         M::NAME
     }
 
-    fn input_shape(&self) -> &'static [usize] {
-        M::INPUT
+    fn input(&self) -> Field {
+        Field::new(M::INPUT_TYPE, M::INPUT)
+    }
+
+    fn fits(&self, part: &str, input: &Field, target: &Field) -> Result<(), ModelError> {
+        let wrong = |what, found: &Field, expected| {
+            let (part, found) = (part.to_owned(), found.to_string());
+            Err(ModelError::Fit { part, what, found, model: M::NAME, expected })
+        };
+        if !Self::admits(input) {
+            return wrong("samples", input, format!("takes {}", self.input()));
+        }
+        if !M::TARGET.admits(target) {
+            let expected = format!("learns {}", M::TARGET.text(M::CLASSES));
+            return wrong("targets", target, expected);
+        }
+        Ok(())
     }
 
     fn classes(&self) -> usize {
@@ -198,15 +268,15 @@ impl<M: Model> AnyReplica for Replica<M> {
 
     fn gradient(
         &mut self,
-        images: &[u8],
-        labels: &[u8],
+        inputs: &HostTensor,
+        targets: &HostTensor,
         batch: usize,
         draw: Draw,
     ) -> Result<SlotGradient, ModelError> {
-        let input = self.samples(images)?;
-        let samples = input.size().first().map_or(0, |n| *n as usize);
-        if samples != labels.len() || samples > batch {
-            return Err(ModelError::Samples { samples, labels: labels.len(), batch });
+        let count = |of: &HostTensor| of.shape().first().copied().unwrap_or(0);
+        let (samples, labels) = (count(inputs), count(targets));
+        if samples != labels || samples > batch {
+            return Err(ModelError::Samples { samples, labels, batch });
         }
         if samples == 0 {
             return Ok(SlotGradient {
@@ -216,13 +286,13 @@ impl<M: Model> AnyReplica for Replica<M> {
                 gradient: vec![0.0; self.len],
             });
         }
-        let labels = self.labels(labels)?;
-        let logits = {
+        let (inputs, targets) = (self.inputs(inputs)?, self.targets(targets)?);
+        let output = {
             let _drawing = M::RANDOM.then(|| seeded(draw.seed()));
-            self.logits(&input, true)?
+            self.output(&inputs, true, Some(&targets))?
         };
-        let loss = self.model.loss(&logits, &labels);
-        let correct = tch::no_grad(|| count_correct(&logits, &labels))?;
+        let loss = self.model.loss(&output, &targets);
+        let counted = tch::no_grad(|| M::TARGET.count(&output, &targets))?;
         let scale = f64::from(self.loss_scale);
         let share = loss.f_mul_scalar(scale)?.f_div_scalar(batch as f64)?;
         let variables: Vec<&Tensor> =
@@ -233,39 +303,50 @@ impl<M: Model> AnyReplica for Replica<M> {
             // A power of 2: nothing is rounded.
             gradient.iter_mut().for_each(|number| *number /= self.loss_scale);
         }
-        Ok(SlotGradient { loss_sum: loss.f_double_value(&[])? as f32, correct, samples, gradient })
+        let loss_sum = loss.f_double_value(&[])? as f32;
+        let correct = counted.unwrap_or_default().correct;
+        Ok(SlotGradient { loss_sum, correct, samples, gradient })
     }
 
-    fn predict(&self, images: &[u8]) -> Result<Predictions, ModelError> {
+    fn predict(&self, inputs: &HostTensor) -> Result<Predictions, ModelError> {
         let _no_grad = tch::no_grad_guard();
-        let samples = self.samples(images)?;
-        let mut probabilities =
-            vec![0.0; images.len() / M::INPUT.iter().product::<usize>() * M::CLASSES];
-        if !probabilities.is_empty() {
-            let all = self
-                .logits(&samples, false)?
-                .f_softmax(-1, Kind::Float)?
-                .f_to_device(Device::Cpu)?;
-            all.f_contiguous()?.f_copy_data(&mut probabilities, all.numel())?;
+        let classes = match M::TARGET {
+            Target::Values(shape) => len_of(shape),
+            _ => M::CLASSES,
+        };
+        let inputs = self.inputs(inputs)?;
+        let mut probabilities = Vec::new();
+        if inputs.numel() > 0 {
+            let output = self.output(&inputs, false, None)?;
+            let all = match M::TARGET {
+                Target::Values(_) => output,
+                _ => output.f_softmax(-1, Kind::Float)?,
+            };
+            let all = all.f_to_device(Device::Cpu)?.f_contiguous()?;
+            probabilities.resize(all.numel(), 0.0);
+            all.f_copy_data(&mut probabilities, all.numel())?;
         }
-        Ok(Predictions { classes: M::CLASSES, probabilities })
+        Ok(Predictions { classes, probabilities })
     }
 
     fn evaluate(&self, data: &Dataset) -> Result<Evaluation, ModelError> {
-        let sample = data.rows() * data.cols();
-        if sample != M::INPUT.iter().product::<usize>() {
-            return Err(ModelError::Input { bytes: sample, sample: M::INPUT });
-        }
+        self.fits("test", &data.input(), &data.target())?;
         let _no_grad = tch::no_grad_guard();
-        let (mut correct, mut loss) = (0, 0.0);
-        let images = data.images().chunks(EVALUATION_BATCH * sample);
-        for (images, labels) in images.zip(data.labels().chunks(EVALUATION_BATCH)) {
-            let labels = self.labels(labels)?;
-            let logits = self.logits(&self.samples(images)?, false)?;
-            correct += count_correct(&logits, &labels)?;
-            loss += self.model.loss(&logits, &labels).f_double_value(&[])?;
+        let (mut sum, mut loss) = (Counted::default(), 0.0);
+        let samples = data.len() as u32;
+        for first in (0..samples).step_by(EVALUATION_BATCH) {
+            let end = first.saturating_add(EVALUATION_BATCH as u32).min(samples);
+            let batch = data.batch(first..end, Pass { seed: 0, epoch: 0 })?;
+            let targets = self.targets(&batch.targets)?;
+            let output = self.output(&self.inputs(&batch.inputs)?, false, Some(&targets))?;
+            if let Some(counted) = M::TARGET.count(&output, &targets)? {
+                sum.targets += counted.targets;
+                sum.correct += counted.correct;
+            }
+            loss += self.model.loss(&output, &targets).f_double_value(&[])?;
         }
-        Ok(Evaluation { samples: data.len(), correct, loss: loss / data.len() as f64 })
+        let Counted { targets, correct } = sum;
+        Ok(Evaluation { samples: data.len(), targets, correct, loss: loss / data.len() as f64 })
     }
 }
 

@@ -2,6 +2,7 @@ use tch::nn;
 
 use super::super::LeNet5;
 use super::*;
+use crate::data::{Arrays, IGNORE};
 
 const DRAW: Draw = Draw { seed: 1, step: 2, slot: 3, part: 0 };
 
@@ -13,6 +14,26 @@ fn replica<M: Model>(seed: u64) -> Replica<M> {
 fn samples(n: usize, pixels: usize) -> (Vec<u8>, Vec<u8>) {
     let images: Vec<u8> = (0..n * pixels).map(|i| (i * i / 7 + i / pixels * 31) as u8).collect();
     (images, (0..n).map(|i| (i * 3 % 10) as u8).collect())
+}
+
+/// Bytes as images of LeNet-5's size, and labels.
+fn tensors(images: &[u8], labels: &[u8]) -> (HostTensor, HostTensor) {
+    (bytes(images, &[images.len() / 784, 28, 28]), bytes(labels, &[labels.len()]))
+}
+
+fn bytes(of: &[u8], shape: &[usize]) -> HostTensor {
+    HostTensor::from_vec(of.to_vec(), shape).unwrap()
+}
+
+/// The gradient of LeNet-5.
+fn gradient(
+    of: &mut Replica<LeNet5>,
+    images: &[u8],
+    labels: &[u8],
+    batch: usize,
+) -> Result<SlotGradient, ModelError> {
+    let (inputs, targets) = tensors(images, labels);
+    of.gradient(&inputs, &targets, batch, DRAW)
 }
 
 fn close(a: &[f32], b: &[f32]) -> bool {
@@ -62,12 +83,12 @@ fn parameters_set_chunk_by_chunk_are_the_ones_that_are_read() {
 fn the_gradients_of_the_slots_add_up_to_the_gradient_of_the_batch() {
     let mut replica = replica::<LeNet5>(3);
     let (images, labels) = samples(12, 784);
-    let whole = replica.gradient(&images, &labels, 12, DRAW).unwrap();
+    let whole = gradient(&mut replica, &images, &labels, 12).unwrap();
     let mut sum = vec![0.0; whole.gradient.len()];
     let (mut loss, mut correct) = (0.0, 0);
     for (from, to) in [(0, 3), (3, 3), (3, 8), (8, 12)] {
         let slot =
-            replica.gradient(&images[from * 784..to * 784], &labels[from..to], 12, DRAW).unwrap();
+            gradient(&mut replica, &images[from * 784..to * 784], &labels[from..to], 12).unwrap();
         assert_eq!(slot.samples, to - from);
         sum.iter_mut().zip(&slot.gradient).for_each(|(sum, part)| *sum += part);
         (loss, correct) = (loss + slot.loss_sum, correct + slot.correct);
@@ -80,18 +101,18 @@ fn the_gradients_of_the_slots_add_up_to_the_gradient_of_the_batch() {
 #[test]
 fn a_gradient_in_halves_is_that_in_f32_but_for_rounding_and_a_scaled_loss_changes_none() {
     let (images, labels) = samples(8, 784);
-    let gradient = |precision, scale: f32| {
+    let of = |precision, scale: f32| {
         let mut replica = replica::<LeNet5>(3);
         replica.set_precision(precision).unwrap();
         replica.set_loss_scale(scale);
-        replica.gradient(&images, &labels, 8, DRAW).unwrap()
+        gradient(&mut replica, &images, &labels, 8).unwrap()
     };
     let norm = |of: &[f32]| of.iter().map(|number| number * number).sum::<f32>().sqrt();
-    let whole = gradient(Precision::F32, 1.0);
-    assert_eq!(gradient(Precision::F32, 65_536.0), whole, "a power of 2 rounds nothing");
+    let whole = of(Precision::F32, 1.0);
+    assert_eq!(of(Precision::F32, 65_536.0), whole, "a power of 2 rounds nothing");
     // 8 significant bits, and 11: what is nearly a tie in a maximum may be decided the other way.
     for (precision, scale, most) in [(Precision::Bf16, 1.0, 0.2), (Precision::Fp16, 1024.0, 0.04)] {
-        let half = gradient(precision, scale).gradient;
+        let half = of(precision, scale).gradient;
         let pairs = half.iter().zip(&whole.gradient);
         let apart: Vec<f32> = pairs.map(|(half, whole)| half - whole).collect();
         let part = norm(&apart) / norm(&whole.gradient);
@@ -99,7 +120,7 @@ fn a_gradient_in_halves_is_that_in_f32_but_for_rounding_and_a_scaled_loss_change
         assert!(part > 0.0 && part < most, "{precision:?}: {part}");
     }
     // Too large for fp16: an infinity, for the shards to leave out.
-    let over = gradient(Precision::Fp16, f32::MAX / 2.0).gradient;
+    let over = of(Precision::Fp16, f32::MAX / 2.0).gradient;
     assert!(over.iter().any(|number| !number.is_finite()));
 }
 
@@ -107,13 +128,13 @@ fn a_gradient_in_halves_is_that_in_f32_but_for_rounding_and_a_scaled_loss_change
 fn a_gradient_points_where_the_loss_grows() {
     let mut replica = replica::<LeNet5>(3);
     let (images, labels) = samples(4, 784);
-    let here = replica.gradient(&images, &labels, 4, DRAW).unwrap();
+    let here = gradient(&mut replica, &images, &labels, 4).unwrap();
     let norm: f32 = here.gradient.iter().map(|number| number * number).sum();
     let step = 1e-3 / norm.sqrt();
     let params = replica.flat_parameters().unwrap();
     let moved: Vec<f32> = params.iter().zip(&here.gradient).map(|(p, g)| p + step * g).collect();
     replica.set_all(&moved).unwrap();
-    let there = replica.gradient(&images, &labels, 4, DRAW).unwrap();
+    let there = gradient(&mut replica, &images, &labels, 4).unwrap();
     let (grown, expected) = ((there.loss_sum - here.loss_sum) / 4.0, step * norm);
     assert!((grown / expected - 1.0).abs() < 0.1, "{grown} {expected}");
 }
@@ -125,8 +146,8 @@ fn two_replicas_with_the_same_parameters_give_the_same_bits() {
     let mut other = replica::<LeNet5>(4);
     other.set_all(&one.flat_parameters().unwrap()).unwrap();
     let (a, b) = (
-        one.gradient(&images, &labels, 64, DRAW).unwrap(),
-        other.gradient(&images, &labels, 64, DRAW),
+        gradient(&mut one, &images, &labels, 64).unwrap(),
+        gradient(&mut other, &images, &labels, 64),
     );
     assert_eq!(a, b.unwrap());
 }
@@ -135,23 +156,28 @@ fn two_replicas_with_the_same_parameters_give_the_same_bits() {
 fn input_that_does_not_fit_is_refused() {
     let mut replica = replica::<LeNet5>(1);
     let (images, labels) = samples(2, 784);
-    assert!(matches!(
-        replica.gradient(&images[1..], &labels, 2, DRAW),
-        Err(ModelError::Input { bytes: 1567, .. })
-    ));
-    assert!(matches!(
-        replica.gradient(&images, &labels[1..], 2, DRAW),
-        Err(ModelError::Samples { labels: 1, .. })
-    ));
-    assert!(matches!(
-        replica.gradient(&images, &labels, 1, DRAW),
-        Err(ModelError::Samples { batch: 1, .. })
-    ));
-    assert!(matches!(
-        replica.gradient(&images, &[0, 10], 2, DRAW),
-        Err(ModelError::Label { label: 10, .. })
-    ));
-    assert!(matches!(replica.predict(&images[1..]), Err(ModelError::Input { .. })));
+    let refused = |inputs: &HostTensor, targets: &HostTensor, batch| {
+        let mut replica = self::replica::<LeNet5>(1);
+        replica.gradient(inputs, targets, batch, DRAW).unwrap_err().to_string()
+    };
+    let (inputs, targets) = tensors(&images, &labels);
+    let small = bytes(&images[..8], &[2, 2, 2]);
+    assert_eq!(refused(&small, &targets, 2), "inputs are u8 2×2, and the model takes u8 28×28");
+    let floats = HostTensor::from_vec(vec![0f32; 2 * 784], &[2, 28, 28]).unwrap();
+    assert!(refused(&floats, &targets, 2).starts_with("inputs are f32 28×28"));
+    let told = refused(&inputs, &bytes(&labels[1..], &[1]), 2);
+    assert_eq!(told, "2 samples with 1 labels in a batch of 2 do not fit together");
+    assert!(refused(&inputs, &targets, 1).contains("in a batch of 1"));
+    let told = refused(&inputs, &bytes(&[0, 10], &[2]), 2);
+    assert_eq!(told, "label 10 is not one of the 10 classes");
+    let negative = HostTensor::from_vec(vec![0i64, -100], &[2]).unwrap();
+    assert_eq!(refused(&inputs, &negative, 2), "label -100 is not one of the 10 classes");
+    let numbers = HostTensor::from_vec(vec![0f32; 2], &[2]).unwrap();
+    assert_eq!(
+        refused(&inputs, &numbers, 2),
+        "targets are f32, and the model learns one of 10 classes, an integer"
+    );
+    assert!(matches!(replica.predict(&small), Err(ModelError::Inputs { .. })));
     let before = replica.flat_parameters().unwrap();
     for (range, got) in [
         (0..61_707, 61_707),
@@ -163,15 +189,26 @@ fn input_that_does_not_fit_is_refused() {
     }
     assert!(replica.set_all(&[]).is_err());
     assert_eq!(replica.flat_parameters().unwrap(), before);
-    let small = Dataset::new(vec![0; 12], vec![0; 3], (2, 2), 10).unwrap();
-    assert!(matches!(replica.evaluate(&small), Err(ModelError::Input { bytes: 4, .. })));
+    let told = replica.evaluate(&dataset(small, bytes(&labels, &[2]))).unwrap_err().to_string();
+    assert_eq!(told, "the test samples are u8 2×2, and the model `lenet5` takes u8 28×28");
+    let told = replica.evaluate(&dataset(inputs, numbers)).unwrap_err().to_string();
+    assert_eq!(
+        told,
+        "the test targets are f32, and the model `lenet5` learns one of 10 classes, an integer"
+    );
+}
+
+/// Two arrays as a data set.
+fn dataset(inputs: HostTensor, targets: HostTensor) -> Dataset {
+    Dataset::of(Arrays::new("memory", inputs, targets).unwrap()).unwrap()
 }
 
 #[test]
 fn predictions_are_probabilities_and_evaluation_counts_the_best_ones() {
     let replica = replica::<LeNet5>(5);
     let (images, labels) = samples(1203, 784);
-    let predictions = replica.predict(&images).unwrap();
+    let (inputs, targets) = tensors(&images, &labels);
+    let predictions = replica.predict(&inputs).unwrap();
     assert_eq!(predictions.rows().count(), 1203);
     assert!(predictions.rows().all(|row| (row.iter().sum::<f32>() - 1.0).abs() < 1e-5));
     let right = predictions
@@ -179,11 +216,10 @@ fn predictions_are_probabilities_and_evaluation_counts_the_best_ones() {
         .zip(&labels)
         .filter(|((class, _), label)| *class == usize::from(**label))
         .count();
-    let data = Dataset::new(images, labels, (28, 28), 10).unwrap();
-    let evaluation = replica.evaluate(&data).unwrap();
-    assert_eq!((evaluation.samples, evaluation.correct), (1203, right));
-    assert!(evaluation.loss > 0.0 && evaluation.accuracy() < 0.5);
-    assert_eq!(replica.predict(&[]).unwrap().best().count(), 0);
+    let evaluation = replica.evaluate(&dataset(inputs, targets)).unwrap();
+    assert_eq!((evaluation.samples, evaluation.targets, evaluation.correct), (1203, 1203, right));
+    assert!(evaluation.loss > 0.0 && evaluation.accuracy() < Some(0.5));
+    assert_eq!(replica.predict(&tensors(&[], &[]).0).unwrap().best().count(), 0);
 }
 
 struct Dropout(nn::Linear);
@@ -205,6 +241,7 @@ impl Model for Dropout {
 #[test]
 fn random_numbers_come_from_seed_step_and_slot_whoever_else_draws() {
     let (images, labels) = samples(6, 8);
+    let (images, labels) = (bytes(&images, &[6, 8]), bytes(&labels, &[6]));
     let gradient = |draw| replica::<Dropout>(1).gradient(&images, &labels, 6, draw).unwrap();
     let expected = gradient(DRAW);
     std::thread::scope(|scope| {
@@ -261,9 +298,133 @@ impl Model for Liar {
 fn models_that_cannot_be_trained_here_are_refused_with_the_reason() {
     let refused = Replica::<Normalised>::new(1, Device::Cpu).err().unwrap().to_string();
     assert!(refused.contains("\"norm.running_mean\" is a buffer that is not trained"), "{refused}");
-    let refused = replica::<Liar>(1).gradient(&[0; 16], &[1, 2], 2, DRAW).unwrap_err();
+    let (inputs, targets) = (bytes(&[0; 16], &[2, 8]), bytes(&[1, 2], &[2]));
+    let refused = replica::<Liar>(1).gradient(&inputs, &targets, 2, DRAW).unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "the model \"test.liar\" gave [2, 3] for 2 samples, and says that it has 10 classes"
+        "the model \"test.liar\" gave [2, 3] for 2 samples, and says that it tells one of 10 classes, an integer"
     );
+    let refused = Replica::<NoClasses>::new(1, Device::Cpu).err().unwrap().to_string();
+    assert_eq!(
+        refused,
+        "the model \"test.no_classes\" can't be: it has no CLASSES, and its target is one of them"
+    );
+}
+
+struct NoClasses;
+
+impl Model for NoClasses {
+    const NAME: &'static str = "test.no_classes";
+    const INPUT: &'static [usize] = &[8];
+
+    fn new(_: &nn::Path) -> Self {
+        NoClasses
+    }
+
+    fn forward(&self, input: &Tensor, _: bool) -> Tensor {
+        input.shallow_clone()
+    }
+}
+
+/// Two numbers from three.
+struct Line(nn::Linear);
+
+impl Model for Line {
+    const NAME: &'static str = "test.line";
+    const INPUT: &'static [usize] = &[3];
+    const INPUT_TYPE: DType = DType::F32;
+    const TARGET: Target = Target::Values(&[2]);
+    const RANDOM: bool = false;
+
+    fn new(vs: &nn::Path) -> Self {
+        Line(nn::linear(vs / "out", 3, 2, Default::default()))
+    }
+
+    fn forward(&self, input: &Tensor, _: bool) -> Tensor {
+        input.apply(&self.0)
+    }
+}
+
+#[test]
+fn a_regression_has_the_mean_squared_error_of_each_sample_and_no_accuracy() {
+    let mut replica = replica::<Line>(1);
+    let values: Vec<f64> = (0..12).map(|one| f64::from(one) / 4.0).collect();
+    // Numbers of another width become the model's.
+    let inputs = HostTensor::from_vec(values, &[4, 3]).unwrap();
+    let told = vec![1f32, -1.0, 2.0, 0.5, 0.0, 3.0, 1.0, 1.0];
+    let targets = HostTensor::from_vec(told.clone(), &[4, 2]).unwrap();
+    let predicted = replica.predict(&inputs).unwrap();
+    assert_eq!((predicted.classes, predicted.probabilities.len()), (2, 8));
+    let squares = predicted.probabilities.iter().zip(&told).map(|(a, b)| (a - b) * (a - b));
+    let expected = squares.sum::<f32>() / 2.0;
+    let slot = replica.gradient(&inputs, &targets, 8, DRAW).unwrap();
+    assert!((slot.loss_sum / expected - 1.0).abs() < 1e-5, "{} {expected}", slot.loss_sum);
+    let evaluation = replica.evaluate(&dataset(inputs, targets)).unwrap();
+    assert!((evaluation.loss * 4.0 / f64::from(expected) - 1.0).abs() < 1e-5);
+    assert_eq!((evaluation.accuracy(), evaluation.targets), (None, 0));
+}
+
+/// Scores for the token that follows each of 5.
+struct Bigram(nn::Embedding);
+
+impl Model for Bigram {
+    const NAME: &'static str = "test.bigram";
+    const INPUT: &'static [usize] = &[0];
+    const INPUT_TYPE: DType = DType::I64;
+    const VOCABULARY: Option<usize> = Some(5);
+    const TARGET: Target = Target::Sequence;
+    const CLASSES: usize = 5;
+    const RANDOM: bool = false;
+
+    fn new(vs: &nn::Path) -> Self {
+        Bigram(nn::embedding(vs / "next", 5, 5, Default::default()))
+    }
+
+    fn forward(&self, input: &Tensor, _: bool) -> Tensor {
+        input.apply(&self.0)
+    }
+}
+
+fn tokens(of: &[i64], shape: &[usize]) -> HostTensor {
+    HostTensor::from_vec(of.to_vec(), shape).unwrap()
+}
+
+#[test]
+fn a_sequence_s_loss_is_the_mean_over_its_tokens_and_what_is_padded_changes_nothing() {
+    let mut replica = replica::<Bigram>(1);
+    let short =
+        replica.gradient(&tokens(&[1, 2], &[1, 2]), &tokens(&[2, 3], &[1, 2]), 1, DRAW).unwrap();
+    let padded = replica
+        .gradient(&tokens(&[1, 2, 0], &[1, 3]), &tokens(&[2, 3, IGNORE], &[1, 3]), 1, DRAW)
+        .unwrap();
+    assert!(
+        close(&padded.gradient, &short.gradient) && (padded.loss_sum - short.loss_sum).abs() < 1e-5
+    );
+    let each = |input, target| {
+        let predicted = self::replica::<Bigram>(1).predict(&tokens(&[input], &[1, 1])).unwrap();
+        -predicted.probabilities[target as usize].ln()
+    };
+    let expected = (each(1, 2) + each(2, 3)) / 2.0;
+    assert!((short.loss_sum / expected - 1.0).abs() < 1e-4, "{} {expected}", short.loss_sum);
+
+    let (inputs, targets) = (tokens(&[1, 2, 0, 4], &[2, 2]), tokens(&[2, 3, IGNORE, 1], &[2, 2]));
+    let best = replica.predict(&inputs).unwrap();
+    assert_eq!((best.classes, best.rows().count()), (5, 4));
+    let right =
+        best.best().zip([2, 3, 99, 1]).filter(|((class, _), target)| class == target).count();
+    let evaluation = replica.evaluate(&dataset(inputs, targets)).unwrap();
+    assert_eq!((evaluation.samples, evaluation.targets, evaluation.correct), (2, 3, right));
+}
+
+#[test]
+fn a_token_outside_the_vocabulary_is_refused_before_libtorch_sees_it() {
+    let mut replica = replica::<Bigram>(1);
+    let mut refused = |input, target| {
+        let (inputs, targets) = (tokens(&[1, input], &[1, 2]), tokens(&[2, target], &[1, 2]));
+        replica.gradient(&inputs, &targets, 1, DRAW).unwrap_err().to_string()
+    };
+    assert_eq!(refused(5, 0), "input 5 is not one of the vocabulary's 5");
+    assert_eq!(refused(-1, 0), "input -1 is not one of the vocabulary's 5");
+    assert_eq!(refused(0, 5), "label 5 is not one of the 5 classes");
+    assert_eq!(refused(0, -1), "label -1 is not one of the 5 classes");
 }

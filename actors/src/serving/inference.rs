@@ -2,10 +2,12 @@
 
 use footlight_runtime::{
     Actor, Context, Handler, HostTensor, Message, Result, compute::DeviceChoice,
+    tensor::TensorError,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    data::Field,
     model::{ModelSpec, ReplicaThread},
     training::weights::Weights,
 };
@@ -17,8 +19,8 @@ pub const MAX_SAMPLES: usize = 4096;
 #[derive(Debug)]
 pub struct Inference {
     replica: ReplicaThread,
-    /// The shape of one sample.
-    sample: &'static [usize],
+    /// What one sample is.
+    sample: Field,
     version: u64,
 }
 
@@ -38,7 +40,7 @@ pub struct InferenceSpec {
 /// Classify samples.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Predict {
-    /// `u8`, `[n, …]`: `n` samples (1 to [`MAX_SAMPLES`]), each of the model's input shape.
+    /// `[n, …]`: `n` samples (1 to [`MAX_SAMPLES`]), each of the model's input shape and element type.
     pub samples: HostTensor,
 }
 
@@ -51,7 +53,8 @@ impl Message for Predict {
 /// What a model makes of samples.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Prediction {
-    /// `f32` `[n, classes]`: each sample's add up to 1.
+    /// `f32` `[n, classes]`: each sample's add up to 1. Of a sequence `[n, len, classes]`; of a model that tells numbers
+    /// `[n, numbers]`.
     pub probabilities: HostTensor,
     /// The number of steps that the weights have been trained.
     pub version: u64,
@@ -68,7 +71,7 @@ impl Actor for Inference {
         let weights = spec.weights.pull(spec.version).await?;
         let version = weights.number;
         weights.load(&replica).await?;
-        let sample = replica.run(|replica| Ok(replica.input_shape())).await?;
+        let sample = replica.run(|replica| Ok(replica.input())).await?;
         Ok(Inference { replica, sample, version })
     }
 }
@@ -80,22 +83,38 @@ impl Handler<Predict> for Inference {
         _: &Context<Self>,
     ) -> std::result::Result<Prediction, String> {
         let samples = message.samples;
-        samples.as_slice::<u8>().map_err(|error| error.to_string())?;
+        if samples.dtype() != self.sample.dtype {
+            let (wanted, found) = (self.sample.dtype, samples.dtype());
+            return Err(TensorError::DType { wanted, found }.to_string());
+        }
+        let fits = |shape: &[usize]| {
+            let axes = self.sample.shape.iter().zip(shape);
+            self.sample.shape.len() == shape.len()
+                && axes.into_iter().all(|(own, its)| *own == Field::ANY && *its > 0 || own == its)
+        };
         let count = match samples.shape() {
-            [count @ 1..=MAX_SAMPLES, sample @ ..] if sample == self.sample => *count,
+            [count @ 1..=MAX_SAMPLES, sample @ ..] if fits(sample) => *count,
             other => {
+                let axes = self.sample.shape.iter().map(|axis| match *axis {
+                    Field::ANY => "?".to_owned(),
+                    axis => axis.to_string(),
+                });
                 return Err(format!(
                     "the shape {other:?} is not [n, {}] with n from 1 to {MAX_SAMPLES}",
-                    self.sample.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+                    axes.collect::<Vec<_>>().join(", ")
                 ));
             }
         };
         let predicted = self
             .replica
-            .run(move |replica| replica.predict(samples.as_slice().unwrap_or_default()))
+            .run(move |replica| replica.predict(&samples))
             .await
             .map_err(|error| error.to_string())?;
-        let shape = [count, predicted.classes];
+        let classes = predicted.classes.max(1);
+        let shape = match predicted.probabilities.len() / classes {
+            rows if rows == count => vec![count, classes],
+            rows => vec![count, rows / count, classes],
+        };
         let probabilities = HostTensor::from_vec(predicted.probabilities, &shape)
             .map_err(|error| error.to_string())?;
         Ok(Prediction { probabilities, version: self.version })

@@ -77,10 +77,11 @@ impl Feed {
         let (told, mut events) = mpsc::unbounded_channel();
         let supervision = OneForOne::new().at_most(RESTARTS, RESTARTS_WITHIN);
         let (spec, weights, node, known) =
-            (job.spec.clone(), job.weights.clone(), job.node.clone(), job.data);
+            (job.spec.clone(), job.weights.clone(), job.node.clone(), job.data.clone());
         let first = first.map(|first| first.addr());
         let child = ChildSpec::new("loader", Restart::Permanent, move |attempt| {
             let (spec, weights, node) = (spec.clone(), weights.clone(), node.clone());
+            let known = known.clone();
             async move {
                 if let Some(first) = first.filter(|_| attempt.number == 0) {
                     return Ok(first);

@@ -42,7 +42,7 @@ const MAX_REPLICAS: u32 = 2;
 ///     .submit(&node)
 ///     .await?;
 /// let report = job.wait_with_progress().await?;
-/// println!("{:.2} % after {:?}", report.test_accuracy * 100.0, report.elapsed);
+/// println!("{:.2} % after {:?}", report.test_accuracy.unwrap_or(0.0) * 100.0, report.elapsed);
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
@@ -279,6 +279,9 @@ impl TrainingJob {
                 "loses too much of gradients: choose f32, bf16 or fp16",
             );
         }
+        if let Err(error) = spec.data.validate() {
+            return wrong("data:", &error.to_string());
+        }
         spec.optimizer.validate().map_err(Error::other)?;
         spec.rule.validate().map_err(Error::other)?;
         if spec.precision == Precision::Fp16 {
@@ -393,8 +396,9 @@ pub enum JobEvent {
     Evaluated {
         /// Steps applied.
         steps: u64,
-        /// Share of the test samples that were classified rightly: 0 to 1.
-        accuracy: f64,
+        /// Share of the test samples' classes (of a language model: of their tokens) that were told rightly: 0 to 1. `None`
+        /// for a model that tells numbers.
+        accuracy: Option<f64>,
         /// Their mean loss.
         loss: f64,
     },
@@ -435,8 +439,9 @@ pub enum JobEvent {
 /// A finished job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainingReport {
-    /// Share of the test samples that were classified rightly: 0 to 1.
-    pub test_accuracy: f64,
+    /// Share of the test samples' classes (of a language model: of their tokens) that were told rightly: 0 to 1. `None`
+    /// for a model that tells numbers.
+    pub test_accuracy: Option<f64>,
     /// Their mean loss.
     pub test_loss: f64,
     /// Steps applied.
@@ -706,9 +711,12 @@ impl Shown {
             JobEvent::NotSaved { steps, why } => {
                 progress.note(&format!("the state after step {steps} is not saved: {why}"));
             }
-            JobEvent::Evaluated { accuracy, .. } => {
-                progress.note(&format!("  test accuracy {:.2} %", accuracy * 100.0));
-            }
+            JobEvent::Evaluated { accuracy, loss, .. } => progress.note(&match accuracy {
+                Some(accuracy) => {
+                    format!("  test accuracy {:.2} %, loss {loss:.4}", accuracy * 100.0)
+                }
+                None => format!("  test loss {loss:.4}"),
+            }),
             _ => {}
         }
     }

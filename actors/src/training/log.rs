@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     fn evaluated(steps: u64) -> JobEvent {
-        JobEvent::Evaluated { steps, accuracy: 0.5, loss: 1.0 }
+        JobEvent::Evaluated { steps, accuracy: Some(0.5), loss: 1.0 }
     }
 
     #[tokio::test]

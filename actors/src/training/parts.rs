@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     checkpoint::{JobState, Store},
-    data::{DataLoader, Dataset, Split, loader::Description},
+    data::{
+        DataLoader, Dataset, Field, Split,
+        loader::{self, Description},
+    },
     model::ReplicaThread,
     owner::Adopt,
     parameters::{ParameterServer, layout::Layout, replication::Configure, server::Initialise},
@@ -96,29 +99,17 @@ pub(super) async fn place(
     context: &Context<Trainer>,
 ) -> Result<Placed> {
     let system = context.system();
-    let data = spec.data.clone();
-    let test = tokio::task::spawn_blocking(move || data.open(Split::Test))
-        .await
-        .map_err(|error| Error::other(error.to_string()))??;
+    let test = loader::open(system, spec.data.clone(), Split::Test).await?;
     let evaluator =
         ReplicaThread::build(system, "trainer", &spec.model, spec.seed, Device::Cpu).await?;
     let servers = spec.servers as usize;
-    let (layout, params, input) = evaluator
-        .run(move |replica| {
-            let input = replica.input_shape();
-            Ok((replica.layout(servers)?, replica.flat_parameters()?, input))
-        })
+    let (layout, params) = evaluator
+        .run(move |replica| Ok((replica.layout(servers)?, replica.flat_parameters()?)))
         .await?;
-    let fits = |part: &str, rows: usize, cols: usize| {
-        if input.iter().product::<usize>() == rows * cols {
-            return Ok(());
-        }
-        let model = &spec.model.name;
-        Err(Error::other(format!(
-            "the {part} samples are {rows}×{cols}, and the model `{model}` takes {input:?}"
-        )))
+    let fits = async |part: &'static str, input: Field, target: Field| {
+        evaluator.run(move |replica| replica.fits(part, &input, &target)).await
     };
-    fits("test", test.rows(), test.cols())?;
+    fits("test", test.input(), test.target()).await?;
 
     let key = format!("job-parts/{}", spec.name);
     let cast = Cast::new(node, key.clone());
@@ -132,7 +123,7 @@ pub(super) async fn place(
             return Ok((None, parts, version));
         }
         let (loader, data) = load(&spec, node, context.me().addr(), 0).await?;
-        fits("training", data.sample.0 as usize, data.sample.1 as usize)?;
+        fits("training", data.input.clone(), data.target.clone()).await?;
         let state = match restored(&spec, &layout, &data).await? {
             Some(state) => state,
             None => JobState::first(params),

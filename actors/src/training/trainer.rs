@@ -102,6 +102,18 @@ impl Message for DismissParts {
     const NAME: &'static str = "training.dismiss";
 }
 
+/// A worker tells that the job's data can't be used: a sample that can't be read, a label that is no class. The job fails.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UnfitData {
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl Message for UnfitData {
+    type Reply = ();
+    const NAME: &'static str = "training.unfit_data";
+}
+
 impl Actor for Trainer {
     type Args = JobSpec;
     const NAME: &'static str = "training.trainer";
@@ -185,6 +197,14 @@ impl Handler<AskOver> for Trainer {
 impl Handler<AskWeights> for Trainer {
     async fn handle(&mut self, _: AskWeights, _: &Context<Self>) -> Weights {
         self.weights.clone()
+    }
+}
+
+impl Handler<UnfitData> for Trainer {
+    async fn handle(&mut self, unfit: UnfitData, context: &Context<Self>) {
+        self.log.fail(unfit.why);
+        self.cast.dismiss().await;
+        context.stop();
     }
 }
 

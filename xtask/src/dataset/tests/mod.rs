@@ -35,9 +35,10 @@ fn set(public: &Path, content: &str) -> Result<DataSet> {
     for file in &files {
         fs::write(public.join(format!("{}.gz", file.name)), packed(content.as_bytes())?)?;
     }
-    let address = format!("file://{}", public.display()).leak();
+    let address: &str = format!("file://{}", public.display()).leak();
     let package = Package::Debian { name: "no-such-package", size: 1, folder: "none" };
-    Ok(DataSet { name: "test", files, package, address })
+    let files = Vec::from(files).leak();
+    Ok(DataSet { name: "test", files, package, address: Some(address) })
 }
 
 /// Stands in for curl at addresses on this disk, and writes down what it is asked for.

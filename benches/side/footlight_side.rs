@@ -178,13 +178,15 @@ pub fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outcome> {
         }
         let node = join(addr, same_host(work)).await?;
         let step = match work {
-            Work::ParameterStepF32 | Work::ParameterStepSameHost => Some(WireFormat::F32),
+            Work::ParameterStepF32
+            | Work::ParameterStepReplicated
+            | Work::ParameterStepSameHost => Some(WireFormat::F32),
             Work::ParameterStepBf16 => Some(WireFormat::Bf16),
             _ => None,
         };
         if let Some(format) = step {
             let there = node.spawn::<Worker>(()).on(Placement::seed()).await?;
-            let median = step::measure(&node, &there, format).await?;
+            let median = step::measure(&node, &there, format, work == Work::ParameterStepReplicated).await?;
             node.leave().await?;
             return Ok(Outcome::Value(median));
         }

@@ -37,6 +37,7 @@ pub enum Work {
     ParameterStepF32,
     #[value(name = "parameter_step_bf16")]
     ParameterStepBf16,
+    ParameterStepReplicated,
     ParameterStepSameHost,
     #[value(name = "peak_memory_256mib")]
     PeakMemory256mib,

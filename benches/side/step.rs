@@ -8,6 +8,7 @@ use footlight::{
     actors::parameters::{
         layout::Layout,
         optimizer::{OptimizerSpec, Sgd},
+        replication::Configure,
         rule::StepRule,
         server::{Initialise, ParameterServer, Pull, PushGradient, SavedChunk, ShardSpec},
     },
@@ -121,11 +122,13 @@ impl Steps {
     }
 }
 
-/// The median of a step, in ms, with the worker at `there` as the other one.
+/// The median of a step, in ms, with the worker at `there` as the other one; each shard with a backup beside the other
+/// worker, if they are replicated.
 pub(crate) async fn measure(
     node: &Node,
     there: &ActorRef<Worker>,
     format: WireFormat,
+    are_replicated: bool,
 ) -> anyhow::Result<f64> {
     let layout = layout()?;
     let spec = |shard| ShardSpec {
@@ -139,7 +142,7 @@ pub(crate) async fn measure(
     };
     let beside = Placement::node(there.addr().node);
     let shards = vec![
-        node.spawn::<ParameterServer>(spec(0)).on(beside).await?,
+        node.spawn::<ParameterServer>(spec(0)).on(beside.clone()).await?,
         node.spawn::<ParameterServer>(spec(1)).on(Placement::here()).await?,
     ];
     let initialised: FuturesUnordered<_> = (0..layout.chunks())
@@ -156,6 +159,15 @@ pub(crate) async fn measure(
         })
         .collect();
     initialised.try_collect::<Vec<_>>().await?;
+    if are_replicated {
+        let backups = [
+            node.spawn::<ParameterServer>(spec(0)).on(Placement::here()).await?,
+            node.spawn::<ParameterServer>(spec(1)).on(beside).await?,
+        ];
+        for (shard, backup) in shards.iter().zip(backups) {
+            shard.call(Configure { view: 1, backups: vec![backup] }).await??;
+        }
+    }
     there.call(Begin { shards: shards.clone(), format }).await?;
     let pool = shards[0].system().pool().clone();
     // A task of the runtime works, as workers in earnest do.

@@ -279,6 +279,11 @@ impl Placed {
         // While one is under way, all else goes on.
         let mut evaluating = None;
         while seen < steps || unevaluated > 0 || !saved {
+            if evaluating.is_none()
+                && let Some(version) = pulled.pop_front()
+            {
+                evaluating = Some(Box::pin(self.evaluate(version?)));
+            }
             tokio::select! {
                 biased;
                 Some(told) = moves.recv() => {
@@ -328,11 +333,6 @@ impl Placed {
                     });
                     last = Some((evaluation, version));
                 }
-            }
-            if evaluating.is_none()
-                && let Some(version) = pulled.pop_front()
-            {
-                evaluating = Some(Box::pin(self.evaluate(version?)));
             }
         }
         // A worker may still be on its way, for whom nothing is left: it ends with the supervisor.

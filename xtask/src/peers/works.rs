@@ -133,6 +133,7 @@ pub(crate) static WORKS: &[Work] = &[
     work("call_behind_bulk_p99", "ms", Lower, TwoProcesses, &[Footlight], &[AtMost(3.0)]),
     work("parameter_step_f32", "ms", Lower, TwoProcesses, &[Footlight, Gloo, TorchRpc, TorchRpcTcp, TorchRpcSharded, Ray, RaySharded],
         &[TimesAtMost(1.3, Gloo), TimesAtMost(0.6, TorchRpc), TimesAtMost(0.6, TorchRpcTcp), TimesAtMost(0.3, Ray)]),
+    work("parameter_step_replicated", "ms", Lower, TwoProcesses, &[Footlight], &[]),
     work("parameter_step_bf16", "ms", Lower, TwoProcesses, &[Footlight, Gloo],
         &[TimesAtMost(0.8, Gloo)]),
     Work { task: "parameter_step_f32",

@@ -5,6 +5,7 @@
 mod training;
 
 use footlight::{actors::training::JobEvent, prelude::*};
+use tokio::sync::Mutex;
 use training::*;
 
 #[test]
@@ -14,6 +15,8 @@ fn node_process() {
 }
 
 const EPOCHS: u64 = 7;
+/// Each test has up to eight processes: on a small machine two at once would hold each other for lost.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 async fn freezes(clips: bool) {
     let parts = [Part::Worker, Part::Worker, Part::Server, Part::Server, Part::Server];
@@ -43,10 +46,12 @@ async fn freezes(clips: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_shard_goes_on_at_its_backup_and_does_no_harm_when_it_wakes_up() {
+    let _alone = ALONE.lock().await;
     freezes(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nor_does_one_that_steps_together_with_others() {
+    let _alone = ALONE.lock().await;
     freezes(true).await;
 }

@@ -427,7 +427,7 @@ impl DeferredHandler<Capture> for ParameterServer {
             Err(ShardError::NotInitialised { .. }) => 0,
             Err(error) => return reply.send(Err(PushError::from(error).into())),
         };
-        if let Some(failed) = self.failed.clone().or(self.is_primary().err()) {
+        if let Some(failed) = self.failed.clone().or(self.must_be_primary().err()) {
             return reply.send(Err(failed.into()));
         }
         if version < newest {
@@ -448,7 +448,7 @@ impl Handler<PushGradient> for ParameterServer {
         context: &Context<Self>,
     ) -> std::result::Result<Pushed, PushError> {
         let PushGradient { step, slot, chunk, gradient, metrics } = push;
-        self.is_primary()?;
+        self.must_be_primary()?;
         let gradient = Floats::new(gradient)?;
         let outcome = self.shard.push(step, slot, chunk as usize, gradient);
         if matches!(outcome, Ok(Push::Accepted | Push::Applied { .. } | Push::Summed { .. }))
@@ -534,7 +534,7 @@ impl DeferredHandler<Pull> for ParameterServer {
                 reply.send(chunk(version, scale, params, pull.format, pool));
             }
             Ok(_) | Err(ShardError::NotInitialised { .. }) => {
-                if let Some(failed) = self.failed.clone().or(self.is_primary().err()) {
+                if let Some(failed) = self.failed.clone().or(self.must_be_primary().err()) {
                     return reply.send(Err(failed));
                 }
                 let waiting = self.pulls.entry(pull.chunk).or_default();
@@ -586,7 +586,7 @@ impl ParameterServer {
     }
 
     /// Gradients and waiting pulls that came to a backup would be lost there.
-    fn is_primary(&self) -> std::result::Result<(), PushError> {
+    fn must_be_primary(&self) -> std::result::Result<(), PushError> {
         match self.replication.is_primary() {
             true => Ok(()),
             false => Err(refused("this is a backup of its shard, and not the primary")),

@@ -14,7 +14,9 @@ use footlight_cluster::{
     Node, Placement,
     ledger::{Expect, LedgerError},
 };
-use footlight_runtime::{Actor, ActorAddr, ActorRef, Error, NodeId, Result, System, fence};
+use footlight_runtime::{
+    Actor, ActorAddr, ActorRef, Cause, Error, Message, NodeId, Result, actor::Receives, fence,
+};
 use futures::future::{join_all, try_join_all};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -25,19 +27,23 @@ use super::{
     parts::{Began, nodes_for},
     shards::{Shards, is_loss},
     trainer::{Trainer, WatchShard},
+    weights::VERSION_PATIENCE,
 };
 use crate::{
     data::loader::Description,
     owner::Dismiss,
-    parameters::{ParameterServer, ShardSpec, gate::Meet, layout::Layout, replication::Configure},
+    parameters::{
+        ParameterServer, ShardSpec, gate::Meet, layout::Layout, replication::Configure,
+        server::PushError,
+    },
 };
 
 /// A shard has so long to hear that it is dismissed.
 const DISMISS: Duration = Duration::from_secs(2);
 /// When no node can take a backup, nodes are looked at again so much later.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// What is asked of a shard that may be waiting for its own backups.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// After a connection broke.
+const TELL_AGAIN: Duration = Duration::from_millis(100);
 
 /// Those who hold one shard.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -81,6 +87,16 @@ pub(super) enum Loss {
     Survived(usize),
     /// It held nothing yet.
     Nothing,
+}
+
+/// What became of telling a primary who its backups are.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Configured {
+    Yes,
+    /// A backup is missing, which is the next news.
+    WithoutAll,
+    /// The primary is lost, and why.
+    Lost(ActorAddr, String),
 }
 
 impl Cast {
@@ -130,6 +146,28 @@ impl Cast {
         written.map_err(|error| match error {
             LedgerError::Conflict { .. } => Error::other("another trainer has taken the job over"),
             error => Error::other(error),
+        })
+    }
+
+    /// Tells a shard's primary who its backups are, with perhaps a new one, and waits until they have all.
+    pub(super) async fn configure(
+        &self,
+        shard: usize,
+        new: Option<ActorAddr>,
+    ) -> Result<Configured> {
+        let Group { view, members } = self.groups()[shard].clone();
+        let Some((&primary, backups)) = members.split_first() else {
+            return Err(Error::other(format!("nobody holds shard {shard}")));
+        };
+        let backups = self.refs(backups.iter().copied().chain(new));
+        let at = ActorRef::at(primary, self.node.system());
+        Ok(match tell(&at, Configure { view, backups }).await? {
+            Told::Yes => Configured::Yes,
+            Told::Refused(error) => {
+                tracing::warn!(shard, %error, "a backup could not be made");
+                Configured::WithoutAll
+            }
+            Told::Lost(why) => Configured::Lost(primary, why),
         })
     }
 
@@ -208,10 +246,6 @@ pub(super) type Moved = oneshot::Sender<()>;
 impl Keeper {
     fn node(&self) -> &Node {
         &self.cast.node
-    }
-
-    fn system(&self) -> &System {
-        self.cast.node.system()
     }
 
     fn starts(&self) -> Starts<'_> {
@@ -297,19 +331,7 @@ impl Keeper {
 
     /// Tells a shard's primary who its backups are, and waits until they have all. False if one of them is lost.
     async fn configure(&self, shard: usize, new: Option<ActorAddr>) -> Result<bool> {
-        let Group { view, members } = self.cast.groups()[shard].clone();
-        let Some((&primary, backups)) = members.split_first() else { return Ok(false) };
-        let backups = self.cast.refs(backups.iter().copied().chain(new));
-        let primary = ActorRef::<ParameterServer>::at(primary, self.system());
-        match primary.call_within(Configure { view, backups }, PATIENCE).await {
-            Ok(Ok(())) => Ok(true),
-            Ok(Err(error)) => {
-                tracing::warn!(shard, %error, "a backup could not be made");
-                Ok(false)
-            }
-            Err(error) if is_loss(error.cause()) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.cast.configure(shard, new).await? == Configured::Yes)
     }
 
     /// Starts a backup where there is room for one. False if there is none now.
@@ -342,11 +364,40 @@ impl Keeper {
     }
 }
 
-/// Under a rule for the whole gradient, shards know each other.
+/// Under a rule for the whole gradient, shards know each other. One that is lost need not: all meet again when another
+/// has taken its place.
 pub(super) async fn meet(shards: &[ActorRef<ParameterServer>]) -> Result<()> {
-    let met = shards.iter().map(|shard| shard.call(Meet { shards: shards.to_vec() }));
+    let met = shards.iter().map(|shard| tell(shard, Meet { shards: shards.to_vec() }));
     for met in try_join_all(met).await? {
-        met.map_err(Error::other)?;
+        if let Told::Refused(error) = met {
+            return Err(Error::other(error));
+        }
     }
     Ok(())
+}
+
+enum Told {
+    Yes,
+    Refused(PushError),
+    Lost(String),
+}
+
+/// Tells a shard, also over a connection that breaks.
+async fn tell<M, How: 'static>(shard: &ActorRef<ParameterServer>, message: M) -> Result<Told>
+where
+    M: Message<Reply = std::result::Result<(), PushError>> + Clone,
+    ParameterServer: Receives<M, How>,
+{
+    loop {
+        let error = match shard.call_within(message.clone(), VERSION_PATIENCE).await {
+            Ok(Ok(())) => return Ok(Told::Yes),
+            Ok(Err(error)) => return Ok(Told::Refused(error)),
+            Err(error) => error,
+        };
+        match error.cause() {
+            cause if is_loss(cause) => return Ok(Told::Lost(error.to_string())),
+            Cause::Unreachable(_) | Cause::CutOff { .. } => tokio::time::sleep(TELL_AGAIN).await,
+            _ => return Err(error.into()),
+        }
+    }
 }

@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::{
     feed::load,
     job::JobSpec,
-    keeper::{Cast, Group, Loss, Parts, Starts, meet, nodes_for_backups},
+    keeper::{Cast, Configured, Group, Loss, Parts, Starts, meet, nodes_for_backups},
     saver::job_of,
-    shards::{Shards, is_loss},
+    shards::Shards,
     trainer::Trainer,
-    weights::{VERSION_PATIENCE, Weights},
+    weights::Weights,
 };
 use crate::{
     checkpoint::{JobState, Store},
@@ -26,7 +26,7 @@ use crate::{
     },
     model::ReplicaThread,
     owner::Adopt,
-    parameters::{ParameterServer, layout::Layout, replication::Configure, server::Initialise},
+    parameters::{ParameterServer, layout::Layout, server::Initialise},
 };
 
 /// A shard has so long to take its new trainer's hand.
@@ -271,24 +271,13 @@ async fn start_shards(starts: Starts<'_>, context: &Context<Trainer>, cast: &Cas
 
 /// Tells each primary who its backups are. Gives the primaries that are lost.
 async fn configure(cast: &Cast) -> Result<Vec<(ActorAddr, String)>> {
-    let groups = cast.groups().clone();
-    let primaries = cast.primaries();
-    let all = groups.iter().zip(&primaries).map(|(Group { view, members }, primary)| async move {
-        let backups = members.iter().skip(1).map(|addr| ActorRef::at(*addr, primary.system()));
-        let told = Configure { view: *view, backups: backups.collect() };
-        match primary.call_within(told, VERSION_PATIENCE).await {
-            // One that has lost a backup meanwhile is told without it, when that is known.
-            Ok(configured) => {
-                let shard = primary.addr();
-                configured
-                    .unwrap_or_else(|error| tracing::warn!(%shard, %error, "a backup is missing"));
-                Ok(None)
-            }
-            Err(error) if is_loss(error.cause()) => Ok(Some((primary.addr(), error.to_string()))),
-            Err(error) => Err(Error::from(error)),
-        }
-    });
-    Ok(try_join_all(all).await?.into_iter().flatten().collect())
+    let shards = cast.groups().len();
+    let all = try_join_all((0..shards).map(|shard| cast.configure(shard, None))).await?;
+    let lost = |configured| match configured {
+        Configured::Lost(primary, why) => Some((primary, why)),
+        Configured::Yes | Configured::WithoutAll => None,
+    };
+    Ok(all.into_iter().filter_map(lost).collect())
 }
 
 /// The state that a job goes on from, if it is to and there is one.

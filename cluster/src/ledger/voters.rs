@@ -13,6 +13,8 @@
 //!   of the log at a time.
 //! * Two voters stay two when the third has left: a single one would bear as little, and have the
 //!   only copy.
+//! * A leader that has taken itself out decides nothing more, though it leads for a moment longer: the next
+//!   one does. What it wrote now would be the entry of a leader that is not in its own configuration.
 //! * Nothing is decided while no majority of the voters is there, or of those to come (LE-8). If so many
 //!   leave that those who are away could not bring the majority back either, those that stay and are there
 //!   vote without them: once the others have left it would be too late for good.
@@ -95,7 +97,7 @@ impl Present {
 
     /// What to do next.
     pub(super) fn step(&self) -> Step {
-        if !self.has_majority(&self.voters) {
+        if !self.voters.contains(&self.me) || !self.has_majority(&self.voters) {
             return Step::Nothing;
         }
         if let Some(pending) = &self.pending {

@@ -62,6 +62,10 @@ impl Present {
                     assert!(!voters.is_empty() && voters.len() <= self.most);
                     self.learners.retain(|learner, _| !voters.contains(learner));
                     self.voters = voters;
+                    if !self.voters.contains(&self.me) {
+                        assert_eq!(self.step(), Step::Nothing, "it has taken itself out");
+                        self.me = *self.voters.first().unwrap();
+                    }
                 }
                 Step::Dismiss(learner) => assert!(self.learners.remove(&learner).is_some()),
             }
@@ -95,6 +99,15 @@ fn a_founder_without_the_role_counts_while_there_are_fewer_than_three_servers() 
     assert_eq!(present(&[1], &[2]).no_server(1).settle(), [1]);
     assert_eq!(present(&[1], &[2, 3]).no_server(1).settle(), [1, 2, 3]);
     assert_eq!(present(&[1, 2, 3], &[2, 3, 4]).no_server(1).settle(), [2, 3, 4]);
+}
+
+/// It leads until its next tick, and openraft takes no further change from it.
+#[test]
+fn a_leader_that_has_taken_itself_out_decides_nothing_more() {
+    let mut out = present(&[2, 3, 4], &[2, 3, 4, 5, 6]).no_server(1);
+    assert_eq!(out.step(), Step::Nothing);
+    out.me = voter(2);
+    assert_eq!(out.step(), Step::Invite(NodeId(5)));
 }
 
 #[test]

@@ -36,12 +36,14 @@ pub mod training;
 
 use footlight_cluster::NodeBuilder;
 
-use data::loader::{DataLoader, Describe, NextWork, WorkerLost};
+use data::loader::{DataLoader, Describe, NextWork, StepsApplied, WorkerLost};
 use owner::{Adopt, Dismiss};
 use parameters::{
     gate::{Meet, TellSquares},
     replication::{Configure, Copy, Replicate},
-    server::{AskVersion, Capture, FollowSteps, Initialise, ParameterServer, Pull, PushGradient},
+    server::{
+        AskVersion, AwaitVersion, Capture, FollowSteps, Initialise, ParameterServer, Pull, PushGradient,
+    },
 };
 
 /// Registers the actors that need no model: what the plain `footlight` binary hosts.
@@ -56,6 +58,7 @@ pub fn stagehands(builder: NodeBuilder) -> NodeBuilder {
                 .defers::<Pull>()
                 .defers::<Capture>()
                 .handles::<AskVersion>()
+                .defers::<AwaitVersion>()
                 .handles::<FollowSteps>()
                 .defers::<Configure>()
                 .handles::<Copy>()
@@ -64,7 +67,11 @@ pub fn stagehands(builder: NodeBuilder) -> NodeBuilder {
                 .handles::<Dismiss>()
         })
         .register::<DataLoader>(|loader| {
-            loader.defers::<NextWork>().handles::<WorkerLost>().handles::<Describe>()
+            loader
+                .defers::<NextWork>()
+                .handles::<WorkerLost>()
+                .handles::<StepsApplied>()
+                .handles::<Describe>()
         })
 }
 

@@ -6,6 +6,7 @@ use std::ops::Range;
 use anyhow::Context as _;
 use footlight::{
     actors::parameters::{
+        consistency::Consistency,
         layout::Layout,
         optimizer::{OptimizerSpec, Sgd},
         replication::Configure,
@@ -105,7 +106,7 @@ impl Steps {
                     let gradient = HostTensor::from_bytes(DType::F32, &[range.len()], bytes)?;
                     let gradient = gradient.encoded_in(format, pool);
                     let push = PushGradient { step, slot, chunk: *chunk, gradient, metrics: None };
-                    let pull = Pull { chunk: *chunk, version: step + 1, format };
+                    let pull = Pull { chunk: *chunk, version: step + 1, format, newest: false };
                     // The answer to the push is behind it; nobody need wait for it first.
                     let (pushed, pulled) = tokio::join!(shard.call(push), shard.call(pull));
                     pushed??;
@@ -136,6 +137,7 @@ pub(crate) async fn measure(
         shard,
         optimizer: OptimizerSpec::Sgd(Sgd::new(0.1)),
         rule: StepRule::default(),
+        consistency: Consistency::default(),
         total_steps: WARM_STEPS + STEPS,
         slots: WORKERS,
         owner: there.addr(),

@@ -76,6 +76,11 @@ impl Checkpoints {
         &self.at
     }
 
+    /// After each so many steps the state is saved.
+    pub(crate) fn every(&self) -> u64 {
+        self.every_steps
+    }
+
     /// How many are kept.
     pub(crate) fn kept(&self) -> usize {
         self.keep as usize

@@ -10,6 +10,7 @@
 //! - **DL-5** As long as workers ask and steps are committed, every slot of every step is leased in the end, whoever
 //!   is lost.
 //! - **DL-6** What is kept is bounded by `ahead × slots` leases.
+//! - **DL-7** No slot past a [meeting](Leases::meeting_every) is handed out before all steps up to it are committed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -68,6 +69,8 @@ pub struct Leases<W> {
     steps: u64,
     slots: u32,
     ahead: u64,
+    /// Workers meet after each so many steps.
+    meetings: Option<u64>,
     /// All steps below this one are committed.
     committed: u64,
     /// The first slot that was never handed out.
@@ -93,6 +96,7 @@ impl<W: Ord + Clone> Leases<W> {
             steps: epochs.saturating_mul(steps_per_epoch),
             slots,
             ahead: DEFAULT_AHEAD,
+            meetings: None,
             committed: 0,
             next: (0, 0),
             returned: BTreeSet::new(),
@@ -110,6 +114,18 @@ impl<W: Ord + Clone> Leases<W> {
             return Err(LeaseError::Nothing);
         }
         self.ahead = ahead;
+        Ok(self)
+    }
+
+    /// After each so many steps everybody waits until all of them are committed. Default: never.
+    ///
+    /// # Errors
+    /// [`LeaseError::Nothing`] if that is after no step.
+    pub fn meeting_every(mut self, steps: Option<u64>) -> Result<Self, LeaseError> {
+        if steps == Some(0) {
+            return Err(LeaseError::Nothing);
+        }
+        self.meetings = steps;
         Ok(self)
     }
 
@@ -135,6 +151,9 @@ impl<W: Ord + Clone> Leases<W> {
     fn fresh(&mut self) -> Option<(u64, u32)> {
         let (step, slot) = self.next;
         if step >= self.steps || step - self.committed >= self.ahead {
+            return None;
+        }
+        if self.meetings.is_some_and(|every| step / every > self.committed / every) {
             return None;
         }
         self.next = self.after((step, slot));

@@ -31,6 +31,29 @@ fn without_look_ahead_a_step_waits_for_the_one_before() {
 }
 
 #[test]
+fn nobody_passes_a_meeting_before_all_have_come() {
+    // DL-7
+    let mut leases = Leases::new(1, 10, 2).unwrap().ahead(10).unwrap();
+    leases = leases.meeting_every(Some(3)).unwrap();
+    for meeting in [3, 6, 9, 10] {
+        let first = leases.committed_steps();
+        let all: Vec<_> = std::iter::from_fn(|| ask(&mut leases, 1)).collect();
+        let expected: Vec<_> = (first..meeting).flat_map(|step| [(step, 0), (step, 1)]).collect();
+        assert_eq!(all, expected);
+        // One step before the meeting is still missing: that of a lost worker is handed out all the same.
+        if meeting - first > 1 {
+            leases.committed(meeting - 2).unwrap();
+        }
+        assert_eq!(ask(&mut leases, 2), None);
+        leases.worker_lost(&1);
+        assert_eq!(ask(&mut leases, 2), Some((meeting - 1, 0)));
+        leases.committed(meeting - 1).unwrap();
+    }
+    assert!(leases.is_done());
+    assert_eq!(leases.meeting_every(Some(0)).unwrap_err(), LeaseError::Nothing);
+}
+
+#[test]
 fn what_a_lost_worker_had_comes_first() {
     // DL-2
     let mut leases = Leases::new(1, 5, 3).unwrap();

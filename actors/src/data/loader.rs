@@ -19,6 +19,7 @@ use super::{
     order::Batches,
     prepare::{Prepared, Preparer, Taken},
 };
+use crate::parameters::consistency::Consistency;
 
 /// What a loader is started with.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,6 +36,10 @@ pub struct LoaderSpec {
     pub epochs: u64,
     /// Steps that every shard has applied already: slots are handed out from the next one on.
     pub committed: u64,
+    /// How far apart workers may be: how many steps slots are handed out ahead.
+    pub consistency: Consistency,
+    /// After each so many steps everybody waits until all of them are applied, if at all.
+    pub meeting_every: Option<u64>,
     /// The actor that the loader serves: it ends with it.
     pub owner: ActorAddr,
 }
@@ -118,6 +123,19 @@ impl Message for WorkerLost {
     const NAME: &'static str = "data.worker_lost";
 }
 
+/// A worker tells that every shard has applied steps, while it waits for a slot: where nobody waits for versions,
+/// nobody learns of them otherwise.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct StepsApplied {
+    /// How many steps.
+    pub version: u64,
+}
+
+impl Message for StepsApplied {
+    type Reply = std::result::Result<(), NoWork>;
+    const NAME: &'static str = "data.steps_applied";
+}
+
 /// Asks what the data is.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Describe;
@@ -166,14 +184,17 @@ impl Actor for DataLoader {
     const NAME: &'static str = "data.loader";
 
     async fn start(spec: LoaderSpec, context: &Context<Self>) -> Result<Self> {
-        let LoaderSpec { data, seed, batch, slots, epochs, committed, owner } = spec;
+        let LoaderSpec { data, seed, batch, slots, epochs, committed, consistency, meeting_every, owner } =
+            spec;
         let prefetch = data.prefetched();
         let data = open(context.system(), data, Split::Train).await?;
         let samples = u32::try_from(data.len())
             .map_err(|_| Error::other(format!("{} samples are too many", data.len())))?;
         let batches = Batches::new(samples, batch, slots).map_err(Error::other)?;
         let steps = batches.steps_per_epoch();
-        let mut leases = Leases::new(epochs, steps, slots).map_err(Error::other)?;
+        let mut leases = Leases::new(epochs, steps, slots)
+            .and_then(|leases| leases.ahead(consistency.ahead())?.meeting_every(meeting_every))
+            .map_err(Error::other)?;
         if let Some(step) = committed.checked_sub(1) {
             leases.committed(step).map_err(Error::other)?;
         }
@@ -220,11 +241,8 @@ impl DeferredHandler<NextWork> for DataLoader {
         if ask.anew {
             self.free(ask.worker);
         }
-        // The last committed step stands for all before it.
-        if let Some(step) = ask.committed.checked_sub(1)
-            && let Err(error) = self.leases.committed(step)
-        {
-            return reply.send(Err(NoWork::OtherJob(error.to_string())));
+        if let Err(other) = self.committed(ask.committed) {
+            return reply.send(Err(other));
         }
         self.waiting.push_back((ask.worker, reply));
         self.serve();
@@ -234,6 +252,18 @@ impl DeferredHandler<NextWork> for DataLoader {
 impl Handler<WorkerLost> for DataLoader {
     async fn handle(&mut self, lost: WorkerLost, _: &Context<Self>) -> u32 {
         self.lose(lost.worker)
+    }
+}
+
+impl Handler<StepsApplied> for DataLoader {
+    async fn handle(
+        &mut self,
+        told: StepsApplied,
+        _: &Context<Self>,
+    ) -> std::result::Result<(), NoWork> {
+        self.committed(told.version)?;
+        self.serve();
+        Ok(())
     }
 }
 
@@ -250,6 +280,14 @@ impl Handler<Describe> for DataLoader {
 }
 
 impl DataLoader {
+    /// So many steps are committed.
+    fn committed(&mut self, steps: u64) -> std::result::Result<(), NoWork> {
+        // The last one stands for all before it.
+        let Some(last) = steps.checked_sub(1) else { return Ok(()) };
+        let told = self.leases.committed(last);
+        told.map(drop).map_err(|error| NoWork::OtherJob(error.to_string()))
+    }
+
     /// A worker is gone; says how many slots it held.
     fn lose(&mut self, lost: u64) -> u32 {
         self.lost.insert(lost);

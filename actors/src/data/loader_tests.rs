@@ -44,7 +44,18 @@ fn spec_after(committed: u64, owner: &ActorRef<Owner>) -> (TempDir, LoaderSpec) 
     write_data(dir.path());
     let data = DataSpec::idx(dir.path());
     let owner = owner.addr();
-    (dir, LoaderSpec { data, seed: 7, batch: 4, slots: 2, epochs: 2, committed, owner })
+    let spec = LoaderSpec {
+        data,
+        seed: 7,
+        batch: 4,
+        slots: 2,
+        epochs: 2,
+        committed,
+        consistency: Consistency::default(),
+        meeting_every: None,
+        owner,
+    };
+    (dir, spec)
 }
 
 fn ask(worker: u64, committed: u64) -> NextWork {
@@ -248,6 +259,8 @@ async fn a_loader_whose_data_is_wrong_does_not_start_and_one_whose_owner_is_gone
         slots: 2,
         epochs: 1,
         committed: 0,
+        consistency: Consistency::default(),
+        meeting_every: None,
         owner: owner.addr(),
     };
     let error = system.spawn::<DataLoader>(spec).await.unwrap_err().to_string();

@@ -56,6 +56,11 @@ pub(crate) struct Gate {
     chunks: usize,
     missing: usize,
     told: Vec<Option<TellSquares>>,
+    /// What was told of steps after this one: in a job whose workers may be ahead, another shard may have all of a step
+    /// that is still to come here.
+    early: Vec<TellSquares>,
+    /// For so many steps.
+    window: u64,
     /// What was told of the step before: somebody may have to be told again.
     before: Option<TellSquares>,
 }
@@ -81,16 +86,25 @@ pub(crate) enum GateError {
 }
 
 impl Gate {
-    /// For shard `shard` of `shards`, which has so many chunks.
-    pub(crate) fn new(shard: u32, shards: usize, chunks: usize) -> Self {
+    /// For shard `shard` of `shards`, which has so many chunks, and may be so many steps behind another.
+    pub(crate) fn new(shard: u32, shards: usize, chunks: usize, window: u64) -> Self {
         let squares = SquareSum::default();
         let own = TellSquares { step: 0, shard, squares, not_finite: None };
-        Gate { step: 0, own, chunks, missing: chunks, told: vec![None; shards], before: None }
+        Gate {
+            step: 0,
+            own,
+            chunks,
+            missing: chunks,
+            told: vec![None; shards],
+            early: Vec::new(),
+            window,
+            before: None,
+        }
     }
 
     /// The same shard's, at a step of which nothing is known.
     pub(crate) fn anew(&self, step: u64) -> Self {
-        let mut gate = Gate::new(self.own.shard, self.told.len(), self.chunks);
+        let mut gate = Gate::new(self.own.shard, self.told.len(), self.chunks, self.window);
         gate.begin(step);
         gate
     }
@@ -121,11 +135,18 @@ impl Gate {
 
     /// One shard has told. Of a step that is over all is known already.
     pub(crate) fn told(&mut self, told: TellSquares) -> std::result::Result<(), GateError> {
-        if told.step > self.step {
-            return Err(GateError::Future { got: told.step, due: self.step });
-        }
         let shard = told.shard;
         let place = self.told.get_mut(shard as usize).ok_or(GateError::Shard(shard))?;
+        if told.step > self.step {
+            if told.step - self.step > self.window {
+                return Err(GateError::Future { got: told.step, due: self.step });
+            }
+            // Told again, as nobody knew whether the first time arrived.
+            if !self.early.contains(&told) {
+                self.early.push(told);
+            }
+            return Ok(());
+        }
         match place {
             _ if told.step < self.step => {}
             Some(before) if *before != told => return Err(GateError::Twice(shard)),
@@ -144,8 +165,12 @@ impl Gate {
         all().for_each(|told| sum.merge(&told.squares));
         let not_finite = all().filter_map(|told| told.not_finite).min();
         let whole = Whole { step: self.step, norm: sum.norm(), not_finite };
-        let before = Some(self.own);
+        let (before, early) = (Some(self.own), std::mem::take(&mut self.early));
         *self = Gate { before, ..self.anew(self.step + 1) };
+        for told in early {
+            // The same shard can't have told otherwise meanwhile: nothing was known of this step.
+            let _ = self.told(told);
+        }
         Some(whole)
     }
 }
@@ -194,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_shard_tells_when_all_its_chunks_are_summed_and_each_step_anew() {
-        let mut gate = Gate::new(1, 2, 2);
+        let mut gate = Gate::new(1, 2, 2, 0);
         for step in 0..2 {
             assert_eq!(gate.sum(3, &squares(&[f32::NAN])), None);
             let own = gate.sum(1, &squares(&[4.0])).unwrap();
@@ -208,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_norm_is_known_when_every_shard_has_told() {
-        let mut gate = Gate::new(0, 2, 1);
+        let mut gate = Gate::new(0, 2, 1, 0);
         let own = gate.sum(0, &squares(&[3.0])).unwrap();
         gate.told(own).unwrap();
         assert_eq!(gate.take(), None);
@@ -222,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_job_that_goes_on_tells_of_its_first_step_first() {
-        let mut gate = Gate::new(0, 2, 1);
+        let mut gate = Gate::new(0, 2, 1, 0);
         // Once for each chunk.
         for step in [7, 7] {
             gate.begin(step);
@@ -236,8 +261,24 @@ mod tests {
     }
 
     #[test]
+    fn where_workers_may_be_ahead_a_shard_may_tell_of_a_step_to_come() {
+        let mut gate = Gate::new(0, 2, 1, 2);
+        for early in [told(2, 1, 12.0), told(1, 1, 8.0), told(1, 1, 8.0)] {
+            gate.told(early).unwrap();
+        }
+        assert_eq!(gate.told(told(3, 1, 1.0)), Err(GateError::Future { got: 3, due: 0 }));
+        gate.told(told(0, 1, 4.0)).unwrap();
+        for (step, own, norm) in [(0, 3.0, 5.0), (1, 6.0, 10.0), (2, 9.0, 15.0)] {
+            let own = gate.sum(0, &squares(&[own])).unwrap();
+            gate.told(own).unwrap();
+            assert_eq!(gate.take(), Some(Whole { step, norm, not_finite: None }));
+        }
+        assert_eq!(gate.take(), None);
+    }
+
+    #[test]
     fn what_no_shard_can_tell_is_refused() {
-        let mut gate = Gate::new(0, 2, 1);
+        let mut gate = Gate::new(0, 2, 1, 0);
         gate.told(told(0, 1, 4.0)).unwrap();
         assert_eq!(gate.told(told(0, 1, 5.0)), Err(GateError::Twice(1)));
         assert_eq!(gate.told(told(0, 2, 4.0)), Err(GateError::Shard(2)));

@@ -8,6 +8,7 @@
 //! * [`server`]: the actor around a shard.
 //! * [`replication`]: how a shard is kept on several nodes.
 
+pub mod consistency;
 pub mod gate;
 pub mod layout;
 pub mod optimizer;

@@ -417,6 +417,8 @@ impl ParameterServer {
                     Ok(()) => {
                         self.answer(chunk, context.system().pool());
                         self.told(done);
+                        // What fails is told to those who pull.
+                        let _ = self.advance(chunk, context);
                     }
                     // Told to those who pull.
                     Err(error) => drop(self.refuse(error)),
@@ -427,10 +429,15 @@ impl ParameterServer {
                     drop(self.refuse(error));
                     return;
                 }
-                for chunk in self.shard.chunks().collect::<Vec<_>>() {
-                    self.answer(chunk as u32, context.system().pool());
+                let chunks: Vec<_> = self.shard.chunks().collect();
+                for chunk in &chunks {
+                    self.answer(*chunk as u32, context.system().pool());
                 }
                 self.told(done);
+                for chunk in chunks {
+                    // What fails is told to those who pull.
+                    let _ = self.advance(chunk as u32, context);
+                }
             }
         }
     }

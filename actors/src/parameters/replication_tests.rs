@@ -8,6 +8,7 @@ use crate::{
     on_one_node::{Owner, soon, system},
     parameters::{
         ShardSpec,
+        consistency::Consistency,
         gate::Meet,
         layout::Layout,
         optimizer::Adam,
@@ -41,6 +42,7 @@ impl Stage {
             shard,
             optimizer: Adam::new(0.1).into(),
             rule: self.rule,
+            consistency: Consistency::default(),
             total_steps: 100,
             slots: SLOTS,
             owner: self.owner.addr(),
@@ -80,7 +82,7 @@ async fn push(server: &ActorRef<ParameterServer>, step: u64, slot: u32, chunk: u
 
 fn pull(server: &ActorRef<ParameterServer>, version: u64, chunk: u32) -> Pulling<'_> {
     Box::pin(async move {
-        let pull = Pull { chunk, version, format: WireFormat::F32 };
+        let pull = Pull { chunk, version, format: WireFormat::F32, newest: false };
         let chunk = server.call(pull).await.map_err(|error| error.to_string())?;
         let chunk = chunk.map_err(|error| error.to_string())?;
         assert_eq!(chunk.version, version);

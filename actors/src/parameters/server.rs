@@ -2,7 +2,8 @@
 //!
 //! A worker pushes one message for each chunk of a slot's gradient and pulls each chunk of the next
 //! version; a pull waits until its version is there. So the barrier of bulk-synchronous training is
-//! nothing but the order of versions, chunk by chunk: push, sum and pull overlap.
+//! nothing but the order of versions, chunk by chunk: push, sum and pull overlap. Where workers may be
+//! [apart](Consistency), they wait for an older version, or for none, and take the newest that there is.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -18,6 +19,7 @@ use footlight_runtime::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    consistency::Consistency,
     gate::{Gate, Meet, TellSquares, Whole, tell},
     layout::Layout,
     optimizer::OptimizerSpec,
@@ -44,6 +46,7 @@ struct Waiting {
 
 type PullReply = ReplyTo<<Pull as Message>::Reply>;
 type CaptureReply = ReplyTo<<Capture as Message>::Reply>;
+type VersionReply = ReplyTo<<AwaitVersion as Message>::Reply>;
 
 /// One shard of a parameter server: holds chunks of the parameters, sums gradients by slot, applies
 /// the optimiser.
@@ -61,10 +64,14 @@ pub struct ParameterServer {
     pulls: HashMap<u32, Vec<Waiting>>,
     /// By chunk: who waits for the state at which version.
     captures: HashMap<u32, Vec<(u64, CaptureReply)>>,
+    /// Who waits until all chunks have a version.
+    versions: Vec<(u64, VersionReply)>,
     /// Why no further version will come: the training diverged.
     failed: Option<PushError>,
-    /// What slots reported of steps that are not applied yet, by step and slot.
+    /// What slots reported of steps that are not applied whole yet, by step and slot.
     metrics: BTreeMap<u64, BTreeMap<u32, SlotMetrics>>,
+    /// The chunk with which they report.
+    reported_with: Option<u32>,
     followers: Vec<StreamSender<StepDone>>,
     /// The latest steps, for those who begin to follow.
     pub(super) history: VecDeque<StepDone>,
@@ -83,6 +90,8 @@ pub struct ShardSpec {
     pub optimizer: OptimizerSpec,
     /// What is to be known of a whole gradient first. If it is anything, the shards must [meet](Meet).
     pub rule: StepRule,
+    /// How far apart the workers may be.
+    pub consistency: Consistency,
     /// Steps of the whole job, for the learning rate's schedule.
     pub total_steps: u64,
     /// Slots of each step.
@@ -232,6 +241,8 @@ pub struct Pull {
     /// a worker may have died between its pushes, so that some chunks are a version further than
     /// those that still wait for it. None is two further, as that takes a gradient of all chunks.
     pub version: u64,
+    /// The newest version is wanted, in place of exactly this one.
+    pub newest: bool,
     /// How the parameters are to travel; the shard keeps them as `f32` all the same.
     pub format: WireFormat,
 }
@@ -249,6 +260,19 @@ pub struct AskVersion;
 impl Message for AskVersion {
     type Reply = Option<u64>;
     const NAME: &'static str = "parameters.version";
+}
+
+/// Asks to be told when so many steps are applied to every chunk of a shard: a [`Pull`] without the parameters.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct AwaitVersion {
+    /// How many.
+    pub version: u64,
+}
+
+impl Message for AwaitVersion {
+    /// How many are.
+    type Reply = std::result::Result<u64, PushError>;
+    const NAME: &'static str = "parameters.await_version";
 }
 
 /// A chunk's parameters.
@@ -355,12 +379,15 @@ impl Actor for ParameterServer {
     const NAME: &'static str = "parameters.server";
 
     async fn start(spec: ShardSpec, context: &Context<Self>) -> Result<Self> {
-        let ShardSpec { layout, shard, optimizer, rule, total_steps, slots, owner } = spec;
+        let ShardSpec { layout, shard, optimizer, rule, consistency, total_steps, slots, owner } =
+            spec;
         if slots > MAX_SLOTS {
             return Err(Error::other(format!("{slots} slots are too many: {MAX_SLOTS} at most")));
         }
-        let gate = Gate::new(shard, layout.shards(), layout.chunks_of(shard as usize).count());
+        let chunks = layout.chunks_of(shard as usize).count();
+        let gate = Gate::new(shard, layout.shards(), chunks, consistency.window());
         let shard = Shard::new(&layout, shard as usize, optimizer, rule, total_steps, slots)
+            .and_then(|shard| shard.consistency(consistency))
             .map_err(Error::other)?;
         Ok(ParameterServer {
             owner: Owner::new(owner, context),
@@ -373,8 +400,10 @@ impl Actor for ParameterServer {
             slots,
             pulls: HashMap::new(),
             captures: HashMap::new(),
+            versions: Vec::new(),
             failed: None,
             metrics: BTreeMap::new(),
+            reported_with: None,
             followers: Vec::new(),
             history: VecDeque::new(),
             replication: Replication::default(),
@@ -455,27 +484,14 @@ impl Handler<PushGradient> for ParameterServer {
             && let Some(metrics) = metrics
         {
             self.metrics.entry(step).or_default().insert(slot, metrics);
+            self.reported_with.get_or_insert(chunk);
         }
         match outcome {
             Ok(Push::Accepted) => Ok(Pushed::Accepted),
             Ok(Push::Duplicate | Push::AlreadyApplied) => Ok(Pushed::Repeated),
-            Ok(Push::Applied { .. }) => {
-                self.answer(chunk, context.system().pool());
-                let done = self.done(step, None, false);
-                self.told(done);
-                Ok(Pushed::Accepted)
-            }
-            Ok(Push::Summed { squares }) => {
-                let waits = squares.is_some();
-                let done = if waits { None } else { self.done(step, None, false) };
-                if let Some(record) = self.sum_record(chunk, waits, done)? {
-                    self.replicate(record, context);
-                }
-                if let Some(own) = squares.and_then(|squares| self.gate.sum(chunk, &squares)) {
-                    context.run(tell(self.others.clone(), own));
-                    self.gate.told(own).map_err(refused)?;
-                    self.decide(context)?;
-                }
+            Ok(outcome) => {
+                self.took(chunk, outcome, context)?;
+                self.advance(chunk, context)?;
                 Ok(Pushed::Accepted)
             }
             Err(error) => Err(self.refuse(error)),
@@ -525,7 +541,7 @@ impl DeferredHandler<Pull> for ParameterServer {
         match self.shard.params(pull.chunk as usize) {
             Ok((newest, params)) if newest >= pull.version => {
                 let asked = self.shard.params_of(pull.chunk as usize, pull.version);
-                let (version, params) = match asked {
+                let (version, params) = match asked.filter(|_| !pull.newest) {
                     Some(params) => (pull.version, params),
                     None => (newest, params),
                 };
@@ -553,6 +569,18 @@ impl Handler<AskVersion> for ParameterServer {
     }
 }
 
+impl DeferredHandler<AwaitVersion> for ParameterServer {
+    async fn handle(&mut self, ask: AwaitVersion, reply: VersionReply, _: &Context<Self>) {
+        if let Some(failed) = self.failed.clone().or(self.must_be_primary().err()) {
+            return reply.send(Err(failed));
+        }
+        // Those who gave up make room for those who come.
+        self.versions.retain(|(_, reply)| reply.is_awaited());
+        self.versions.push((ask.version, reply));
+        self.tell_version();
+    }
+}
+
 impl Handler<FollowSteps> for ParameterServer {
     async fn handle(&mut self, follow: FollowSteps, _: &Context<Self>) -> Streamed<StepDone> {
         let (sender, steps) = Streamed::channel(STEPS_BEHIND);
@@ -566,6 +594,61 @@ impl Handler<FollowSteps> for ParameterServer {
 }
 
 impl ParameterServer {
+    /// A chunk may have a step whose slots came before its turn.
+    pub(super) fn advance(
+        &mut self,
+        chunk: u32,
+        context: &Context<Self>,
+    ) -> std::result::Result<(), PushError> {
+        loop {
+            match self.shard.advance(chunk as usize) {
+                Ok(None) => return Ok(()),
+                Ok(Some(outcome)) => self.took(chunk, outcome, context)?,
+                Err(error) => return Err(self.refuse(error)),
+            }
+        }
+    }
+
+    /// A chunk has new parameters, or a sum that waits.
+    fn took(
+        &mut self,
+        chunk: u32,
+        outcome: Push,
+        context: &Context<Self>,
+    ) -> std::result::Result<(), PushError> {
+        match outcome {
+            Push::Accepted | Push::Duplicate | Push::AlreadyApplied => {}
+            Push::Applied { version } => {
+                self.answer(chunk, context.system().pool());
+                while let Some(step) = self.reported_before(chunk, version) {
+                    let done = self.done(chunk, step, None, false);
+                    self.told(done);
+                }
+            }
+            Push::Summed { squares } => {
+                let waits = squares.is_some();
+                let step = self.shard.sum_of(chunk as usize).map(|(step, _)| step);
+                let step = step.filter(|_| !waits);
+                let done = step.and_then(|step| self.done(chunk, step, None, false));
+                if let Some(record) = self.sum_record(chunk, waits, done)? {
+                    self.replicate(record, context);
+                }
+                if let Some(own) = squares.and_then(|squares| self.gate.sum(chunk, &squares)) {
+                    context.run(tell(self.others.clone(), own));
+                    self.gate.told(own).map_err(refused)?;
+                    self.decide(context)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first step before `version` of which slots have reported with this chunk.
+    fn reported_before(&self, chunk: u32, version: u64) -> Option<u64> {
+        let first = *self.metrics.first_key_value()?.0;
+        (self.reported_with == Some(chunk) && first < version).then_some(first)
+    }
+
     /// Answers those who wait for the state that a chunk has now.
     fn save(&mut self, chunk: u32) {
         let Some(waiting) = self.captures.get_mut(&chunk).filter(|waiting| !waiting.is_empty())
@@ -582,6 +665,17 @@ impl ParameterServer {
             }
             let state = self.shard.state(chunk as usize).map_err(PushError::from);
             reply.send(state.and_then(|state| self.saved(state)).map_err(CaptureError::from));
+        }
+    }
+
+    /// Answers those who wait until all chunks have a version that they have now.
+    fn tell_version(&mut self) {
+        if self.versions.is_empty() {
+            return;
+        }
+        let Some(version) = self.shard.version() else { return };
+        for (_, reply) in self.versions.extract_if(.., |(wanted, _)| *wanted <= version) {
+            reply.send(Ok(version));
         }
     }
 
@@ -634,6 +728,7 @@ impl ParameterServer {
     /// Answers those who wait for the version that is there: pulls, each format made once, and captures.
     pub(super) fn answer(&mut self, number: u32, pool: &BufferPool) {
         self.save(number);
+        self.tell_version();
         let Ok((version, params)) = self.shard.params(number as usize) else { return };
         let scale = self.scale_of(version, version);
         let Some(waiting) = self.pulls.get_mut(&number) else { return };
@@ -678,7 +773,9 @@ impl ParameterServer {
                 numbers,
             }));
         }
-        let done = self.done(step, Some(norm), verdict == Verdict::Skip);
+        let done = self
+            .reported_with
+            .and_then(|chunk| self.done(chunk, step, Some(norm), verdict == Verdict::Skip));
         self.replicate(Record::Verdict { step, verdict, done }, context);
         match &self.failed {
             Some(failed) => Err(failed.clone()),
@@ -697,6 +794,9 @@ impl ParameterServer {
             for (_, reply) in self.captures.drain().flat_map(|(_, waiting)| waiting) {
                 reply.send(Err(refusal.clone().into()));
             }
+            for (_, reply) in self.versions.drain(..) {
+                reply.send(Err(refusal.clone()));
+            }
         }
         refusal
     }
@@ -706,15 +806,21 @@ impl ParameterServer {
         self.rule.is_global()
     }
 
-    /// What is told of a step whose slots have all reported. Only the shard with the chunk that carries
-    /// the reports has any.
-    fn done(&mut self, step: u64, norm: Option<f64>, skipped: bool) -> Option<StepDone> {
-        let complete =
-            self.metrics.get(&step).is_some_and(|slots| slots.len() == self.slots as usize);
-        if !complete {
+    /// What is told of a step that is applied to a chunk, if that is the one with which slots report, and all have.
+    fn done(
+        &mut self,
+        chunk: u32,
+        step: u64,
+        norm: Option<f64>,
+        skipped: bool,
+    ) -> Option<StepDone> {
+        if self.reported_with != Some(chunk) {
             return None;
         }
-        let slots = self.metrics.remove(&step).unwrap_or_default();
+        let slots = self.metrics.remove(&step)?;
+        if slots.len() != self.slots as usize {
+            return None;
+        }
         let mut done = StepDone { step, samples: 0, loss_sum: 0.0, correct: 0, norm, skipped };
         // In slot order, as the gradients: the same sum whoever computed.
         for metrics in slots.values() {

@@ -3,8 +3,10 @@
 //! - [`progress`] shows epoch, step, loss, speed and live nodes while the job runs.
 //! - [`JobReport`] is the result in figures, a JSON file.
 //! - [`plot`] draws loss and accuracy over the steps, a PNG file.
+//! - [`comparison`] draws the accuracy of several jobs over time, a PNG file.
 //! - [`digits`] shows images with their predictions in the terminal.
 
+pub mod comparison;
 pub mod digits;
 pub mod plot;
 pub mod progress;

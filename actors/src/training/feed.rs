@@ -56,6 +56,8 @@ pub(super) async fn load(
         slots: spec.slots,
         epochs: spec.epochs,
         committed,
+        consistency: spec.consistency,
+        meeting_every: spec.meeting_every(),
         owner,
     };
     let loader = node.spawn::<DataLoader>(loader).on(Placement::any_of(at)).await?;

@@ -18,6 +18,7 @@ use crate::{
     data::DataSpec,
     model::{ModelSpec, Precision},
     parameters::{
+        consistency::Consistency,
         optimizer::{Adam, OptimizerSpec},
         rule::{NonFinite, StepRule},
     },
@@ -65,6 +66,8 @@ pub struct JobSpec {
     pub optimizer: OptimizerSpec,
     /// What is to be known of a step's whole gradient before it is applied.
     pub rule: StepRule,
+    /// How far apart workers may be.
+    pub consistency: Consistency,
     /// How gradients and parameters travel between workers and shards.
     pub wire: WireFormat,
     /// In which numbers workers compute.
@@ -98,6 +101,15 @@ pub struct JobSpec {
     pub submission: u64,
 }
 
+impl JobSpec {
+    /// After so many steps all workers wait for each other. A state that is saved is one of whole steps; where slots are
+    /// applied one by one, there is none otherwise.
+    pub(super) fn meeting_every(&self) -> Option<u64> {
+        let checkpoints = self.checkpoints.as_ref().filter(|_| self.consistency.is_by_slot());
+        checkpoints.map(Checkpoints::every)
+    }
+}
+
 impl TrainingJob {
     /// A job of 6 epochs with Adam (learning rate 5e-3, cosine), batch 128 in 4 slots, 2 workers,
     /// 2 shards, on GPUs where there are some, seed 0.
@@ -109,6 +121,7 @@ impl TrainingJob {
                 data,
                 optimizer: Adam::new(5e-3).schedule(Schedule::Cosine).into(),
                 rule: StepRule::default(),
+                consistency: Consistency::default(),
                 wire: WireFormat::F32,
                 precision: Precision::F32,
                 parts: 1,
@@ -132,6 +145,15 @@ impl TrainingJob {
     /// The optimiser: one of [`optimizer`](crate::parameters::optimizer).
     pub fn optimizer(mut self, optimizer: impl Into<OptimizerSpec>) -> Self {
         self.spec.optimizer = optimizer.into();
+        self
+    }
+    /// How far apart workers may be: bulk synchronous (the default, the only mode that gives the same bits each time),
+    /// bounded staleness, or asynchronous. Which one to choose when: docs/choosing.md.
+    ///
+    /// An asynchronous job has no whole gradient, so it can't clip by the norm, leave steps out or compute in fp16, and
+    /// its shards have no backups; to save its state, its workers wait for each other.
+    pub fn consistency(mut self, consistency: Consistency) -> Self {
+        self.spec.consistency = consistency;
         self
     }
     /// Scales gradients down to this norm, over all parameters, where they are longer (PyTorch's `clip_grad_norm_`).
@@ -286,6 +308,21 @@ impl TrainingJob {
         spec.rule.validate().map_err(Error::other)?;
         if spec.precision == Precision::Fp16 {
             spec.rule = spec.rule.scale_loss();
+        }
+        spec.consistency.validate().map_err(Error::other)?;
+        if spec.consistency.is_by_slot() {
+            if spec.rule.is_global() {
+                return wrong(
+                    "the asynchronous mode",
+                    "has no whole gradient to clip or to leave out, and so no fp16 either: choose another",
+                );
+            }
+            if spec.replicas > 0 {
+                return wrong(
+                    "the asynchronous mode",
+                    "has no backups of shards: choose another, or no replicas and checkpoints",
+                );
+            }
         }
         spec.submission = node.unique_number();
         let trainer = trainer.unwrap_or_else(|| trainer_place(&node.members()));

@@ -203,6 +203,7 @@ impl Starts<'_> {
             shard,
             optimizer: self.spec.optimizer,
             rule: self.spec.rule,
+            consistency: self.spec.consistency,
             total_steps: self.total_steps,
             slots: self.spec.slots,
             owner: self.owner,

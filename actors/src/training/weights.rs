@@ -14,7 +14,9 @@ use crate::{
         ParameterServer,
         layout::Layout,
         optimizer::OptimizerSpec,
-        server::{AskVersion, Capture, CaptureError, Chunk, FollowSteps, Pull, StepDone},
+        server::{
+            AskVersion, AwaitVersion, Capture, CaptureError, Chunk, FollowSteps, Pull, StepDone,
+        },
     },
 };
 
@@ -30,10 +32,10 @@ pub struct Weights {
     pub shards: Shards,
 }
 
-/// All chunks, all of one version.
+/// All chunks; of one version, unless the [newest](Weights::pull_newest) were wanted.
 #[derive(Clone, Debug)]
 pub struct Version {
-    /// The number of steps that had been applied.
+    /// The number of steps that had been applied; to each chunk at least.
     pub number: u64,
     /// What the loss is to be multiplied by.
     loss_scale: f32,
@@ -67,33 +69,51 @@ impl Weights {
     /// As there.
     pub async fn pull_in(&self, version: u64, format: WireFormat) -> Result<Version> {
         let mut version = version;
-        let all = (0..self.layout.chunks()).map(|chunk| self.pull_chunk(chunk, version, format));
+        let exactly =
+            |chunk, version| self.pull_chunk(Pull { chunk, version, format, newest: false });
+        let all = (0..self.layout.chunks()).map(|chunk| exactly(chunk as u32, version));
         let mut pulled = try_join_all(all).await?;
         loop {
             // Chunks that were pulled while a step was being applied may differ by it.
             version = pulled.iter().map(|chunk| chunk.version).max().unwrap_or(version);
             let behind = pulled.iter_mut().enumerate().filter(|(_, chunk)| chunk.version < version);
             let again = behind.map(|(chunk, place)| async move {
-                *place = self.pull_chunk(chunk, version, format).await?;
+                *place = exactly(chunk as u32, version).await?;
                 Ok::<_, Error>(())
             });
             if try_join_all(again).await?.is_empty() {
                 break;
             }
         }
-        // The same for all chunks of a version.
+        Ok(self.version(version, pulled))
+    }
+
+    /// Pulls the newest parameters of each chunk as soon as it has at least this version; one may be further than
+    /// another.
+    ///
+    /// # Errors
+    /// As [`pull`](Self::pull).
+    pub async fn pull_newest(&self, version: u64, format: WireFormat) -> Result<Version> {
+        let newest = |chunk| self.pull_chunk(Pull { chunk, version, format, newest: true });
+        let all = (0..self.layout.chunks()).map(|chunk| newest(chunk as u32));
+        let pulled = try_join_all(all).await?;
+        let least = pulled.iter().map(|chunk| chunk.version).min().unwrap_or(version);
+        Ok(self.version(least, pulled))
+    }
+
+    fn version(&self, number: u64, pulled: Vec<Pulled>) -> Version {
+        // The same for all chunks of a version; of several versions any will do, as gradients are divided by it.
         let loss_scale = pulled.first().map_or(1.0, |chunk| chunk.loss_scale);
         let chunks = pulled.into_iter().enumerate().map(|(number, chunk)| {
             let range = self.layout.chunk(number).unwrap_or_default();
             (range, chunk.params)
         });
-        Ok(Version { number: version, loss_scale, chunks: chunks.collect() })
+        Version { number, loss_scale, chunks: chunks.collect() }
     }
 
     /// One chunk and its version.
-    async fn pull_chunk(&self, chunk: usize, version: u64, format: WireFormat) -> Result<Pulled> {
-        let pull = Pull { chunk: chunk as u32, version, format };
-        let shard = self.shard_of(chunk)?;
+    async fn pull_chunk(&self, pull: Pull) -> Result<Pulled> {
+        let shard = self.shard_of(pull.chunk as usize)?;
         let chunk = self.shards.ask(shard, pull).await?.map_err(Error::other)?;
         let Chunk { version, loss_scale, params } = chunk;
         let params = params.into_tensor_in(self.shards.get(shard)?.system().pool());
@@ -131,6 +151,19 @@ impl Weights {
         let versions = try_join_all(all).await?;
         // `None`, where nothing is initialised yet, is smaller than any version.
         Ok(versions.into_iter().min().flatten().unwrap_or(0))
+    }
+
+    /// Waits until so many steps are applied to every chunk; says how many are.
+    ///
+    /// # Errors
+    /// As [`pull`](Self::pull).
+    pub(crate) async fn applied_at_least(&self, version: u64) -> Result<u64> {
+        let all = (0..self.shards.len()).map(|shard| async move {
+            let told = self.shards.ask(shard, AwaitVersion { version }).await?;
+            told.map_err(Error::other)
+        });
+        let versions = try_join_all(all).await?;
+        Ok(versions.into_iter().min().unwrap_or(version))
     }
 
     /// The steps that are applied, in order, from step `from` on; also when the shard that tells them is lost and
@@ -203,6 +236,7 @@ mod tests {
         on_one_node::{Owner, soon, system},
         parameters::{
             ShardSpec,
+            consistency::Consistency,
             optimizer::Sgd,
             rule::StepRule,
             server::{Initialise, PushGradient, SavedChunk},
@@ -224,6 +258,7 @@ mod tests {
                 shard,
                 optimizer: Sgd::new(1.0).into(),
                 rule: StepRule::default(),
+                consistency: Consistency::default(),
                 total_steps: 100,
                 slots: 1,
                 owner: owner.addr(),

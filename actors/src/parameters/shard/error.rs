@@ -2,7 +2,9 @@
 
 use thiserror::Error;
 
-use crate::parameters::{optimizer::OptimizerError, rule::RuleError};
+use crate::parameters::{
+    consistency::ConsistencyError, optimizer::OptimizerError, rule::RuleError,
+};
 
 /// Which numbers were not finite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +35,23 @@ pub enum ShardError {
     /// The rule can't be kept.
     #[error(transparent)]
     Rule(#[from] RuleError),
+    /// The consistency is out of range.
+    #[error(transparent)]
+    Consistency(#[from] ConsistencyError),
+    /// Slots that are applied one by one have no whole gradient.
+    #[error(
+        "gradients can't be clipped or left out as a whole in an asynchronous job, which has no whole one: choose \
+         another consistency"
+    )]
+    NoWholeGradient,
+    /// Slots of the next steps are applied already.
+    #[error("chunk {chunk} is between steps {version} and {}: it has no state of one", version + 1)]
+    BetweenSteps {
+        /// The chunk.
+        chunk: usize,
+        /// Steps that are applied whole.
+        version: u64,
+    },
     /// The chunk is another shard's, or none.
     #[error("chunk {chunk} is not on this shard: sender and shard work on different layouts")]
     UnknownChunk {

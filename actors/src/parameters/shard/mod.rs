@@ -1,11 +1,13 @@
 //! One shard of the parameter server, without I/O: it sums gradients, applies the optimiser, and publishes the new
 //! parameters, chunk by chunk.
 //!
-//! A chunk has a *version*, the number of steps that were applied to it. The gradients of step `s` are due when the
-//! version is `s`: one for each slot of the step's batch. When the last of them is there, they are summed in the
-//! order of the slots, the optimiser takes one step, and the version is `s + 1`.
+//! A chunk has a *version*, the number of steps that were applied to it whole. The gradients of step `s` are due when
+//! the version is `s`, or up to a [window](Consistency::window) of steps sooner: one for each slot of the step's batch.
+//! When the last of them is there, they are summed in the order of the slots, the optimiser takes one step, and the
+//! version is `s + 1`. In an asynchronous job the optimiser takes a step with each slot that comes, and the version
+//! goes up when the last one of the step has come.
 //!
-//! - **PS-1** The result has the same bits in whatever order the slots arrive.
+//! - **PS-1** The result has the same bits in whatever order the slots arrive, unless they are applied one by one.
 //! - **PS-2** Each slot of a step counts once: a second push is recognised, before the step is applied and after.
 //! - **PS-3** Versions go up one by one; a push for a step that is not due yet is refused.
 //! - **PS-4** Published parameters never change: who reads an old version keeps it whole.
@@ -15,14 +17,16 @@
 //! - **PS-7** Under a [rule](super::rule) that concerns the whole gradient no chunk takes a step before its verdict;
 //!   a step that is left out changes neither parameters nor the optimiser's state, and has its version all the same.
 //! - **PS-8** A shard that is given the sums of another one, instead of the slots, has the same bits after each step.
+//! - **PS-9** Steps are applied whole and in order, unless slots are applied one by one: then each is, once.
 
 mod error;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 use std::sync::Arc;
 
 pub use error::{Numbers, ShardError};
 
+use super::consistency::Consistency;
 use super::layout::Layout;
 use super::optimizer::{OptimizerSpec, OptimizerState};
 use super::rule::{StepRule, Verdict};
@@ -63,9 +67,9 @@ pub const BLOCK: usize = 4096;
 pub enum Push {
     /// It is kept until the step's other slots are there.
     Accepted,
-    /// It was the step's last, and the step has been applied.
+    /// There are new parameters: it was the step's last slot, or each is applied on its own.
     Applied {
-        /// The chunk's new version: the number of steps applied to it.
+        /// The chunk's version: the number of steps applied to it whole.
         version: u64,
     },
     /// It was the step's last: the sum of its slots waits for the [verdict](Shard::decide).
@@ -97,6 +101,7 @@ pub struct ChunkState {
 pub struct Shard<G> {
     optimizer: OptimizerSpec,
     rule: StepRule,
+    consistency: Consistency,
     total_steps: u64,
     slots: u32,
     /// Numbers of the whole layout.
@@ -126,10 +131,13 @@ struct Live<G> {
     /// Where sums wait for their verdict; empty while no step has needed that. Others may read them.
     sums: Arc<Vec<f32>>,
     is_summed: bool,
-    slots: Vec<Option<G>>,
-    missing: u32,
+    /// What has come of the steps that are not applied whole, by step.
+    rows: BTreeMap<u64, Row<G>>,
     diverged: Option<ShardError>,
 }
+
+/// The slots of one step that have come, in their order. `None` is one that is applied already, on its own.
+type Row<G> = BTreeMap<u32, Option<G>>;
 
 impl<G: Gradient> Shard<G> {
     /// Shard number `shard` of `layout`, in a job of `total_steps` steps (for the learning rate's schedule) whose
@@ -156,7 +164,21 @@ impl<G: Gradient> Shard<G> {
         let chunk = |chunk| Some((chunk, Chunk { len: layout.chunk(chunk)?.len(), live: None }));
         let chunks = layout.chunks_of(shard).filter_map(chunk).collect();
         let (space, holds_sums) = (layout.len(), false);
-        Ok(Self { optimizer, rule, total_steps, slots, space, holds_sums, chunks })
+        let consistency = Consistency::default();
+        Ok(Self { optimizer, rule, consistency, total_steps, slots, space, holds_sums, chunks })
+    }
+
+    /// How far apart the workers may be. Default: bulk synchronous.
+    ///
+    /// # Errors
+    /// One that is out of range, or that the rule can't be kept in.
+    pub fn consistency(mut self, consistency: Consistency) -> Result<Self, ShardError> {
+        consistency.validate()?;
+        if consistency.is_by_slot() && self.rule.is_global() {
+            return Err(ShardError::NoWholeGradient);
+        }
+        self.consistency = consistency;
+        Ok(self)
     }
 
     /// Gives a chunk its first parameters: version 0. The same parameters a second time change nothing, so that who
@@ -198,8 +220,7 @@ impl<G: Gradient> Shard<G> {
                     taken,
                     sums: Arc::default(),
                     is_summed: false,
-                    slots: (0..self.slots).map(|_| None).collect(),
-                    missing: self.slots,
+                    rows: BTreeMap::new(),
                     diverged: None,
                 });
                 Ok(())
@@ -242,35 +263,73 @@ impl<G: Gradient> Shard<G> {
         if got != expected {
             return Err(ShardError::WrongLength { chunk, expected, got });
         }
-        let place =
-            live.slots.get_mut(slot as usize).ok_or(ShardError::SlotOutOfRange { slot, slots })?;
+        if slot >= slots {
+            return Err(ShardError::SlotOutOfRange { slot, slots });
+        }
         if let Some(diverged) = &live.diverged {
             return Err(diverged.clone());
         }
-        if step < live.version {
+        let version = live.version;
+        let Some(ahead) = step.checked_sub(version) else {
             return Ok(Push::AlreadyApplied);
+        };
+        if ahead > self.consistency.window() {
+            return Err(ShardError::FromTheFuture { chunk, step, version });
         }
-        if step > live.version {
-            return Err(ShardError::FromTheFuture { chunk, step, version: live.version });
-        }
-        if place.is_some() || live.is_summed {
+        if ahead == 0 && live.is_summed {
             return Ok(Push::Duplicate);
         }
-        *place = Some(grad);
-        live.missing -= 1;
-        if live.missing > 0 {
-            return Ok(Push::Accepted);
+        match live.rows.entry(step).or_default().entry(slot) {
+            Entry::Occupied(has) if has.get().is_none() => return Ok(Push::AlreadyApplied),
+            Entry::Occupied(_) => return Ok(Push::Duplicate),
+            Entry::Vacant(place) => drop(place.insert(Some(grad))),
         }
-        if self.rule.is_global() || self.holds_sums {
-            let squares = live.sum(self.rule.is_global().then_some(self.space));
-            live.clear(slots);
-            return Ok(Push::Summed { squares: squares.map(Box::new) });
+        Ok(self.advance(chunk)?.unwrap_or(Push::Accepted))
+    }
+
+    /// What can be done with what has been pushed: steps may have come before their turn, so it is looked again after
+    /// each step, until there is nothing.
+    ///
+    /// # Errors
+    /// As [`Shard::push`].
+    pub fn advance(&mut self, chunk: usize) -> Result<Option<Push>, ShardError> {
+        let at = self.chunks.get_mut(&chunk).ok_or(ShardError::UnknownChunk { chunk })?;
+        let live = at.live.as_mut().ok_or(ShardError::NotInitialised { chunk })?;
+        if live.is_summed || live.diverged.is_some() {
+            return Ok(None);
         }
-        let rate = self.optimizer.schedule().factor(step, self.total_steps);
-        let applied = live.apply(chunk, &self.optimizer, rate);
-        live.clear(slots);
+        let schedule = self.optimizer.schedule();
+        let applied = if self.consistency.is_by_slot() {
+            let Some((step, grad)) = live.take_slot() else { return Ok(None) };
+            let rate = schedule.factor(step, self.total_steps);
+            let applied = live.step(chunk, &self.optimizer, rate, |start, sum| {
+                grad.copy_to(start, sum);
+            });
+            let is_whole = |row: &Row<G>| {
+                row.len() == self.slots as usize && row.values().all(Option::is_none)
+            };
+            while live.rows.get(&live.version).is_some_and(is_whole) {
+                live.rows.remove(&live.version);
+                live.version += 1;
+            }
+            applied
+        } else {
+            let (step, slots) = (live.version, self.slots as usize);
+            let Some(row) = live.rows.first_entry() else { return Ok(None) };
+            if *row.key() != step || row.get().len() < slots {
+                return Ok(None);
+            }
+            let row = row.remove();
+            if self.rule.is_global() || self.holds_sums {
+                let squares = live.sum(&row, self.rule.is_global().then_some(self.space));
+                return Ok(Some(Push::Summed { squares: squares.map(Box::new) }));
+            }
+            let rate = schedule.factor(step, self.total_steps);
+            live.step(chunk, &self.optimizer, rate, |start, sum| add_up(&row, start, sum))
+                .inspect(|()| live.version += 1)
+        };
         match applied {
-            Ok(()) => Ok(Push::Applied { version: live.version }),
+            Ok(()) => Ok(Some(Push::Applied { version: live.version })),
             Err(error) => {
                 live.diverged = Some(error.clone());
                 Err(error)
@@ -358,10 +417,9 @@ impl<G: Gradient> Shard<G> {
 
     /// Forgets sums and slots of steps that were not applied: they come again.
     pub fn forget_unapplied(&mut self) {
-        let slots = self.slots;
         for live in self.chunks.values_mut().filter_map(|at| at.live.as_mut()) {
             live.is_summed = false;
-            live.clear(slots);
+            live.rows.clear();
         }
     }
 
@@ -378,10 +436,13 @@ impl<G: Gradient> Shard<G> {
     /// A copy of what is known of a chunk now; parameters are shared.
     ///
     /// # Errors
-    /// No such chunk, or it is not initialised.
+    /// No such chunk, it is not initialised, or slots of steps to come are applied already.
     pub fn state(&self, chunk: usize) -> Result<ChunkState, ShardError> {
         let at = self.chunks.get(&chunk).ok_or(ShardError::UnknownChunk { chunk })?;
         let live = at.live.as_ref().ok_or(ShardError::NotInitialised { chunk })?;
+        if live.rows.values().flat_map(BTreeMap::values).any(Option::is_none) {
+            return Err(ShardError::BetweenSteps { chunk, version: live.version });
+        }
         Ok(ChunkState {
             version: live.version,
             taken: live.taken,
@@ -425,34 +486,32 @@ impl<G: Gradient> Shard<G> {
     pub fn missing(&self, step: u64, chunk: usize) -> Result<Vec<u32>, ShardError> {
         let at = self.chunks.get(&chunk).ok_or(ShardError::UnknownChunk { chunk })?;
         let live = at.live.as_ref().ok_or(ShardError::NotInitialised { chunk })?;
-        let waits = |slot: &u32| {
-            step > live.version
-                || step == live.version
-                    && !live.is_summed
-                    && live.slots.get(*slot as usize).is_some_and(Option::is_none)
+        let has_come = |slot: &u32| {
+            step < live.version
+                || step == live.version && live.is_summed
+                || live.rows.get(&step).is_some_and(|row| row.contains_key(slot))
         };
-        Ok((0..self.slots).filter(waits).collect())
+        Ok((0..self.slots).filter(|slot| !has_come(slot)).collect())
     }
 }
 
 impl<G: Gradient> Live<G> {
-    /// The step's slots have been used.
-    fn clear(&mut self, slots: u32) {
-        self.slots.iter_mut().for_each(|slot| *slot = None);
-        self.missing = slots;
+    /// The first slot that is to be applied on its own, of the earliest step.
+    fn take_slot(&mut self) -> Option<(u64, G)> {
+        self.rows.iter_mut().find_map(|(step, row)| {
+            row.values_mut().find_map(|grad| Some((*step, grad.take()?)))
+        })
     }
 
     /// All slots are there: their sum is kept. Gives its squares if they are wanted, of a layout of so many numbers.
-    fn sum(&mut self, squares_in: Option<usize>) -> Option<SquareSum> {
-        let slots = std::mem::take(&mut self.slots);
+    fn sum(&mut self, row: &Row<G>, squares_in: Option<usize>) -> Option<SquareSum> {
         let mut squares = squares_in.map(|space| (SquareSum::default(), space));
         for (start, sums) in (0..).step_by(BLOCK).zip(self.room_for_sums().chunks_mut(BLOCK)) {
-            add_up(&slots, start, sums);
+            add_up(row, start, sums);
             if let Some((squares, space)) = &mut squares {
                 squares.add(sums, *space);
             }
         }
-        self.slots = slots;
         self.is_summed = true;
         squares.map(|(squares, _)| squares)
     }
@@ -485,33 +544,23 @@ impl<G: Gradient> Live<G> {
             }
             Verdict::Apply(scale) => {
                 let sums = std::mem::take(&mut self.sums);
-                let taken = self.step(chunk, optimizer, rate, |_, start, sum| {
+                let taken = self.step(chunk, optimizer, rate, |start, sum| {
                     let parts = sum.iter_mut().zip(&sums[start..]);
                     parts.for_each(|(sum, value)| *sum = value * scale);
                 });
                 self.sums = sums;
-                taken
+                taken.inspect(|()| self.version += 1)
             }
         }
     }
 
-    /// All slots are there: one step of the optimiser.
-    fn apply(
-        &mut self,
-        chunk: usize,
-        optimizer: &OptimizerSpec,
-        rate: f64,
-    ) -> Result<(), ShardError> {
-        self.step(chunk, optimizer, rate, add_up)
-    }
-
-    /// One step, block by block; `fill` writes the gradient of a block that begins at a number.
+    /// One step of the optimiser, block by block; `fill` writes the gradient of a block that begins at a number.
     fn step(
         &mut self,
         chunk: usize,
         optimizer: &OptimizerSpec,
         rate: f64,
-        fill: impl Fn(&[Option<G>], usize, &mut [f32]),
+        fill: impl Fn(usize, &mut [f32]),
     ) -> Result<(), ShardError> {
         let reused = self.retired.take().and_then(|retired| Arc::try_unwrap(retired).ok());
         let mut next = reused.unwrap_or_else(|| vec![0.0; self.params.len()]);
@@ -520,7 +569,7 @@ impl<G: Gradient> Live<G> {
         for start in (0..next.len()).step_by(BLOCK) {
             let block = start..next.len().min(start + BLOCK);
             let sum = &mut room[..block.len()];
-            fill(&self.slots, start, sum);
+            fill(start, sum);
             gradient_is_finite &= all_finite(sum);
             let out = &mut next[block.clone()];
             optimizer.apply_to(
@@ -542,7 +591,6 @@ impl<G: Gradient> Live<G> {
         }
         self.retired = Some(std::mem::replace(&mut self.params, Arc::new(next)));
         self.taken += 1;
-        self.version += 1;
         Ok(())
     }
 
@@ -552,8 +600,8 @@ impl<G: Gradient> Live<G> {
 }
 
 /// The sum of all slots, in their order, from number `start` on.
-fn add_up<G: Gradient>(slots: &[Option<G>], start: usize, sum: &mut [f32]) {
-    let mut slots = slots.iter().flatten();
+fn add_up<G: Gradient>(row: &Row<G>, start: usize, sum: &mut [f32]) {
+    let mut slots = row.values().flatten();
     slots.by_ref().take(1).for_each(|first| first.copy_to(start, sum));
     slots.for_each(|grad| grad.add_to(start, sum));
 }
@@ -567,5 +615,7 @@ fn same_bits(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
+#[cfg(test)]
+mod apart_tests;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{ModelError, Precision};
+use super::{ModelError, PendingGradient, Precision};
 use crate::data::Dataset;
 use crate::parameters::layout::Layout;
 
@@ -147,18 +147,37 @@ pub trait AnyReplica {
     /// Multiplies the loss before each backward pass, and divides the gradient by it afterwards. 1 at first.
     fn set_loss_scale(&mut self, scale: f32);
 
-    /// The gradient of one slot of a batch of `batch` samples. `images` are the slot's samples one after another and
-    /// `labels` one byte for each; a slot without samples has a gradient of zeros.
+    /// Begins to compute the gradient of one slot of a batch of `batch` samples. `images` are the slot's samples one after
+    /// another and `labels` one byte for each; a slot without samples has a gradient of zeros. The samples go through the
+    /// model in `parts` equal parts, one after the other (0 counts as 1), and `draw` is that of the first part.
+    ///
+    /// On a GPU this returns before anything is computed, and the next slot may be begun: the gradient is copied to the
+    /// host while that one is computed.
     ///
     /// # Errors
     /// Input that is not of the model's shape, labels that are no classes, or libtorch's.
+    fn begin(
+        &mut self,
+        images: &[u8],
+        labels: &[u8],
+        batch: usize,
+        parts: usize,
+        draw: Draw,
+    ) -> Result<PendingGradient, ModelError>;
+
+    /// The gradient of one slot in one part, once it is there.
+    ///
+    /// # Errors
+    /// As [`AnyReplica::begin`].
     fn gradient(
         &mut self,
         images: &[u8],
         labels: &[u8],
         batch: usize,
         draw: Draw,
-    ) -> Result<SlotGradient, ModelError>;
+    ) -> Result<SlotGradient, ModelError> {
+        Ok(self.begin(images, labels, batch, 1, draw)?.wait()?.into())
+    }
 
     /// The probabilities of all classes for samples one after another.
     ///

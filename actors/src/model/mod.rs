@@ -10,17 +10,20 @@
 
 mod any;
 mod lenet;
+mod pending;
 mod precision;
 mod registry;
 mod replica;
 mod thread;
 
+use footlight_runtime::compute::ComputeError;
 use tch::nn;
 use tch::{Kind, Reduction, TchError, Tensor};
 use thiserror::Error;
 
 pub use any::{AnyReplica, Draw, Evaluation, Predictions, SlotGradient};
 pub use lenet::LeNet5;
+pub use pending::{PendingGradient, SlotTensor};
 pub use precision::Precision;
 pub use registry::{ModelFactory, ModelSpec, Models};
 pub use replica::Replica;
@@ -182,6 +185,15 @@ pub enum ModelError {
     /// The data set is not what it says.
     #[error(transparent)]
     Data(#[from] DatasetError),
+}
+
+impl From<ComputeError> for ModelError {
+    fn from(error: ComputeError) -> Self {
+        match error {
+            ComputeError::Torch(text) | ComputeError::DeviceLost(text) => Self::Torch(text),
+            other => Self::Torch(other.to_string()),
+        }
+    }
 }
 
 impl From<TchError> for ModelError {

@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use footlight_runtime::{
+    compute::{self, Transfers, Upload},
+    tensor::DType,
+};
 use tch::nn::VarStore;
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::{
-    AnyReplica, Draw, Evaluation, Model, ModelError, Precision, Predictions, SlotGradient,
+    AnyReplica, Draw, Evaluation, Model, ModelError, PendingGradient, Precision, Predictions,
 };
 use crate::data::Dataset;
 use crate::parameters::layout::Layout;
@@ -35,6 +39,7 @@ pub struct Replica<M> {
     _store: VarStore,
     precision: Precision,
     loss_scale: f32,
+    transfers: Transfers,
 }
 
 struct Variable {
@@ -76,27 +81,35 @@ impl<M: Model> Replica<M> {
             variables.push(Variable { name, shape, range, tensor });
         }
         let (precision, loss_scale) = (Precision::F32, 1.0);
-        let replica = Self { model, device, variables, len, _store: store, precision, loss_scale };
+        let place = match device {
+            Device::Cuda(index) => compute::Device::Cuda(index),
+            _ => compute::Device::Cpu,
+        };
+        // Gradients of two slots: one is on its way to the shards while the next one is computed.
+        let transfers = Transfers::new(place, 2 * len * size_of::<f32>())?;
+        let _store = store;
+        let replica =
+            Self { model, device, variables, len, _store, precision, loss_scale, transfers };
         replica.layout(1)?;
         Ok(replica)
     }
 
     /// The samples in `bytes`, as `u8` `[n, INPUT…]` on the device.
-    fn samples(&self, bytes: &[u8]) -> Result<Tensor, ModelError> {
+    fn samples(&self, bytes: &[u8]) -> Result<Upload, ModelError> {
         let one: usize = M::INPUT.iter().product();
         if one == 0 || !bytes.len().is_multiple_of(one) {
             return Err(ModelError::Input { bytes: bytes.len(), sample: M::INPUT });
         }
-        let shape: Vec<i64> =
-            [bytes.len() / one].iter().chain(M::INPUT).map(|dimension| *dimension as i64).collect();
-        Ok(Tensor::f_from_data_size(bytes, &shape, Kind::Uint8)?.f_to_device(self.device)?)
+        let shape: Vec<usize> = [bytes.len() / one].iter().chain(M::INPUT).copied().collect();
+        Ok(self.transfers.upload(bytes, &shape, DType::U8)?)
     }
 
     fn labels(&self, labels: &[u8]) -> Result<Tensor, ModelError> {
         if let Some(&label) = labels.iter().find(|label| usize::from(**label) >= M::CLASSES) {
             return Err(ModelError::Label { label, classes: M::CLASSES });
         }
-        Ok(Tensor::f_from_slice(labels)?.f_to_device(self.device)?.f_to_kind(Kind::Int64)?)
+        let labels = self.transfers.upload(labels, &[labels.len()], DType::U8)?;
+        Ok(labels.tensor().f_to_kind(Kind::Int64)?)
     }
 
     fn logits(&self, samples: &Tensor, train: bool) -> Result<Tensor, ModelError> {
@@ -111,24 +124,77 @@ impl<M: Model> Replica<M> {
         Ok(logits)
     }
 
-    /// The tensors that belong to the parameters, one after another in one array.
-    fn flatten(&self, tensors: &[Tensor]) -> Result<Vec<f32>, ModelError> {
-        let mut flat = vec![0.0; self.len];
-        for (variable, tensor) in self.variables.iter().zip(tensors) {
-            if !tensor.defined() {
-                continue; // no path leads from this parameter to the loss
-            }
-            let place = flat.get_mut(variable.range.clone()).unwrap_or_default();
-            let tensor = tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?;
-            tensor.f_contiguous()?.f_copy_data(place, place.len())?;
+    /// Some samples of a slot through the model and back.
+    fn part(
+        &self,
+        images: &[u8],
+        labels: &[u8],
+        batch: usize,
+        draw: Draw,
+    ) -> Result<Part, ModelError> {
+        let labels = self.labels(labels)?;
+        // Its memory serves other samples when it is dropped, which is after the backward pass.
+        let input = self.samples(images)?;
+        let logits = {
+            let _drawing = M::RANDOM.then(|| seeded(draw.seed()));
+            self.logits(input.tensor(), true)?
+        };
+        let loss = self.model.loss(&logits, &labels);
+        let scale = f64::from(self.loss_scale);
+        let share = loss.f_mul_scalar(scale)?.f_div_scalar(batch as f64)?;
+        let variables: Vec<&Tensor> =
+            self.variables.iter().map(|variable| &variable.tensor).collect();
+        let gradients = Tensor::f_run_backward(&[share], &variables, false, false)?;
+        let _no_grad = tch::no_grad_guard();
+        let mut flat = Vec::with_capacity(gradients.len());
+        for (variable, gradient) in self.variables.iter().zip(gradients) {
+            flat.push(match gradient.defined() {
+                // A power of 2: nothing is rounded.
+                true if self.loss_scale != 1.0 => {
+                    gradient.f_to_kind(Kind::Float)?.f_div_scalar(scale)?
+                }
+                true => gradient.f_to_kind(Kind::Float)?,
+                // No path leads from this parameter to the loss.
+                false => variable.tensor.detach().f_zeros_like()?.f_to_kind(Kind::Float)?,
+            });
         }
-        Ok(flat)
+        let correct = count_correct(&logits, &labels)?.f_to_kind(Kind::Float)?;
+        let metrics = Tensor::f_stack(&[loss.detach().f_to_kind(Kind::Float)?, correct], 0)?;
+        Ok(Part { gradients: flat, metrics })
+    }
+
+    /// What no samples give.
+    fn nothing(&self) -> Result<Part, ModelError> {
+        let zeros =
+            |variable: &Variable| variable.tensor.detach().f_zeros_like()?.f_to_kind(Kind::Float);
+        let gradients = self.variables.iter().map(zeros).collect::<Result<_, _>>()?;
+        let metrics = Tensor::f_zeros([2], (Kind::Float, self.device))?;
+        Ok(Part { gradients, metrics })
     }
 }
 
-fn count_correct(logits: &Tensor, labels: &Tensor) -> Result<usize, TchError> {
-    let right = logits.f_argmax(-1, false)?.f_eq_tensor(labels)?.f_sum(Kind::Int64)?;
-    Ok(right.f_int64_value(&[])? as usize)
+/// What some samples of a slot give.
+struct Part {
+    /// In the parameters' order and shapes.
+    gradients: Vec<Tensor>,
+    /// The summed loss, and how many samples were classified rightly.
+    metrics: Tensor,
+}
+
+impl Part {
+    fn add(&mut self, other: &Part) -> Result<(), TchError> {
+        let _no_grad = tch::no_grad_guard();
+        // Not in place: a gradient may be a view of a single number.
+        self.metrics = self.metrics.f_add(&other.metrics)?;
+        for (sum, one) in self.gradients.iter_mut().zip(&other.gradients) {
+            *sum = sum.f_add(one)?;
+        }
+        Ok(())
+    }
+}
+
+fn count_correct(logits: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
+    logits.f_argmax(-1, false)?.f_eq_tensor(labels)?.f_sum(Kind::Int64)
 }
 
 impl<M: Model> AnyReplica for Replica<M> {
@@ -156,9 +222,9 @@ impl<M: Model> AnyReplica for Replica<M> {
 
     fn flat_parameters(&self) -> Result<Vec<f32>, ModelError> {
         let _no_grad = tch::no_grad_guard();
-        let tensors: Vec<Tensor> =
-            self.variables.iter().map(|variable| variable.tensor.detach()).collect();
-        self.flatten(&tensors)
+        let tensors = self.variables.iter().map(|variable| variable.tensor.f_to_kind(Kind::Float));
+        let flat = self.transfers.download_flat(&tensors.collect::<Result<Vec<_>, _>>()?)?;
+        Ok(flat.wait()?.as_slice::<f32>().unwrap_or_default().to_vec())
     }
 
     fn set_chunk(&mut self, range: Range<usize>, values: &[f32]) -> Result<(), ModelError> {
@@ -172,11 +238,11 @@ impl<M: Model> AnyReplica for Replica<M> {
             if from >= to {
                 continue;
             }
-            let part =
-                Tensor::f_from_slice(values.get(from - start..to - start).unwrap_or_default())?;
+            let part = values.get(from - start..to - start).unwrap_or_default();
             let flat = variable.tensor.f_view([-1])?;
-            flat.f_narrow(0, (from - variable.range.start) as i64, (to - from) as i64)?
-                .f_copy_(&part)?;
+            let place =
+                flat.f_narrow(0, (from - variable.range.start) as i64, (to - from) as i64)?;
+            self.transfers.write(part, &place)?;
         }
         Ok(())
     }
@@ -196,44 +262,42 @@ impl<M: Model> AnyReplica for Replica<M> {
         self.loss_scale = scale;
     }
 
-    fn gradient(
+    fn begin(
         &mut self,
         images: &[u8],
         labels: &[u8],
         batch: usize,
+        parts: usize,
         draw: Draw,
-    ) -> Result<SlotGradient, ModelError> {
-        let input = self.samples(images)?;
-        let samples = input.size().first().map_or(0, |n| *n as usize);
-        if samples != labels.len() || samples > batch {
+    ) -> Result<PendingGradient, ModelError> {
+        let sample = M::INPUT.iter().product::<usize>().max(1);
+        let samples = images.len() / sample;
+        if samples != labels.len() || !images.len().is_multiple_of(sample) || samples > batch {
+            if !images.len().is_multiple_of(sample) {
+                return Err(ModelError::Input { bytes: images.len(), sample: M::INPUT });
+            }
             return Err(ModelError::Samples { samples, labels: labels.len(), batch });
         }
-        if samples == 0 {
-            return Ok(SlotGradient {
-                loss_sum: 0.0,
-                correct: 0,
-                samples,
-                gradient: vec![0.0; self.len],
-            });
+        let part = samples.div_ceil(parts.max(1)).max(1);
+        let mut sum: Option<Part> = None;
+        for (at, (images, labels)) in
+            (0..).zip(images.chunks(part * sample).zip(labels.chunks(part)))
+        {
+            let one = self.part(images, labels, batch, Draw { part: draw.part + at, ..draw })?;
+            match &mut sum {
+                None => sum = Some(one),
+                Some(sum) => sum.add(&one)?,
+            }
         }
-        let labels = self.labels(labels)?;
-        let logits = {
-            let _drawing = M::RANDOM.then(|| seeded(draw.seed()));
-            self.logits(&input, true)?
+        let Part { gradients, metrics } = match sum {
+            Some(sum) => sum,
+            None => self.nothing()?,
         };
-        let loss = self.model.loss(&logits, &labels);
-        let correct = tch::no_grad(|| count_correct(&logits, &labels))?;
-        let scale = f64::from(self.loss_scale);
-        let share = loss.f_mul_scalar(scale)?.f_div_scalar(batch as f64)?;
-        let variables: Vec<&Tensor> =
-            self.variables.iter().map(|variable| &variable.tensor).collect();
-        let gradients = Tensor::f_run_backward(&[share], &variables, false, false)?;
-        let mut gradient = self.flatten(&gradients)?;
-        if self.loss_scale != 1.0 {
-            // A power of 2: nothing is rounded.
-            gradient.iter_mut().for_each(|number| *number /= self.loss_scale);
-        }
-        Ok(SlotGradient { loss_sum: loss.f_double_value(&[])? as f32, correct, samples, gradient })
+        Ok(PendingGradient {
+            samples,
+            metrics: self.transfers.download(&metrics)?,
+            gradient: self.transfers.download_flat(&gradients)?,
+        })
     }
 
     fn predict(&self, images: &[u8]) -> Result<Predictions, ModelError> {
@@ -243,7 +307,7 @@ impl<M: Model> AnyReplica for Replica<M> {
             vec![0.0; images.len() / M::INPUT.iter().product::<usize>() * M::CLASSES];
         if !probabilities.is_empty() {
             let all = self
-                .logits(&samples, false)?
+                .logits(samples.tensor(), false)?
                 .f_softmax(-1, Kind::Float)?
                 .f_to_device(Device::Cpu)?;
             all.f_contiguous()?.f_copy_data(&mut probabilities, all.numel())?;
@@ -261,8 +325,8 @@ impl<M: Model> AnyReplica for Replica<M> {
         let images = data.images().chunks(EVALUATION_BATCH * sample);
         for (images, labels) in images.zip(data.labels().chunks(EVALUATION_BATCH)) {
             let labels = self.labels(labels)?;
-            let logits = self.logits(&self.samples(images)?, false)?;
-            correct += count_correct(&logits, &labels)?;
+            let logits = self.logits(self.samples(images)?.tensor(), false)?;
+            correct += count_correct(&logits, &labels)?.f_int64_value(&[])? as usize;
             loss += self.model.loss(&logits, &labels).f_double_value(&[])?;
         }
         Ok(Evaluation { samples: data.len(), correct, loss: loss / data.len() as f64 })

@@ -267,3 +267,39 @@ fn models_that_cannot_be_trained_here_are_refused_with_the_reason() {
         "the model \"test.liar\" gave [2, 3] for 2 samples, and says that it has 10 classes"
     );
 }
+
+#[test]
+fn a_slot_in_parts_has_the_gradient_of_the_whole() {
+    let mut replica = replica::<LeNet5>(3);
+    let images: Vec<u8> = (0..10 * 784).map(|at| (at % 251) as u8).collect();
+    let labels: Vec<u8> = (0..10).collect();
+    let mut of = |parts| replica.begin(&images, &labels, 12, parts, DRAW).unwrap().wait().unwrap();
+    let whole = of(1);
+    for parts in [0, 2, 3, 10, 99] {
+        let sum = of(parts);
+        assert_eq!((sum.samples, sum.correct), (10, whole.correct));
+        assert!((sum.loss_sum / whole.loss_sum - 1.0).abs() < 1e-5);
+        let sum = sum.gradient.as_slice::<f32>().unwrap();
+        assert!(close(sum, whole.gradient.as_slice().unwrap()), "{parts} parts");
+    }
+}
+
+#[test]
+fn a_slot_of_no_samples_has_a_gradient_of_zeros_in_parts_too() {
+    let mut replica = replica::<LeNet5>(3);
+    let none = replica.begin(&[], &[], 12, 3, DRAW).unwrap().wait().unwrap();
+    assert!(none.samples == 0 && none.loss_sum == 0.0);
+    let gradient = none.gradient.as_slice::<f32>().unwrap();
+    assert!(gradient.len() == replica.len() && gradient.iter().all(|number| *number == 0.0));
+}
+
+#[test]
+fn a_gradient_stays_as_it_is_while_the_next_one_is_computed() {
+    let mut replica = replica::<LeNet5>(3);
+    let images: Vec<u8> = (0..4 * 784).map(|at| (at % 241) as u8).collect();
+    let first = replica.begin(&images[..2 * 784], &[1, 2], 4, 1, DRAW).unwrap();
+    let second = replica.begin(&images[2 * 784..], &[3, 4], 4, 1, DRAW).unwrap();
+    let alone = replica.gradient(&images[..2 * 784], &[1, 2], 4, DRAW).unwrap();
+    assert_ne!(alone, second.wait().unwrap().into());
+    assert_eq!(alone, first.wait().unwrap().into());
+}

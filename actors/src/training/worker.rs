@@ -1,20 +1,25 @@
 //! The actor that computes gradients, slot by slot.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use footlight_runtime::{
     Actor, ActorAddr, ActorRef, Cause, Context, Down, Error, Handler, HostTensor, Message, Result,
     compute::{Device, DeviceChoice},
     tensor::{BufferPool, DType, WireFormat},
 };
-use futures::future::try_join_all;
+use futures::{
+    FutureExt, StreamExt, TryStreamExt,
+    future::{maybe_done, try_join_all},
+    poll,
+    stream::FuturesUnordered,
+};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::timeout};
 
 use super::weights::{VERSION_PATIENCE, Weights};
 use crate::{
     data::loader::{DataLoader, NextWork, SlotWork},
-    model::{AnyReplica, Draw, ModelError, ModelSpec, Precision, ReplicaThread, SlotGradient},
+    model::{Draw, ModelSpec, PendingGradient, Precision, ReplicaThread},
     parameters::server::{PushGradient, SlotMetrics},
 };
 
@@ -98,9 +103,7 @@ impl Actor for Worker {
         let me = context.me().addr();
         let pool = system.pool().clone();
         let (loader, loaders) = watch::channel(spec.loader.clone());
-        context.run(
-            async move { Work { spec, me, replica, pool, loaders, version: None }.run().await },
-        );
+        context.run(async move { Work { spec, me, replica, pool, loaders }.run().await });
         Ok(Worker { device, loader })
     }
 
@@ -132,30 +135,47 @@ struct Work {
     replica: ReplicaThread,
     pool: BufferPool,
     loaders: watch::Receiver<ActorRef<DataLoader>>,
-    /// The version that the replica has, whole.
-    version: Option<u64>,
+}
+
+/// A slot that was begun, and is not pushed yet.
+struct Begun {
+    step: u64,
+    slot: u32,
+    pending: PendingGradient,
 }
 
 impl Work {
-    async fn run(&mut self) -> Result<()> {
+    /// While a slot is computed, the next one's data travels, and the gradient of the one before goes to the shards.
+    async fn run(&self) -> Result<()> {
+        let mut version = None;
+        let mut pushes = FuturesUnordered::new();
         let mut next = self.ask(0).await?;
         while let Some(work) = next {
-            if self.version != Some(work.step) {
-                let version = self.spec.weights.pull_in(work.step, self.spec.wire).await?;
-                let number = version.number;
-                version.load(&self.replica).await?;
-                self.version = Some(number);
+            if version != Some(work.step) {
+                // The step that is waited for may need them.
+                while pushes.try_next().await?.is_some() {}
+                let pulled = self.spec.weights.pull_in(work.step, self.spec.wire).await?;
+                let number = pulled.number;
+                pulled.load(&self.replica).await?;
+                version = Some(number);
             }
-            let committed = self.version.unwrap_or(0);
-            // The next slot's data travels while this one is computed.
+            let committed = version.unwrap_or(0);
+            let mut asked = pin!(maybe_done(self.ask(committed)));
+            // The question goes out now. Its answer may need a push from here, so it is not waited for alone.
+            let _ = poll!(&mut asked);
+            // Otherwise the step was applied already: this slot had been pushed by another.
             if committed == work.step {
-                let (asked, ()) = futures::try_join!(self.ask(committed), self.slot(work))?;
-                next = asked;
-            } else {
-                // The step was applied already: this slot had been pushed by another.
-                next = self.ask(committed).await?;
+                let begun = beside(&mut pushes, self.begin(work)).await?;
+                // The gradient before the one before is out of the device's way.
+                while pushes.len() > 1 {
+                    pushes.try_next().await?;
+                }
+                pushes.push(self.push(begun));
             }
+            beside(&mut pushes, asked.as_mut().map(Ok)).await?;
+            next = asked.take_output().transpose()?.flatten();
         }
+        while pushes.try_next().await?.is_some() {}
         Ok(())
     }
 
@@ -187,19 +207,26 @@ impl Work {
         }
     }
 
-    /// Computes one slot and pushes its gradient, all chunks at once.
-    async fn slot(&self, work: SlotWork) -> Result<()> {
+    /// Has the device compute one slot. On the processor it is computed when this returns.
+    async fn begin(&self, work: SlotWork) -> Result<Begun> {
         let SlotWork { step, slot, batch, images, labels } = work;
         let (seed, parts) = (self.spec.seed, self.spec.parts as usize);
-        let computed = self
+        let pending = self
             .replica
             .run(move |replica| {
                 let images = images.as_slice().unwrap_or_default();
                 let labels = labels.as_slice().unwrap_or_default();
-                let draw = |part| Draw { seed, step, slot, part };
-                in_parts(replica, images, labels, batch as usize, parts, draw)
+                let draw = Draw { seed, step, slot, part: 0 };
+                replica.begin(images, labels, batch as usize, parts, draw)
             })
             .await?;
+        Ok(Begun { step, slot, pending })
+    }
+
+    /// Pushes a slot's gradient when it is there, all chunks at once.
+    async fn push(&self, begun: Begun) -> Result<()> {
+        let Begun { step, slot, pending } = begun;
+        let computed = self.replica.wait(pending).await?;
         let metrics = SlotMetrics {
             samples: computed.samples as u32,
             loss_sum: computed.loss_sum,
@@ -213,7 +240,7 @@ impl Work {
             )));
         }
         // Not copied: the chunks share its memory.
-        let gradient = &HostTensor::from_vec(computed.gradient, &[got])?;
+        let gradient = &computed.gradient;
         let pushes = (0..weights.layout.chunks()).map(|chunk| async move {
             let range = weights.layout.chunk(chunk).unwrap_or_default();
             let bytes = range.start * size_of::<f32>()..range.end * size_of::<f32>();
@@ -234,67 +261,17 @@ impl Work {
     }
 }
 
-/// The gradient of a slot whose samples go through the model in so many parts: their gradients' sum.
-fn in_parts(
-    replica: &mut dyn AnyReplica,
-    images: &[u8],
-    labels: &[u8],
-    batch: usize,
-    parts: usize,
-    draw: impl Fn(u32) -> Draw,
-) -> std::result::Result<SlotGradient, ModelError> {
-    let samples = labels.len().div_ceil(parts.max(1));
-    if samples == 0 || samples == labels.len() {
-        return replica.gradient(images, labels, batch, draw(0));
-    }
-    let sample = images.len() / labels.len();
-    let both = images.chunks((samples * sample).max(1)).zip(labels.chunks(samples));
-    let mut sum: Option<SlotGradient> = None;
-    for (part, (images, labels)) in (0..).zip(both) {
-        let one = replica.gradient(images, labels, batch, draw(part))?;
-        match &mut sum {
-            None => sum = Some(one),
-            Some(sum) => {
-                sum.loss_sum += one.loss_sum;
-                sum.correct += one.correct;
-                sum.samples += one.samples;
-                sum.gradient.iter_mut().zip(one.gradient).for_each(|(sum, one)| *sum += one);
-            }
+/// Does `work`, and goes on with the pushes meanwhile.
+async fn beside<T>(
+    pushes: &mut FuturesUnordered<impl Future<Output = Result<()>>>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            Some(pushed) = pushes.next() => pushed?,
         }
-    }
-    sum.map_or_else(|| replica.gradient(images, labels, batch, draw(0)), Ok)
-}
-
-#[cfg(test)]
-mod tests {
-    use tch::Device;
-
-    use super::*;
-    use crate::model::{LeNet5, Replica};
-
-    #[test]
-    fn a_slot_in_parts_has_the_gradient_of_the_whole() {
-        let mut replica = Replica::<LeNet5>::new(3, Device::Cpu).unwrap();
-        let images: Vec<u8> = (0..10 * 784).map(|at| (at % 251) as u8).collect();
-        let labels: Vec<u8> = (0..10).collect();
-        let draw = |part| Draw { seed: 1, step: 2, slot: 3, part };
-        let mut of = |parts| in_parts(&mut replica, &images, &labels, 12, parts, draw).unwrap();
-        let whole = of(1);
-        for parts in [2, 3, 10, 99] {
-            let sum = of(parts);
-            assert_eq!((sum.samples, sum.correct), (10, whole.correct));
-            assert!((sum.loss_sum / whole.loss_sum - 1.0).abs() < 1e-5);
-            for (sum, whole) in sum.gradient.iter().zip(&whole.gradient) {
-                assert!((sum - whole).abs() < 1e-5, "{parts} parts: {sum} {whole}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_slot_of_no_samples_has_a_gradient_of_zeros_in_parts_too() {
-        let mut replica = Replica::<LeNet5>::new(3, Device::Cpu).unwrap();
-        let draw = |part| Draw { seed: 1, step: 2, slot: 3, part };
-        let none = in_parts(&mut replica, &[], &[], 12, 3, draw).unwrap();
-        assert!(none.samples == 0 && none.gradient.iter().all(|number| *number == 0.0));
     }
 }

@@ -275,3 +275,29 @@ async fn beside<T>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn pushes_go_on_while_something_else_is_waited_for() {
+        let (tell, told) = oneshot::channel::<()>();
+        let mut pushes = FuturesUnordered::new();
+        pushes.push(async move { tell.send(()).map_err(|()| Error::other("nobody waits")) });
+        // What is waited for needs the push, as a question about the next slot may.
+        let answer = beside(&mut pushes, async { told.await.map_err(Error::other) });
+        timeout(Duration::from_secs(20), answer).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_push_that_fails_ends_the_wait() {
+        let mut pushes = FuturesUnordered::new();
+        pushes.push(async { Err(Error::other("the shard is gone")) });
+        let never = beside(&mut pushes, std::future::pending::<Result<()>>());
+        let failed = timeout(Duration::from_secs(20), never).await.unwrap().unwrap_err();
+        assert!(failed.to_string().contains("the shard is gone"), "{failed}");
+    }
+}

@@ -52,7 +52,10 @@ fn a_step_agrees_and_two_runs_give_the_same_bits_on_the_processor() {
 fn the_overhead_is_measured_and_a_limit_that_is_missed_is_an_exit_code() {
     let data = data(192, 1);
     let small = ["--device", "cpu", "--only", "overhead", "--model", "lenet"];
-    let said = check(data.path(), &[&small[..], &["--batch", "64", "--steps", "1", "--rounds", "1"]].concat());
+    let said = check(
+        data.path(),
+        &[&small[..], &["--batch", "64", "--steps", "1", "--rounds", "1"]].concat(),
+    );
     let report = report(data.path());
     let check = &report["checks"][0];
     // So small a model is all overhead: the limit is not for it.
@@ -60,7 +63,8 @@ fn the_overhead_is_measured_and_a_limit_that_is_missed_is_an_exit_code() {
     assert_eq!(check["ok"], value <= 0.03);
     assert_eq!(said.status.code(), Some(if value <= 0.03 { 0 } else { 1 }));
     let more = &check["more"];
-    let ratio = more["seconds_job"][0].as_f64().unwrap() / more["seconds_plain"][0].as_f64().unwrap();
+    let ratio =
+        more["seconds_job"][0].as_f64().unwrap() / more["seconds_plain"][0].as_f64().unwrap();
     assert!((ratio - 1.0 - value).abs() < 1e-9, "{report}");
 }
 

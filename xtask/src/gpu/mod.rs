@@ -23,17 +23,18 @@ use std::process::ExitCode;
 /// checks and writes report.json. See docs/gpu.md. Does the set-up first if something is missing.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// The folder; one that was made before is replaced.
-    #[arg(long, value_name = "DIR", default_value = "target/gpu")]
-    out: PathBuf,
+    /// The folder; one that was made before is replaced [default: target/gpu]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    // A folder that cannot be is told before anything is built. As the shell has it, not the checkout.
-    let out = stage::free(&options.out)?;
+    // A folder that cannot be is told before anything is built.
+    let out = options.out.clone().unwrap_or_else(|| paths::root().join("target/gpu"));
+    let out = stage::free(&out)?;
     let ready = setup::prepare(None, Name::Mnist, None)?;
     let package = "--package=footlight-training-benches";
-    command::openly(command::cargo().current_dir(paths::root()).args([
+    command::openly(command::cargo().args([
         "build",
         // As what is measured elsewhere.
         "--profile=bench",

@@ -41,9 +41,9 @@ enum Command {
         /// Folder with the four IDX files of MNIST
         #[arg(long, value_name = "DIR")]
         data: PathBuf,
-        /// Slots of a batch, in `train_lenet` [default: that of a job]
-        #[arg(long, value_name = "N")]
-        slots: Option<u32>,
+        /// Slots of a batch, in `train_lenet`; a job has 4 unless told
+        #[arg(long, value_name = "N", default_value_t = train::SLOTS)]
+        slots: u32,
     },
     /// A node of the cluster that is measured
     Node(NodeArgs),

@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use crate::cluster::Cluster;
 
 const EPOCHS: u64 = 2;
+/// One for each worker, as each of DDP's processes takes its half of a batch in one piece.
+pub(crate) const SLOTS: u32 = 2;
 /// In the first steps of each epoch nothing counts: then workers start, or the epoch before is evaluated. The peers
 /// have the same.
 const WARM_STEPS: u64 = 100;
@@ -21,14 +23,12 @@ const WARM_STEPS: u64 = 100;
 const ACCURACY: f64 = 0.97;
 
 /// Samples a second, and the accuracy on the test images in the end.
-pub(crate) async fn lenet(data: PathBuf, slots: Option<u32>) -> Result<Value> {
+pub(crate) async fn lenet(data: PathBuf, slots: u32) -> Result<Value> {
     let roles = ["seed", "loader", "server", "server", "worker", "worker"];
     let cluster = Cluster::start(&roles).await?;
     // Adam with a cosine, batch 128, two workers and two shards: what a job has unless told.
-    let mut job = TrainingJob::new("lenet", ModelSpec::of::<LeNet5>(), DataSpec::idx(data));
-    if let Some(slots) = slots {
-        job = job.slots(slots);
-    }
+    let job = TrainingJob::new("lenet", ModelSpec::of::<LeNet5>(), DataSpec::idx(data));
+    let job = job.slots(slots);
     let job = job.epochs(EPOCHS).seed(1);
     let mut running = job.submit(&cluster.node).await?;
     let mut per_epoch = 0;

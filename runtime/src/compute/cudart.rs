@@ -27,19 +27,28 @@ const EVENT_BLOCKING_SYNC_NO_TIMING: c_uint = 1 | 2;
 const TO_DEVICE: c_int = 1;
 const TO_HOST: c_int = 2;
 
+type SetDevice = unsafe extern "C" fn(c_int) -> Status;
+type Create = unsafe extern "C" fn(*mut Handle, c_uint) -> Status;
+type OfOne = unsafe extern "C" fn(Handle) -> Status;
+type Wait = unsafe extern "C" fn(Handle, Handle, c_uint) -> Status;
+type Record = unsafe extern "C" fn(Handle, Handle) -> Status;
+type Copy = unsafe extern "C" fn(Handle, *const c_void, usize, c_int, Handle) -> Status;
+type LastError = unsafe extern "C" fn() -> Status;
+type ErrorString = unsafe extern "C" fn(Status) -> *const c_char;
+
 /// The functions, by their names without `cuda`.
 struct Functions {
-    set_device: unsafe extern "C" fn(c_int) -> Status,
-    stream_create: unsafe extern "C" fn(*mut Handle, c_uint) -> Status,
-    stream_destroy: unsafe extern "C" fn(Handle) -> Status,
-    stream_wait_event: unsafe extern "C" fn(Handle, Handle, c_uint) -> Status,
-    event_create: unsafe extern "C" fn(*mut Handle, c_uint) -> Status,
-    event_destroy: unsafe extern "C" fn(Handle) -> Status,
-    event_record: unsafe extern "C" fn(Handle, Handle) -> Status,
-    event_synchronize: unsafe extern "C" fn(Handle) -> Status,
-    memcpy_async: unsafe extern "C" fn(Handle, *const c_void, usize, c_int, Handle) -> Status,
-    get_last_error: unsafe extern "C" fn() -> Status,
-    get_error_string: unsafe extern "C" fn(Status) -> *const c_char,
+    set_device: SetDevice,
+    stream_create: Create,
+    stream_destroy: OfOne,
+    stream_wait_event: Wait,
+    event_create: Create,
+    event_destroy: OfOne,
+    event_record: Record,
+    event_synchronize: OfOne,
+    memcpy_async: Copy,
+    get_last_error: LastError,
+    get_error_string: ErrorString,
 }
 
 /// The functions of the library that is loaded; none if there is no such library. Call
@@ -51,31 +60,30 @@ fn functions() -> Option<&'static Functions> {
 }
 
 fn look_up() -> Option<Functions> {
-    /// The function of this name, as the type that the caller expects.
     macro_rules! function {
-        ($name:literal) => {{
+        ($name:literal, $signature:ty) => {{
             // SAFETY: looks a name up among the libraries that are loaded.
             let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, $name.as_ptr()) };
             if symbol.is_null() {
                 return None;
             }
-            // SAFETY: the library declares this name with the signature of the field that takes it
-            // (cuda_runtime_api.h); the names begin with `cuda`, so nobody else's is found.
-            unsafe { std::mem::transmute::<*mut c_void, _>(symbol) }
+            // SAFETY: the library declares this name with this signature (cuda_runtime_api.h), and no other one has names
+            // that begin with `cuda`.
+            unsafe { std::mem::transmute::<*mut c_void, $signature>(symbol) }
         }};
     }
     Some(Functions {
-        set_device: function!(c"cudaSetDevice"),
-        stream_create: function!(c"cudaStreamCreateWithFlags"),
-        stream_destroy: function!(c"cudaStreamDestroy"),
-        stream_wait_event: function!(c"cudaStreamWaitEvent"),
-        event_create: function!(c"cudaEventCreateWithFlags"),
-        event_destroy: function!(c"cudaEventDestroy"),
-        event_record: function!(c"cudaEventRecord"),
-        event_synchronize: function!(c"cudaEventSynchronize"),
-        memcpy_async: function!(c"cudaMemcpyAsync"),
-        get_last_error: function!(c"cudaGetLastError"),
-        get_error_string: function!(c"cudaGetErrorString"),
+        set_device: function!(c"cudaSetDevice", SetDevice),
+        stream_create: function!(c"cudaStreamCreateWithFlags", Create),
+        stream_destroy: function!(c"cudaStreamDestroy", OfOne),
+        stream_wait_event: function!(c"cudaStreamWaitEvent", Wait),
+        event_create: function!(c"cudaEventCreateWithFlags", Create),
+        event_destroy: function!(c"cudaEventDestroy", OfOne),
+        event_record: function!(c"cudaEventRecord", Record),
+        event_synchronize: function!(c"cudaEventSynchronize", OfOne),
+        memcpy_async: function!(c"cudaMemcpyAsync", Copy),
+        get_last_error: function!(c"cudaGetLastError", LastError),
+        get_error_string: function!(c"cudaGetErrorString", ErrorString),
     })
 }
 

@@ -34,6 +34,7 @@ def run(works, flags=()):
     parser.add_argument("work")
     parser.add_argument("--rank", type=int, choices=(0, 1), required=True)
     parser.add_argument("--addr", default="127.0.0.1:7411", metavar="HOST:PORT")
+    parser.add_argument("--data", metavar="DIR", help="the four files of MNIST, where a work needs them")
     for flag in flags:
         parser.add_argument(f"--{flag}", action="store_true")
     given = parser.parse_args()

@@ -1,7 +1,8 @@
 //! The developer's commands of this checkout, run as `cargo xtask …`.
 //!
 //! `setup` brings what a build needs into the user's cache directory; `demo`, `test`, `chaos`, `detect`, `soak` and `ci` do that
-//! first and then run cargo; `fuzz` needs nothing of it, and `peers` measures Footlight side by side with others. Everything said here goes to standard error, so that the demo's `--json` has standard output to itself.
+//! first and then run cargo; `fuzz` needs nothing of it, and `peers` measures Footlight side by side with others;
+//! `gpu` makes a folder to take to a machine with a GPU. Everything said here goes to standard error, so that the demo's `--json` has standard output to itself.
 
 mod checksum;
 mod ci;
@@ -10,6 +11,7 @@ mod dataset;
 mod demo;
 mod endurance;
 mod fuzz;
+mod gpu;
 mod libtorch;
 mod lock;
 mod options;
@@ -43,6 +45,7 @@ enum Command {
     Soak(endurance::Soak),
     Fuzz(fuzz::Options),
     Peers(peers::Options),
+    Gpu(gpu::Options),
     Ci(ci::Options),
 }
 
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Soak(options) => endurance::soak(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Peers(options) => peers::run(&options),
+        Command::Gpu(options) => gpu::run(&options),
         Command::Ci(options) => ci::run(&options),
     };
     match done {

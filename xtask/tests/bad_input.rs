@@ -13,7 +13,7 @@ fn says(error: &str, parts: &[&str]) {
 }
 
 /// Each of these does the set-up first.
-const COMMANDS: [&str; 5] = ["setup", "demo", "test", "chaos", "soak"];
+const COMMANDS: [&str; 6] = ["setup", "demo", "test", "chaos", "soak", "gpu"];
 
 #[test]
 fn without_a_compiler_the_command_that_installs_one_is_named() {
@@ -170,6 +170,8 @@ fn an_unknown_option_or_value_is_named_with_the_usage() {
         (&["demo", "--data"], "'--data <DIR>'"),
         (&["demo", "--cuda", "--cpu"], "'--cuda' cannot be used with '--cpu'"),
         (&["setup", "--gpu"], "'--gpu'"),
+        (&["gpu", "--output", "x"], "'--output'"),
+        (&["peers", "--only", "lenet"], "'lenet'"),
         (&["ci", "--quick"], "'--quick'"),
         (&["dmeo"], "'dmeo'"),
     ] {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use footlight_runtime::HostTensor;
 
-use super::{ModelError, Precision};
+use super::{ModelError, PendingGradient, Precision};
 use crate::data::{Dataset, Field};
 use crate::parameters::layout::Layout;
 
@@ -158,18 +158,38 @@ pub trait AnyReplica {
     /// Multiplies the loss before each backward pass, and divides the gradient by it afterwards. 1 at first.
     fn set_loss_scale(&mut self, scale: f32);
 
-    /// The gradient of one slot of a batch of `batch` samples, from the inputs `[n, …]` and the targets `[n, …]` of its
-    /// samples. A slot without samples has a gradient of zeros.
+    /// Begins to compute the gradient of one slot of a batch of `batch` samples, from the inputs `[n, …]` and the
+    /// targets `[n, …]` of its samples. A slot without samples has a gradient of zeros. The samples go through the
+    /// model in `parts` equal parts, of which the last one may be smaller, one after the other; 0 counts as 1. `draw`
+    /// is that of the first part.
+    ///
+    /// On a GPU this returns before anything is computed, and the next slot may be begun: the gradient is copied to the
+    /// host while that one is computed.
     ///
     /// # Errors
-    /// Inputs or targets that are not the model's, or libtorch's.
+    /// Inputs or targets that are not the model's, which are looked at in host memory and told of here; or libtorch's.
+    fn begin(
+        &mut self,
+        inputs: &HostTensor,
+        targets: &HostTensor,
+        batch: usize,
+        parts: usize,
+        draw: Draw,
+    ) -> Result<PendingGradient, ModelError>;
+
+    /// The gradient of one slot in one part, once it is there.
+    ///
+    /// # Errors
+    /// As [`AnyReplica::begin`], and what goes wrong on the device meanwhile.
     fn gradient(
         &mut self,
         inputs: &HostTensor,
         targets: &HostTensor,
         batch: usize,
         draw: Draw,
-    ) -> Result<SlotGradient, ModelError>;
+    ) -> Result<SlotGradient, ModelError> {
+        Ok(self.begin(inputs, targets, batch, 1, draw)?.wait()?.into())
+    }
 
     /// What the model makes of samples `[n, …]`.
     ///

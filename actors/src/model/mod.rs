@@ -10,6 +10,7 @@
 
 mod any;
 mod lenet;
+mod pending;
 mod precision;
 mod registry;
 mod replica;
@@ -23,6 +24,7 @@ use thiserror::Error;
 
 pub use any::{AnyReplica, Draw, Evaluation, Predictions, SlotGradient};
 pub use lenet::LeNet5;
+pub use pending::{PendingGradient, SlotTensor};
 pub use precision::Precision;
 pub use registry::{ModelFactory, ModelSpec, Models};
 pub use replica::Replica;
@@ -295,7 +297,7 @@ impl From<DataError> for ModelError {
 impl From<ComputeError> for ModelError {
     fn from(error: ComputeError) -> Self {
         match error {
-            ComputeError::Torch(text) => Self::Torch(text),
+            ComputeError::Torch(text) | ComputeError::DeviceLost(text) => Self::Torch(text),
             other => Self::Torch(other.to_string()),
         }
     }

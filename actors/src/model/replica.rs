@@ -4,15 +4,20 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use footlight_runtime::{HostTensor, compute, tensor::DType};
-use tch::nn::VarStore;
-use tch::{Device, Kind, Tensor};
-
-use super::target::{Counted, is_float};
-use super::{
-    AnyReplica, Draw, Evaluation, Model, ModelError, Precision, Predictions, SlotGradient, Target,
+use footlight_runtime::{
+    HostTensor,
+    compute::{self, Transfers, Upload},
+    tensor::DType,
 };
-use crate::data::{Dataset, Field, Pass, integers};
+use tch::nn::VarStore;
+use tch::{Device, Kind, TchError, Tensor};
+
+use super::target::is_float;
+use super::{
+    AnyReplica, Draw, Evaluation, Model, ModelError, PendingGradient, Precision, Predictions,
+    Target,
+};
+use crate::data::{Dataset, Field, Pass, integers, rows};
 use crate::parameters::layout::Layout;
 
 /// libtorch has one random generator for the whole process. Who seeds it and draws from it holds this meanwhile, so
@@ -37,6 +42,7 @@ pub struct Replica<M> {
     _store: VarStore,
     precision: Precision,
     loss_scale: f32,
+    transfers: Transfers,
 }
 
 struct Variable {
@@ -85,7 +91,15 @@ impl<M: Model> Replica<M> {
             variables.push(Variable { name, shape, range, tensor });
         }
         let (precision, loss_scale) = (Precision::F32, 1.0);
-        let replica = Self { model, device, variables, len, _store: store, precision, loss_scale };
+        let place = match device {
+            Device::Cuda(index) => compute::Device::Cuda(index),
+            _ => compute::Device::Cpu,
+        };
+        // Gradients of two slots: one is on its way to the shards while the next one is computed.
+        let transfers = Transfers::new(place, 2 * len * size_of::<f32>())?;
+        let _store = store;
+        let replica =
+            Self { model, device, variables, len, _store, precision, loss_scale, transfers };
         replica.layout(1)?;
         Ok(replica)
     }
@@ -106,8 +120,8 @@ impl<M: Model> Replica<M> {
         by_type && by_shape
     }
 
-    /// Inputs `[n, …]` as the model takes them, on the device.
-    fn inputs(&self, inputs: &HostTensor) -> Result<Tensor, ModelError> {
+    /// Inputs `[n, …]` as the model takes them, on the device. They are checked before they go there.
+    fn inputs(&self, inputs: &HostTensor) -> Result<OnDevice, ModelError> {
         let (n, rest) = inputs.shape().split_first().map_or((0, &[][..]), |(n, rest)| (*n, rest));
         let field = Field::new(inputs.dtype(), rest);
         if inputs.shape().is_empty() || !Self::admits(&field) {
@@ -127,17 +141,22 @@ impl<M: Model> Replica<M> {
             DType::I64 => Kind::Int64,
             _ => Kind::Uint8,
         };
-        let tensor = inputs.to_tensor(compute::Device::Cpu)?.f_to_device(self.device)?;
-        let tensor = tensor.f_to_kind(kind)?;
-        if M::INPUT.first() == Some(&Field::ANY) {
-            return Ok(tensor);
-        }
-        let shape: Vec<i64> = [n].iter().chain(M::INPUT).map(|axis| *axis as i64).collect();
-        Ok(tensor.f_view(&shape[..])?)
+        let rest = if M::INPUT.first() == Some(&Field::ANY) { rest } else { M::INPUT };
+        let sizes: Vec<i64> = [n].iter().chain(rest).map(|axis| *axis as i64).collect();
+        self.upload(inputs, kind, &sizes)
     }
 
-    fn targets(&self, targets: &HostTensor) -> Result<Tensor, ModelError> {
-        Ok(M::TARGET.tensor(targets, M::CLASSES)?.f_to_device(self.device)?)
+    /// Targets `[n, …]` as the model learns them, on the device. They are checked before they go there.
+    fn targets(&self, targets: &HostTensor) -> Result<OnDevice, ModelError> {
+        let (kind, sizes) = M::TARGET.check(targets, M::CLASSES)?;
+        self.upload(targets, kind, &sizes)
+    }
+
+    /// Copies values to the device as they are; there they become of this type, and of this shape of as many elements.
+    fn upload(&self, values: &HostTensor, kind: Kind, to: &[i64]) -> Result<OnDevice, ModelError> {
+        let upload = self.transfers.upload(values.bytes(), values.shape(), values.dtype())?;
+        let tensor = upload.tensor().f_to_kind(kind)?.f_view(to)?;
+        Ok(OnDevice { tensor, _upload: upload })
     }
 
     /// What the network makes of inputs; with targets of this shape, where they are known.
@@ -166,24 +185,87 @@ impl<M: Model> Replica<M> {
         Ok(output)
     }
 
-    /// The tensors that belong to the parameters, one after another in one array.
-    fn flatten(&self, tensors: &[Tensor]) -> Result<Vec<f32>, ModelError> {
-        let mut flat = vec![0.0; self.len];
-        for (variable, tensor) in self.variables.iter().zip(tensors) {
-            if !tensor.defined() {
-                continue; // no path leads from this parameter to the loss
-            }
-            let place = flat.get_mut(variable.range.clone()).unwrap_or_default();
-            let tensor = tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?;
-            tensor.f_contiguous()?.f_copy_data(place, place.len())?;
+    /// Some samples of a slot through the model and back.
+    fn part(
+        &self,
+        inputs: &HostTensor,
+        targets: &HostTensor,
+        batch: usize,
+        draw: Draw,
+    ) -> Result<Part, ModelError> {
+        // They stay until everything that computes with them is queued.
+        let (inputs, targets) = (self.inputs(inputs)?, self.targets(targets)?);
+        let output = {
+            let _drawing = M::RANDOM.then(|| seeded(draw.seed()));
+            self.output(&inputs.tensor, true, Some(&targets.tensor))?
+        };
+        let loss = self.model.loss(&output, &targets.tensor);
+        let scale = f64::from(self.loss_scale);
+        let share = loss.f_mul_scalar(scale)?.f_div_scalar(batch as f64)?;
+        let variables: Vec<&Tensor> =
+            self.variables.iter().map(|variable| &variable.tensor).collect();
+        let gradients = Tensor::f_run_backward(&[share], &variables, false, false)?;
+        let _no_grad = tch::no_grad_guard();
+        let mut flat = Vec::with_capacity(gradients.len());
+        for (variable, gradient) in self.variables.iter().zip(gradients) {
+            flat.push(match gradient.defined() {
+                // A power of 2: nothing is rounded.
+                true if self.loss_scale != 1.0 => {
+                    gradient.f_to_kind(Kind::Float)?.f_div_scalar(scale)?
+                }
+                true => gradient.f_to_kind(Kind::Float)?,
+                // No path leads from this parameter to the loss.
+                false => variable.tensor.detach().f_zeros_like()?.f_to_kind(Kind::Float)?,
+            });
         }
-        Ok(flat)
+        let correct = M::TARGET.count_right(&output, &targets.tensor)?.f_to_kind(Kind::Double)?;
+        // A loss of one element, whatever its axes.
+        let metrics = Tensor::f_stack(&[loss.detach().f_sum(Kind::Double)?, correct], 0)?;
+        Ok(Part { gradients: flat, metrics })
+    }
+
+    /// What no samples give.
+    fn nothing(&self) -> Result<Part, ModelError> {
+        let zeros =
+            |variable: &Variable| variable.tensor.detach().f_zeros_like()?.f_to_kind(Kind::Float);
+        let gradients = self.variables.iter().map(zeros).collect::<Result<_, _>>()?;
+        let metrics = Tensor::f_zeros([2], (Kind::Double, self.device))?;
+        Ok(Part { gradients, metrics })
     }
 }
 
 /// Number of elements of a shape.
 fn len_of(shape: &[usize]) -> usize {
     shape.iter().product()
+}
+
+/// Inputs or targets on the device.
+struct OnDevice {
+    /// As the model takes them.
+    tensor: Tensor,
+    /// As they came. `tensor` may be a view of it, and its memory serves others when it is dropped, which is after the
+    /// backward pass.
+    _upload: Upload,
+}
+
+/// What some samples of a slot give.
+struct Part {
+    /// In the parameters' order and shapes.
+    gradients: Vec<Tensor>,
+    /// The summed loss, and how many targets were told rightly: `f64`.
+    metrics: Tensor,
+}
+
+impl Part {
+    fn add(&mut self, other: &Part) -> Result<(), TchError> {
+        let _no_grad = tch::no_grad_guard();
+        // Not in place: a gradient may be a view of a single number.
+        self.metrics = self.metrics.f_add(&other.metrics)?;
+        for (sum, one) in self.gradients.iter_mut().zip(&other.gradients) {
+            *sum = sum.f_add(one)?;
+        }
+        Ok(())
+    }
 }
 
 impl<M: Model> AnyReplica for Replica<M> {
@@ -226,9 +308,9 @@ impl<M: Model> AnyReplica for Replica<M> {
 
     fn flat_parameters(&self) -> Result<Vec<f32>, ModelError> {
         let _no_grad = tch::no_grad_guard();
-        let tensors: Vec<Tensor> =
-            self.variables.iter().map(|variable| variable.tensor.detach()).collect();
-        self.flatten(&tensors)
+        let tensors = self.variables.iter().map(|variable| variable.tensor.f_to_kind(Kind::Float));
+        let flat = self.transfers.download_flat(&tensors.collect::<Result<Vec<_>, _>>()?)?;
+        Ok(flat.wait()?.as_slice::<f32>().unwrap_or_default().to_vec())
     }
 
     fn set_chunk(&mut self, range: Range<usize>, values: &[f32]) -> Result<(), ModelError> {
@@ -242,11 +324,11 @@ impl<M: Model> AnyReplica for Replica<M> {
             if from >= to {
                 continue;
             }
-            let part =
-                Tensor::f_from_slice(values.get(from - start..to - start).unwrap_or_default())?;
+            let part = values.get(from - start..to - start).unwrap_or_default();
             let flat = variable.tensor.f_view([-1])?;
-            flat.f_narrow(0, (from - variable.range.start) as i64, (to - from) as i64)?
-                .f_copy_(&part)?;
+            let place =
+                flat.f_narrow(0, (from - variable.range.start) as i64, (to - from) as i64)?;
+            self.transfers.write(part, &place)?;
         }
         Ok(())
     }
@@ -266,46 +348,42 @@ impl<M: Model> AnyReplica for Replica<M> {
         self.loss_scale = scale;
     }
 
-    fn gradient(
+    fn begin(
         &mut self,
         inputs: &HostTensor,
         targets: &HostTensor,
         batch: usize,
+        parts: usize,
         draw: Draw,
-    ) -> Result<SlotGradient, ModelError> {
+    ) -> Result<PendingGradient, ModelError> {
         let count = |of: &HostTensor| of.shape().first().copied().unwrap_or(0);
         let (samples, labels) = (count(inputs), count(targets));
+        let misfit = || ModelError::Samples { samples, labels, batch };
         if samples != labels || samples > batch {
-            return Err(ModelError::Samples { samples, labels, batch });
+            return Err(misfit());
         }
-        if samples == 0 {
-            return Ok(SlotGradient {
-                loss_sum: 0.0,
-                correct: 0,
-                samples,
-                gradient: vec![0.0; self.len],
-            });
+        let part = samples.div_ceil(parts.max(1)).max(1);
+        let mut sum: Option<Part> = None;
+        for (at, first) in (0..).zip((0..samples).step_by(part)) {
+            let range = first..(first + part).min(samples);
+            let inputs = rows(inputs, range.clone()).ok_or_else(misfit)?;
+            let targets = rows(targets, range).ok_or_else(misfit)?;
+            let draw = Draw { part: draw.part + at, ..draw };
+            let one = self.part(&inputs, &targets, batch, draw)?;
+            match &mut sum {
+                None => sum = Some(one),
+                Some(sum) => sum.add(&one)?,
+            }
         }
-        let (inputs, targets) = (self.inputs(inputs)?, self.targets(targets)?);
-        let output = {
-            let _drawing = M::RANDOM.then(|| seeded(draw.seed()));
-            self.output(&inputs, true, Some(&targets))?
+        let Part { gradients, metrics } = match sum {
+            Some(sum) => sum,
+            None => self.nothing()?,
         };
-        let loss = self.model.loss(&output, &targets);
-        let counted = tch::no_grad(|| M::TARGET.count(&output, &targets))?;
-        let scale = f64::from(self.loss_scale);
-        let share = loss.f_mul_scalar(scale)?.f_div_scalar(batch as f64)?;
-        let variables: Vec<&Tensor> =
-            self.variables.iter().map(|variable| &variable.tensor).collect();
-        let gradients = Tensor::f_run_backward(&[share], &variables, false, false)?;
-        let mut gradient = self.flatten(&gradients)?;
-        if self.loss_scale != 1.0 {
-            // A power of 2: nothing is rounded.
-            gradient.iter_mut().for_each(|number| *number /= self.loss_scale);
-        }
-        let loss_sum = loss.f_double_value(&[])? as f32;
-        let correct = counted.unwrap_or_default().correct;
-        Ok(SlotGradient { loss_sum, correct, samples, gradient })
+        Ok(PendingGradient {
+            samples,
+            metrics: self.transfers.download(&metrics)?,
+            gradient: self.transfers.download_flat(&gradients)?,
+        })
     }
 
     fn predict(&self, inputs: &HostTensor) -> Result<Predictions, ModelError> {
@@ -316,8 +394,8 @@ impl<M: Model> AnyReplica for Replica<M> {
         };
         let inputs = self.inputs(inputs)?;
         let mut probabilities = Vec::new();
-        if inputs.numel() > 0 {
-            let output = self.output(&inputs, false, None)?;
+        if inputs.tensor.numel() > 0 {
+            let output = self.output(&inputs.tensor, false, None)?;
             let all = match M::TARGET {
                 Target::Values(_) => output,
                 _ => output.f_softmax(-1, Kind::Float)?,
@@ -332,21 +410,20 @@ impl<M: Model> AnyReplica for Replica<M> {
     fn evaluate(&self, data: &Dataset) -> Result<Evaluation, ModelError> {
         self.fits("test", &data.input(), &data.target())?;
         let _no_grad = tch::no_grad_guard();
-        let (mut sum, mut loss) = (Counted::default(), 0.0);
+        let (mut counted, mut correct, mut loss) = (0, 0, 0.0);
         let samples = data.len() as u32;
         for first in (0..samples).step_by(EVALUATION_BATCH) {
             let end = first.saturating_add(EVALUATION_BATCH as u32).min(samples);
             let batch = data.batch(first..end, Pass { seed: 0, epoch: 0 })?;
-            let targets = self.targets(&batch.targets)?;
-            let output = self.output(&self.inputs(&batch.inputs)?, false, Some(&targets))?;
-            if let Some(counted) = M::TARGET.count(&output, &targets)? {
-                sum.targets += counted.targets;
-                sum.correct += counted.correct;
-            }
-            loss += self.model.loss(&output, &targets).f_double_value(&[])?;
+            let (inputs, targets) = (self.inputs(&batch.inputs)?, self.targets(&batch.targets)?);
+            let output = self.output(&inputs.tensor, false, Some(&targets.tensor))?;
+            let right = M::TARGET.count_right(&output, &targets.tensor)?;
+            correct += right.f_int64_value(&[])? as usize;
+            counted += M::TARGET.count(&targets.tensor)?.f_int64_value(&[])? as usize;
+            loss += self.model.loss(&output, &targets.tensor).f_double_value(&[])?;
         }
-        let Counted { targets, correct } = sum;
-        Ok(Evaluation { samples: data.len(), targets, correct, loss: loss / data.len() as f64 })
+        let (samples, loss) = (data.len(), loss / data.len() as f64);
+        Ok(Evaluation { samples, targets: counted, correct, loss })
     }
 }
 

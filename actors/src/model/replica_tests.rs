@@ -1,6 +1,6 @@
 use tch::nn;
 
-use super::super::LeNet5;
+use super::super::{LeNet5, SlotGradient};
 use super::*;
 use crate::data::{Arrays, IGNORE};
 
@@ -427,4 +427,83 @@ fn a_token_outside_the_vocabulary_is_refused_before_libtorch_sees_it() {
     assert_eq!(refused(-1, 0), "input -1 is not one of the vocabulary's 5");
     assert_eq!(refused(0, 5), "label 5 is not one of the 5 classes");
     assert_eq!(refused(0, -1), "label -1 is not one of the 5 classes");
+}
+
+#[test]
+fn a_slot_in_parts_has_the_gradient_of_the_whole() {
+    let images: Vec<u8> = (0..10 * 784).map(|at| (at % 251) as u8).collect();
+    in_parts::<LeNet5>(&tensors(&images, &(0..10).collect::<Vec<u8>>()));
+    let array = |each: usize| {
+        let numbers: Vec<f32> = (0..10 * each).map(|at| (at as f32 * 0.7).sin()).collect();
+        HostTensor::from_vec(numbers, &[10, each]).unwrap()
+    };
+    in_parts::<Line>(&(array(3), array(2)));
+    // Of each sample's three elements one is padded, or none.
+    let target = |at: i64| if at % 6 == 5 { IGNORE } else { at * at % 5 };
+    let of = |each: &dyn Fn(i64) -> i64| tokens(&(0..30).map(each).collect::<Vec<_>>(), &[10, 3]);
+    in_parts::<Bigram>(&(of(&|at| at % 5), of(&target)));
+}
+
+fn in_parts<M: Model>((inputs, targets): &(HostTensor, HostTensor)) {
+    let mut replica = replica::<M>(3);
+    let mut of = |parts| replica.begin(inputs, targets, 12, parts, DRAW).unwrap().wait().unwrap();
+    let whole = of(1);
+    for parts in [0, 2, 3, 10, 99] {
+        let sum = of(parts);
+        assert_eq!((sum.samples, sum.correct), (10, whole.correct), "{} in {parts}", M::NAME);
+        assert!((sum.loss_sum / whole.loss_sum - 1.0).abs() < 1e-5, "{} in {parts}", M::NAME);
+        let sum = sum.gradient.as_slice::<f32>().unwrap();
+        assert!(close(sum, whole.gradient.as_slice().unwrap()), "{} in {parts}", M::NAME);
+    }
+}
+
+#[test]
+fn each_part_of_a_slot_draws_numbers_of_its_own() {
+    let (images, labels) = samples(6, 8);
+    let (images, labels) = (bytes(&images, &[6, 8]), bytes(&labels, &[6]));
+    let mut replica = replica::<Dropout>(1);
+    let slot = replica.begin(&images, &labels, 6, 2, DRAW).unwrap().wait().unwrap();
+    let mut sum = vec![0f32; replica.len()];
+    for (part, first) in (0..).zip([0, 3]) {
+        let of = |all| rows(all, first..first + 3).unwrap();
+        let draw = Draw { part, ..DRAW };
+        let one = replica.gradient(&of(&images), &of(&labels), 6, draw).unwrap();
+        sum.iter_mut().zip(&one.gradient).for_each(|(sum, one)| *sum += one);
+    }
+    assert_eq!(slot.gradient.as_slice::<f32>().unwrap(), sum);
+}
+
+#[test]
+fn what_is_wrong_in_any_part_of_a_slot_is_told_when_it_is_begun() {
+    let mut replica = replica::<LeNet5>(3);
+    let (images, _) = samples(4, 784);
+    let (inputs, targets) = tensors(&images, &[1, 2, 3, 10]);
+    let told = replica.begin(&inputs, &targets, 4, 2, DRAW).unwrap_err();
+    assert!(told.is_of_data(), "{told}");
+    assert_eq!(told.to_string(), "label 10 is not one of the 10 classes");
+    let told = replica.begin(&inputs, &bytes(&[1], &[1]), 4, 2, DRAW).unwrap_err().to_string();
+    assert_eq!(told, "4 samples with 1 labels in a batch of 4 do not fit together");
+}
+
+#[test]
+fn a_slot_of_no_samples_has_a_gradient_of_zeros_in_parts_too() {
+    let mut replica = replica::<LeNet5>(3);
+    let (inputs, targets) = tensors(&[], &[]);
+    let none = replica.begin(&inputs, &targets, 12, 3, DRAW).unwrap().wait().unwrap();
+    assert!((none.samples, none.correct) == (0, 0) && none.loss_sum == 0.0);
+    let gradient = none.gradient.as_slice::<f32>().unwrap();
+    assert!(gradient.len() == replica.len() && gradient.iter().all(|number| *number == 0.0));
+}
+
+#[test]
+fn a_gradient_stays_as_it_is_while_the_next_one_is_computed() {
+    let mut replica = replica::<LeNet5>(3);
+    let images: Vec<u8> = (0..4 * 784).map(|at| (at % 241) as u8).collect();
+    let (these, labels) = tensors(&images[..2 * 784], &[1, 2]);
+    let first = replica.begin(&these, &labels, 4, 1, DRAW).unwrap();
+    let (others, their_labels) = tensors(&images[2 * 784..], &[3, 4]);
+    let second = replica.begin(&others, &their_labels, 4, 1, DRAW).unwrap();
+    let alone = replica.gradient(&these, &labels, 4, DRAW).unwrap();
+    assert_ne!(alone, second.wait().unwrap().into());
+    assert_eq!(alone, first.wait().unwrap().into());
 }

@@ -1,7 +1,7 @@
 //! What a model learns of each sample.
 
 use footlight_runtime::{HostTensor, tensor::DType};
-use tch::{Kind, Reduction, Tensor};
+use tch::{Kind, Reduction, TchError, Tensor};
 
 use super::{Model, ModelError};
 use crate::data::{Field, IGNORE, integers};
@@ -45,8 +45,13 @@ impl Target {
         }
     }
 
-    /// The targets of `n` samples as libtorch takes them: `i64` `[n]` or `[n, len]`, or `f32` `[n, …]`.
-    pub(super) fn tensor(self, targets: &HostTensor, classes: usize) -> Result<Tensor, ModelError> {
+    /// Looks at the targets of `n` samples in host memory, and says as what libtorch takes them: `i64` `[n]` or
+    /// `[n, len]`, or `f32` `[n, …]`.
+    pub(super) fn check(
+        self,
+        targets: &HostTensor,
+        classes: usize,
+    ) -> Result<(Kind, Vec<i64>), ModelError> {
         let (n, rest) = targets.shape().split_first().map_or((0, &[][..]), |(n, rest)| (*n, rest));
         let wrong = || ModelError::Targets {
             found: Field::new(targets.dtype(), rest).to_string(),
@@ -59,17 +64,16 @@ impl Target {
             [n].iter().chain(rest).map(|axis| *axis as i64).collect()
         };
         if let Target::Values(shape) = self {
-            let numbers = targets.to_tensor(footlight_runtime::compute::Device::Cpu)?;
-            return Ok(numbers.f_to_kind(Kind::Float)?.f_view(&sizes(shape)[..])?);
+            return Ok((Kind::Float, sizes(shape)));
         }
-        let labels: Vec<i64> = integers(targets).ok_or_else(wrong)?.collect();
+        let mut labels = integers(targets).ok_or_else(wrong)?;
         let is_one = |label: i64| usize::try_from(label).is_ok_and(|label| label < classes);
         let may_be = |label: i64| is_one(label) || self == Target::Sequence && label == IGNORE;
-        if let Some(&label) = labels.iter().find(|label| !may_be(**label)) {
+        if let Some(label) = labels.find(|label| !may_be(*label)) {
             return Err(ModelError::Label { label, classes });
         }
         let rest = if self == Target::Class { &[][..] } else { rest };
-        Ok(Tensor::f_from_slice(&labels)?.f_view(&sizes(rest)[..])?)
+        Ok((Kind::Int64, sizes(rest)))
     }
 
     /// The loss of [`Model::loss`] if the model has none of its own.
@@ -93,21 +97,23 @@ impl Target {
         }
     }
 
-    /// How many targets there are to be told rightly, and how many were. `None` for numbers, which are never quite right.
-    pub(super) fn count(
-        self,
-        output: &Tensor,
-        targets: &Tensor,
-    ) -> Result<Option<Counted>, ModelError> {
-        let all = match self {
-            Target::Class => targets.numel() as i64,
-            Target::Sequence => {
-                targets.f_not_equal(IGNORE)?.f_sum(Kind::Int64)?.f_int64_value(&[])?
+    /// How many targets there are to be told rightly: an `i64` that stays on the device. 0 for numbers, which are never
+    /// quite right.
+    pub(super) fn count(self, targets: &Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Target::Class | Target::Sequence => targets.f_not_equal(IGNORE)?.f_sum(Kind::Int64),
+            Target::Values(_) => none(targets),
+        }
+    }
+
+    /// How many of them were: as [`count`](Self::count), so that a GPU is not waited for.
+    pub(super) fn count_right(self, output: &Tensor, targets: &Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Target::Class | Target::Sequence => {
+                output.f_argmax(-1, false)?.f_eq_tensor(targets)?.f_sum(Kind::Int64)
             }
-            Target::Values(_) => return Ok(None),
-        };
-        let right = output.f_argmax(-1, false)?.f_eq_tensor(targets)?.f_sum(Kind::Int64)?;
-        Ok(Some(Counted { targets: all as usize, correct: right.f_int64_value(&[])? as usize }))
+            Target::Values(_) => none(targets),
+        }
     }
 
     /// Whether the output for `n` samples, with targets of this shape where there are some, has the right one.
@@ -133,11 +139,9 @@ impl Target {
     }
 }
 
-/// How many targets were told rightly.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Counted {
-    pub(super) targets: usize,
-    pub(super) correct: usize,
+/// A count of none, on the device of these.
+fn none(targets: &Tensor) -> Result<Tensor, TchError> {
+    Tensor::f_zeros([0i64; 0], (Kind::Int64, targets.device()))
 }
 
 /// Whether elements are floating-point numbers.

@@ -8,7 +8,7 @@ use footlight_runtime::{
     compute::{ComputeError, ComputeThread, Device},
 };
 
-use super::{AnyReplica, ModelError, ModelSpec, Models};
+use super::{AnyReplica, ModelError, ModelSpec, Models, PendingGradient, SlotTensor};
 
 /// A model on a compute thread. libtorch runs there and nowhere else; what awaits this blocks
 /// nobody.
@@ -59,12 +59,34 @@ impl ReplicaThread {
             Err(other) => Ok(Err(other)),
         });
         let outcome = outcome.await;
-        if let Err(ComputeError::DeviceLost(why)) = &outcome
+        self.look_at(&outcome);
+        outcome?.map_err(Error::other)
+    }
+
+    /// Waits for a gradient that was begun by [`run`](Self::run). The thread is free for the next one meanwhile.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn wait(&self, pending: PendingGradient) -> Result<SlotTensor> {
+        if !pending.is_under_way() {
+            return pending.wait().map_err(Error::other);
+        }
+        let waited = tokio::task::spawn_blocking(move || pending.wait()).await;
+        let outcome = match waited.map_err(|error| Error::other(error.to_string()))? {
+            Ok(slot) => Ok(slot),
+            Err(ModelError::Torch(text)) => Err(tch::TchError::Torch(text).into()),
+            Err(other) => return Err(Error::other(other)),
+        };
+        self.look_at(&outcome);
+        Ok(outcome?)
+    }
+
+    fn look_at<R>(&self, outcome: &std::result::Result<R, ComputeError>) {
+        if let Err(ComputeError::DeviceLost(why)) = outcome
             && let Some(node) = Node::of(&self.system)
         {
             node.fail(format!("a device was lost: {why}"));
         }
-        outcome?.map_err(Error::other)
     }
 }
 

@@ -1,13 +1,18 @@
 //! The actor that computes gradients, slot by slot.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use footlight_runtime::{
     Actor, ActorAddr, ActorRef, Cause, Context, Down, Error, Handler, HostTensor, Message, Result,
     compute::{Device, DeviceChoice},
     tensor::{BufferPool, DType, WireFormat},
 };
-use futures::future::try_join_all;
+use futures::{
+    FutureExt, StreamExt, TryStreamExt,
+    future::{maybe_done, try_join_all},
+    poll,
+    stream::FuturesUnordered,
+};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::timeout};
 
@@ -17,11 +22,8 @@ use super::{
     weights::{VERSION_PATIENCE, Weights},
 };
 use crate::{
-    data::{
-        loader::{DataLoader, NextWork, NoWork, SlotWork},
-        rows,
-    },
-    model::{AnyReplica, Draw, ModelError, ModelSpec, Precision, ReplicaThread, SlotGradient},
+    data::loader::{DataLoader, NextWork, NoWork, SlotWork},
+    model::{Draw, ModelSpec, PendingGradient, Precision, ReplicaThread},
     parameters::{
         ParameterServer,
         server::{PushGradient, SlotMetrics},
@@ -119,9 +121,7 @@ impl Actor for Worker {
         let pool = system.pool().clone();
         let (loader, loaders) = watch::channel(spec.loader.clone());
         let shards = spec.weights.shards.clone();
-        let work =
-            Work { spec, me, replica, pool, loaders, version: None, committed: 0, anew: false };
-        context.run(work.run());
+        context.run(async move { Work { spec, me, replica, pool, loaders }.run().await });
         Ok(Worker { device, loader, shards })
     }
 
@@ -159,23 +159,29 @@ struct Work {
     replica: ReplicaThread,
     pool: BufferPool,
     loaders: watch::Receiver<ActorRef<DataLoader>>,
-    /// The version that the replica has, whole.
-    version: Option<u64>,
-    /// How many steps are known to be applied everywhere.
-    committed: u64,
-    /// What was leased may be lost: the loader is to hand it out again.
-    anew: bool,
+}
+
+/// A slot that was begun, and is not pushed yet.
+struct Begun {
+    step: u64,
+    slot: u32,
+    pending: PendingGradient,
 }
 
 impl Work {
     /// Computes to the end, whatever shards move meanwhile.
-    async fn run(mut self) -> Result<()> {
+    async fn run(&self) -> Result<()> {
         let mut moves = self.spec.weights.shards.moves();
+        // How many steps are known to be applied everywhere.
+        let mut committed = 0;
+        // What was leased may be lost: the loader is to hand it out again.
+        let mut anew = false;
         loop {
+            // Where shards move, `compute` is dropped with the slot in hand, the question for the next one, all pushes.
             let outcome = tokio::select! {
                 biased;
                 _ = moves.changed() => None,
-                outcome = self.compute() => Some(outcome),
+                outcome = self.compute(&mut committed, anew) => Some(outcome),
             };
             let lost = match outcome {
                 None => None,
@@ -192,39 +198,50 @@ impl Work {
                 return Err(error.into());
             }
             // Slots that a lost shard had been given and not applied are to be computed again, whoever has computed
-            // them: what this worker was leased goes back. Parameters may have been set in part.
-            self.anew = true;
-            self.version = None;
+            // them: what this worker was leased goes back. Parameters may have been set in part, and are pulled again.
+            anew = true;
         }
     }
 
-    /// Computes until there is nothing left.
-    async fn compute(&mut self) -> Result<()> {
-        let anew = std::mem::take(&mut self.anew);
-        let mut next = self.ask(anew).await?;
+    /// Computes until there is nothing left. While a slot is computed, the next one's data travels, and the gradient of
+    /// the one before goes to the shards.
+    async fn compute(&self, committed: &mut u64, anew: bool) -> Result<()> {
+        // The version that the replica has, whole.
+        let mut version = None;
+        let mut pushes = FuturesUnordered::new();
+        let mut next = self.ask(*committed, anew).await?;
         while let Some(work) = next {
-            if self.version != Some(work.step) {
-                let version = self.spec.weights.pull_in(work.step, self.spec.wire).await?;
-                let number = version.number;
-                version.load(&self.replica).await?;
-                self.version = Some(number);
+            if version != Some(work.step) {
+                // The step that is waited for may need them.
+                while pushes.try_next().await?.is_some() {}
+                let pulled = self.spec.weights.pull_in(work.step, self.spec.wire).await?;
+                let number = pulled.number;
+                pulled.load(&self.replica).await?;
+                version = Some(number);
             }
-            self.committed = self.version.unwrap_or(0).max(self.committed);
-            // The next slot's data travels while this one is computed.
-            if self.version == Some(work.step) {
-                let (asked, ()) = futures::try_join!(self.ask(false), self.slot(work))?;
-                next = asked;
-            } else {
-                // The step was applied already: this slot had been pushed by another.
-                next = self.ask(false).await?;
+            *committed = version.unwrap_or(0).max(*committed);
+            let mut asked = pin!(maybe_done(self.ask(*committed, false)));
+            // The question goes out now. Its answer may need a push from here, so it is not waited for alone.
+            let _ = poll!(&mut asked);
+            // Otherwise the step was applied already: this slot had been pushed by another.
+            if version == Some(work.step) {
+                let begun = beside(&mut pushes, self.begin(work)).await?;
+                // The gradient before the one before is out of the device's way.
+                while pushes.len() > 1 {
+                    pushes.try_next().await?;
+                }
+                pushes.push(self.push(begun));
             }
+            beside(&mut pushes, asked.as_mut().map(Ok)).await?;
+            next = asked.take_output().transpose()?.flatten();
         }
+        while pushes.try_next().await?.is_some() {}
         Ok(())
     }
 
     /// The next slot, from whichever loader the job has.
-    async fn ask(&self, mut anew: bool) -> Result<Option<SlotWork>> {
-        let (mut loaders, committed) = (self.loaders.clone(), self.committed);
+    async fn ask(&self, committed: u64, mut anew: bool) -> Result<Option<SlotWork>> {
+        let mut loaders = self.loaders.clone();
         loop {
             let loader = loaders.borrow_and_update().clone();
             let ask = NextWork { worker: self.spec.worker, committed, from: Some(self.me), anew };
@@ -259,27 +276,33 @@ impl Work {
         Error::other(why)
     }
 
-    /// Computes one slot and pushes its gradient, all chunks at once.
-    async fn slot(&self, work: SlotWork) -> Result<()> {
+    /// Has the device compute one slot. On the processor it is computed when this returns.
+    async fn begin(&self, work: SlotWork) -> Result<Begun> {
         let SlotWork { step, slot, batch, inputs, targets } = work;
         let (seed, parts) = (self.spec.seed, self.spec.parts as usize);
-        let computed = self
+        let begun = self
             .replica
             .run(move |replica| {
-                let draw = |part| Draw { seed, step, slot, part };
-                match in_parts(replica, &inputs, &targets, batch as usize, parts, draw) {
+                let draw = Draw { seed, step, slot, part: 0 };
+                match replica.begin(&inputs, &targets, batch as usize, parts, draw) {
                     Err(error) if error.is_of_data() => Ok(Err(error.to_string())),
                     other => other.map(Ok),
                 }
             })
             .await?;
-        let computed = match computed {
-            Ok(computed) => computed,
+        match begun {
+            Ok(pending) => Ok(Begun { step, slot, pending }),
             Err(why) => {
                 let loader = self.loaders.borrow().clone();
-                return Err(self.unfit(why, &loader).await);
+                Err(self.unfit(why, &loader).await)
             }
-        };
+        }
+    }
+
+    /// Pushes a slot's gradient when it is there, all chunks at once.
+    async fn push(&self, begun: Begun) -> Result<()> {
+        let Begun { step, slot, pending } = begun;
+        let computed = self.replica.wait(pending).await?;
         let metrics = SlotMetrics {
             samples: computed.samples as u32,
             loss_sum: computed.loss_sum,
@@ -293,7 +316,7 @@ impl Work {
             )));
         }
         // Not copied: the chunks share its memory.
-        let gradient = &HostTensor::from_vec(computed.gradient, &[got])?;
+        let gradient = &computed.gradient;
         let pushes = (0..weights.layout.chunks()).map(|chunk| async move {
             let range = weights.layout.chunk(chunk).unwrap_or_default();
             let bytes = range.start * size_of::<f32>()..range.end * size_of::<f32>();
@@ -314,75 +337,43 @@ impl Work {
     }
 }
 
-/// The gradient of a slot whose samples go through the model in so many parts: their gradients' sum.
-fn in_parts(
-    replica: &mut dyn AnyReplica,
-    inputs: &HostTensor,
-    targets: &HostTensor,
-    batch: usize,
-    parts: usize,
-    draw: impl Fn(u32) -> Draw,
-) -> std::result::Result<SlotGradient, ModelError> {
-    let all = targets.shape().first().copied().unwrap_or(0);
-    let samples = all.div_ceil(parts.max(1));
-    if samples == 0 || samples == all {
-        return replica.gradient(inputs, targets, batch, draw(0));
-    }
-    let ranges = (0..all).step_by(samples).map(|first| first..(first + samples).min(all));
-    let mut sum: Option<SlotGradient> = None;
-    for (part, range) in (0..).zip(ranges) {
-        let (Some(inputs), Some(targets)) = (rows(inputs, range.clone()), rows(targets, range))
-        else {
-            // Not as many of one as of the other: told by the model.
-            return replica.gradient(inputs, targets, batch, draw(0));
-        };
-        let one = replica.gradient(&inputs, &targets, batch, draw(part))?;
-        match &mut sum {
-            None => sum = Some(one),
-            Some(sum) => {
-                sum.loss_sum += one.loss_sum;
-                sum.correct += one.correct;
-                sum.samples += one.samples;
-                sum.gradient.iter_mut().zip(one.gradient).for_each(|(sum, one)| *sum += one);
-            }
+/// Does `work`, and goes on with the pushes meanwhile.
+async fn beside<T>(
+    pushes: &mut FuturesUnordered<impl Future<Output = Result<()>>>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            Some(pushed) = pushes.next() => pushed?,
         }
     }
-    sum.map_or_else(|| replica.gradient(inputs, targets, batch, draw(0)), Ok)
 }
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
+    use tokio::sync::oneshot;
 
     use super::*;
-    use crate::model::{LeNet5, Replica};
 
-    #[test]
-    fn a_slot_in_parts_has_the_gradient_of_the_whole() {
-        let mut replica = Replica::<LeNet5>::new(3, Device::Cpu).unwrap();
-        let images: Vec<u8> = (0..10 * 784).map(|at| (at % 251) as u8).collect();
-        let images = HostTensor::from_vec(images, &[10, 28, 28]).unwrap();
-        let labels = HostTensor::from_vec((0..10u8).collect(), &[10]).unwrap();
-        let draw = |part| Draw { seed: 1, step: 2, slot: 3, part };
-        let mut of = |parts| in_parts(&mut replica, &images, &labels, 12, parts, draw).unwrap();
-        let whole = of(1);
-        for parts in [2, 3, 10, 99] {
-            let sum = of(parts);
-            assert_eq!((sum.samples, sum.correct), (10, whole.correct));
-            assert!((sum.loss_sum / whole.loss_sum - 1.0).abs() < 1e-5);
-            for (sum, whole) in sum.gradient.iter().zip(&whole.gradient) {
-                assert!((sum - whole).abs() < 1e-5, "{parts} parts: {sum} {whole}");
-            }
-        }
+    #[tokio::test]
+    async fn pushes_go_on_while_something_else_is_waited_for() {
+        let (tell, told) = oneshot::channel::<()>();
+        let mut pushes = FuturesUnordered::new();
+        pushes.push(async move { tell.send(()).map_err(|()| Error::other("nobody waits")) });
+        // What is waited for needs the push, as a question about the next slot may.
+        let answer = beside(&mut pushes, async { told.await.map_err(Error::other) });
+        timeout(Duration::from_secs(20), answer).await.unwrap().unwrap();
     }
 
-    #[test]
-    fn a_slot_of_no_samples_has_a_gradient_of_zeros_in_parts_too() {
-        let mut replica = Replica::<LeNet5>::new(3, Device::Cpu).unwrap();
-        let draw = |part| Draw { seed: 1, step: 2, slot: 3, part };
-        let images = HostTensor::from_vec(Vec::<u8>::new(), &[0, 28, 28]).unwrap();
-        let labels = HostTensor::from_vec(Vec::<u8>::new(), &[0]).unwrap();
-        let none = in_parts(&mut replica, &images, &labels, 12, 3, draw).unwrap();
-        assert!(none.samples == 0 && none.gradient.iter().all(|number| *number == 0.0));
+    #[tokio::test]
+    async fn a_push_that_fails_ends_the_wait() {
+        let mut pushes = FuturesUnordered::new();
+        pushes.push(async { Err(Error::other("the shard is gone")) });
+        let never = beside(&mut pushes, std::future::pending::<Result<()>>());
+        let failed = timeout(Duration::from_secs(20), never).await.unwrap().unwrap_err();
+        assert!(failed.to_string().contains("the shard is gone"), "{failed}");
     }
 }

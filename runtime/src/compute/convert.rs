@@ -67,7 +67,7 @@ impl HostTensor {
 }
 
 /// Element type, shape, and length in bytes.
-fn describe(tensor: &Tensor) -> Result<(DType, Vec<usize>, usize), ComputeError> {
+pub(super) fn describe(tensor: &Tensor) -> Result<(DType, Vec<usize>, usize), ComputeError> {
     if !tensor.defined() {
         return Err(ComputeError::Torch("the tensor is undefined".into()));
     }
@@ -103,11 +103,11 @@ fn fill(
 
 /// libtorch's sizes. Every axis of a `HostTensor` fits: the product of those that aren't empty
 /// does.
-fn sizes(shape: &[usize]) -> Vec<i64> {
+pub(super) fn sizes(shape: &[usize]) -> Vec<i64> {
     shape.iter().map(|&axis| axis as i64).collect()
 }
 
-fn kind(dtype: DType) -> Kind {
+pub(super) fn kind(dtype: DType) -> Kind {
     match dtype {
         DType::F32 => Kind::Float,
         DType::F64 => Kind::Double,

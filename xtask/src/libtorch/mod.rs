@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use given::given;
 
 /// The version that `tch` is made for.
-const VERSION: &str = "2.11.0";
+pub(crate) const VERSION: &str = "2.11.0";
 
 /// For which processors.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -41,7 +41,8 @@ use works::{Participant, Place, WORKS, Work};
 
 /// Measure Footlight side by side with Ray, Monarch, PyTorch and bare quinn.
 ///
-/// Installs what is missing of the peers in the cache directory first (1.5 GB). Each work is done in rounds, by one
+/// Installs what is missing of the peers in the cache directory first (1.5 GB), and libtorch and MNIST for the works that
+/// train or load. Each work is done in rounds, by one
 /// participant after the other in each; what counts are the medians. Figures go to target/peers/report.json and
 /// docs/performance.md. The link of 2 Gbit/s needs root. Leave the machine alone meanwhile.
 #[derive(Args)]
@@ -125,7 +126,7 @@ impl Measure<'_> {
         let mut all: Vec<(Participant, Turns)> = work
             .participants
             .iter()
-            .map(|who| (*who, Turns { out: self.programs.lacks(*who), ..Turns::default() }))
+            .map(|who| (*who, Turns { out: self.programs.lacks(work, *who), ..Turns::default() }))
             .collect();
         let link = (work.place == Place::Link).then(Link::make).transpose();
         if let Err(error) = &link {
@@ -150,13 +151,14 @@ impl Measure<'_> {
         // On the hosts of a link every port is free.
         let addr = if link.is_some() { (ip, 7400).into() } else { round::free_address(ip)? };
         let side = |rank: u8| -> Command {
-            let command = self.programs.command(who, work.task, rank, addr);
+            let command = self.programs.command(who, work, rank, addr);
             match link {
                 Some(link) => link.on(rank, &command),
                 None => command,
             }
         };
-        let alone = work.place == Place::OneProcess || who.starts_its_own();
+        let by_itself = matches!(work.place, Place::OneProcess | Place::OwnProcesses);
+        let alone = by_itself || who.starts_its_own();
         let name = format!("{}-{}", work.name, who.name());
         round::play((!alone).then(|| side(0)), side(1), self.logs, &name)
     }

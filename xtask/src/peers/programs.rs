@@ -1,9 +1,10 @@
-//! How each participant is started: Footlight's own program for three of them, a Python script for the others.
+//! How each participant is started: a program of Footlight's for three of them, a Python script for the others.
 
 use super::venv::{Package, Venv};
 use super::works::{Participant, Work};
+use crate::dataset::Name;
 use crate::demo::target_directory;
-use crate::{command, paths};
+use crate::{command, paths, setup};
 use anyhow::Result;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,12 +13,15 @@ use std::process::Command;
 /// What is ready to be started.
 pub(crate) struct Programs {
     venv: Venv,
+    /// Footlight's two programs: that without libtorch, and that with it, which is given data.
     bench: Option<PathBuf>,
+    training: Option<PathBuf>,
+    mnist: Option<PathBuf>,
     scripts: PathBuf,
 }
 
 impl Programs {
-    /// Installs and builds what the works need.
+    /// Installs, fetches and builds what the works need.
     pub(crate) fn prepare(works: &[&Work]) -> Result<Self> {
         let participants = works.iter().flat_map(|work| work.participants);
         let mut packages: Vec<Package> = participants.filter_map(|who| package(*who)).collect();
@@ -25,24 +29,47 @@ impl Programs {
         packages.dedup();
         let venv = Venv::prepare(&packages)?;
         let benches = paths::root().join("benches");
-        let bench = benches.join("Cargo.toml").is_file().then(build).transpose()?;
-        Ok(Self { venv, bench, scripts: benches.join("peers") })
+        let build = |wanted: bool, manifest: &str, package: &str, program: &str| {
+            let there = wanted && benches.join(manifest).is_file();
+            there.then(|| build(package, program)).transpose()
+        };
+        let with_data = works.iter().any(|work| work.data.is_some());
+        let mnist = with_data.then(|| setup::prepare(None, Name::Mnist, None)).transpose()?;
+        let without = works.iter().any(|work| work.data.is_none());
+        Ok(Self {
+            venv,
+            bench: build(without, "Cargo.toml", BENCHES, "footlight-bench")?,
+            training: build(
+                with_data,
+                "training/Cargo.toml",
+                TRAINING,
+                "footlight-training-bench",
+            )?,
+            mnist: mnist.map(|ready| ready.data),
+            scripts: benches.join("peers"),
+        })
     }
 
     /// Why a participant cannot be started.
-    pub(crate) fn lacks(&self, who: Participant) -> Option<String> {
-        match package(who) {
-            Some(package) => self.venv.lacks(package).map(str::to_owned),
-            None if self.bench.is_some() => None,
-            None => Some("this checkout has no package footlight-benches".to_owned()),
+    pub(crate) fn lacks(&self, work: &Work, who: Participant) -> Option<String> {
+        if let Some(package) = package(who) {
+            return self.venv.lacks(package).map(str::to_owned);
         }
+        let package = if work.data.is_some() { TRAINING } else { BENCHES };
+        let lacks = || format!("this checkout has no package {package}");
+        self.own(work).is_none().then(lacks)
+    }
+
+    /// Footlight's program for a work.
+    fn own(&self, work: &Work) -> Option<&PathBuf> {
+        if work.data.is_some() { self.training.as_ref() } else { self.bench.as_ref() }
     }
 
     /// A participant's side of a work.
     pub(crate) fn command(
         &self,
         who: Participant,
-        task: &str,
+        work: &Work,
         rank: u8,
         addr: SocketAddr,
     ) -> Command {
@@ -53,7 +80,7 @@ impl Programs {
         };
         let (mut command, more) = match who {
             Participant::Footlight | Participant::RawQuinn | Participant::Ractor => {
-                let mut bench = Command::new(self.bench.clone().unwrap_or_default());
+                let mut bench = Command::new(self.own(work).cloned().unwrap_or_default());
                 bench.arg(who.name());
                 (bench, None)
             }
@@ -64,20 +91,32 @@ impl Programs {
             Participant::TorchRpcTcp => (script("peer_torch_rpc.py"), Some("--tcp")),
             Participant::TorchRpcSharded => (script("peer_torch_rpc.py"), Some("--sharded")),
             Participant::RaySharded => (script("peer_ray.py"), Some("--sharded")),
+            Participant::Ddp => (script("peer_ddp.py"), None),
+            Participant::DdpTensors => (script("peer_ddp.py"), Some("--tensors")),
+            Participant::DataLoader => (script("peer_dataloader.py"), None),
         };
-        command.arg(task).args(["--rank", &rank.to_string(), "--addr", &addr.to_string()]);
+        command.arg(work.task).args(["--rank", &rank.to_string(), "--addr", &addr.to_string()]);
         command.args(more);
+        if let (Some(_), Some(folder)) = (work.data, &self.mnist) {
+            command.arg("--data").arg(folder);
+        }
         command
     }
 }
 
-fn build() -> Result<PathBuf> {
+const BENCHES: &str = "footlight-benches";
+const TRAINING: &str = "footlight-training-benches";
+
+fn build(package: &str, program: &str) -> Result<PathBuf> {
+    let package = format!("--package={package}");
     command::openly(command::cargo().args([
         "build",
         "--profile=bench",
-        "--package=footlight-benches",
+        &package,
+        "--bin",
+        program,
     ]))?;
-    Ok(target_directory()?.join("release/footlight-bench"))
+    Ok(target_directory()?.join("release").join(program))
 }
 
 /// The package that a participant is in; Footlight's own program needs none.
@@ -89,6 +128,9 @@ fn package(who: Participant) -> Option<Package> {
         Participant::Gloo
         | Participant::TorchRpc
         | Participant::TorchRpcTcp
-        | Participant::TorchRpcSharded => Some(Package::Torch),
+        | Participant::TorchRpcSharded
+        | Participant::Ddp
+        | Participant::DdpTensors
+        | Participant::DataLoader => Some(Package::Torch),
     }
 }

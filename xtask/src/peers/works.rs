@@ -1,13 +1,14 @@
 //! What is measured, and who takes part: the table of issue and report.
 
 use super::limits::Limit;
+use crate::dataset::Name;
 use Better::{Higher, Lower};
 use Limit::{AtLeast, AtMost, TimesAtLeast, TimesAtMost};
 use Participant::{
-    Footlight, Gloo, Monarch, Ractor, RawQuinn, Ray, RaySharded, TorchRpc, TorchRpcSharded,
-    TorchRpcTcp,
+    DataLoader, Ddp, DdpTensors, Footlight, Gloo, Monarch, Ractor, RawQuinn, Ray, RaySharded,
+    TorchRpc, TorchRpcSharded, TorchRpcTcp,
 };
-use Place::{Link, OneProcess, TwoProcesses};
+use Place::{Link, OneProcess, OwnProcesses, TwoProcesses};
 
 /// Who is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,10 +30,16 @@ pub(crate) enum Participant {
     TorchRpcSharded,
     /// Ray with two servers and without the copies of its example.
     RaySharded,
+    /// PyTorch's DistributedDataParallel over gloo, with its data as PyTorch recommends it.
+    Ddp,
+    /// The same with batches that are cut from one tensor in memory.
+    DdpTensors,
+    /// PyTorch's DataLoader.
+    DataLoader,
 }
 
 impl Participant {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 13] = [
         Footlight,
         RawQuinn,
         Ractor,
@@ -43,6 +50,9 @@ impl Participant {
         TorchRpcTcp,
         TorchRpcSharded,
         RaySharded,
+        Ddp,
+        DdpTensors,
+        DataLoader,
     ];
 
     /// The name in the report.
@@ -58,6 +68,9 @@ impl Participant {
             TorchRpcTcp => "torch_rpc_tcp",
             TorchRpcSharded => "torch_rpc_sharded",
             RaySharded => "ray_sharded",
+            Ddp => "ddp",
+            DdpTensors => "ddp_tensors",
+            DataLoader => "dataloader",
         }
     }
 
@@ -93,6 +106,8 @@ pub(crate) enum Place {
     OneProcess,
     /// Both on loopback.
     TwoProcesses,
+    /// On loopback too, and each participant starts the processes that it needs.
+    OwnProcesses,
     /// On two hosts with a link of 2 Gbit/s between them.
     Link,
 }
@@ -106,6 +121,8 @@ pub(crate) struct Work {
     pub(crate) unit: &'static str,
     pub(crate) better: Better,
     pub(crate) place: Place,
+    /// The data set that the programs are given. Then Footlight's is the one with libtorch.
+    pub(crate) data: Option<Name>,
     pub(crate) participants: &'static [Participant],
     pub(crate) limits: &'static [Limit],
 }
@@ -142,6 +159,12 @@ pub(crate) static WORKS: &[Work] = &[
         ..work("parameter_step_bf16_2gbit", "ms", Lower, Link, &[Footlight, Gloo], &[TimesAtMost(0.55, Gloo)]) },
     work("parameter_step_same_host", "ms", Lower, TwoProcesses, &[Footlight, Gloo],
         &[TimesAtMost(0.7, Gloo)]),
+    Work { data: Some(Name::Mnist),
+        ..work("train_lenet", "samples/s", Higher, OwnProcesses, &[Footlight, Ddp, DdpTensors], &[TimesAtLeast(1.0, Ddp)]) },
+    Work { data: Some(Name::Mnist),
+        ..work("load_mnist_processes", "samples/s", Higher, OwnProcesses, &[Footlight, DataLoader], &[TimesAtLeast(3.0, DataLoader)]) },
+    Work { data: Some(Name::Mnist),
+        ..work("load_mnist_in_process", "samples/s", Higher, OneProcess, &[Footlight, DataLoader], &[TimesAtLeast(3.0, DataLoader)]) },
     work("peak_memory_256mib", "MiB", Lower, TwoProcesses, &[Footlight], &[AtMost(256.0 + 32.0)]),
     work("local_call", "us", Lower, OneProcess, &[Footlight, Ractor], &[TimesAtMost(1.5, Ractor)]),
 ];
@@ -154,7 +177,7 @@ const fn work(
     participants: &'static [Participant],
     limits: &'static [Limit],
 ) -> Work {
-    Work { name, task: name, unit, better, place, participants, limits }
+    Work { name, task: name, unit, better, place, data: None, participants, limits }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use footlight::{
         checkpoint::Checkpoints,
         data::{DataSpec, IdxDataset, Split},
         model::{LeNet5, Model, ModelSpec, Models, Precision},
-        parameters::optimizer::Adam,
+        parameters::{consistency::Consistency, optimizer::Adam},
         report::{
             JobReport,
             digits::{self, Shown, Style},
@@ -119,6 +119,9 @@ struct JobArgs {
     /// Samples of a batch, over all workers
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(4..=8192))]
     batch: u32,
+    /// How far apart workers may be: bsp, stale:STEPS or async; only bsp gives the same bits each time
+    #[arg(long, value_name = "MODE", default_value_t = Consistency::BulkSynchronous)]
+    consistency: Consistency,
     /// Where the workers compute: auto, cpu or cuda:N; of a list as in cpu,cuda:1 each worker has the
     /// next one
     #[arg(long = "device", value_name = "DEVICE", value_delimiter = ',', default_value = "auto")]
@@ -247,6 +250,8 @@ impl JobArgs {
             None => data,
         };
         let rate = if self.dataset == DatasetName::Mnist { 5e-3 } else { 3e-3 };
+        // Each of the 4 slots is a step of the optimiser then.
+        let rate = if self.consistency.is_by_slot() { rate / 4.0 } else { rate };
         let mut job = TrainingJob::new(self.dataset.name(), ModelSpec::of::<LeNet5>(), data);
         if let Some(dir) = &self.checkpoints {
             // Other processes have other working directories.
@@ -263,6 +268,7 @@ impl JobArgs {
             .workers(self.workers)
             .servers(self.servers)
             .replicas(self.replicas)
+            .consistency(self.consistency)
             .devices(self.devices.iter().copied())
             .batch(self.batch)
             .wire(self.wire.into())

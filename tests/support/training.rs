@@ -269,6 +269,8 @@ pub(crate) struct Stage {
     pub(crate) processes: Vec<(NodeId, Process)>,
     /// What each of them plays.
     parts: Vec<Part>,
+    /// What a slot takes longer in them.
+    millis_a_slot: u32,
     _keeper: Processes,
     dir: TempDir,
 }
@@ -277,6 +279,12 @@ impl Stage {
     /// A seed in this process with these roles, and processes.
     pub(crate) async fn set(roles: &[&str], parts: &[Part]) -> Self {
         Self::begin(roles, None).await.filled(parts).await
+    }
+
+    /// As [`set`](Self::set), with workers that take so long for each slot besides.
+    pub(crate) async fn slow(roles: &[&str], parts: &[Part], millis_a_slot: u32) -> Self {
+        let stage = Self { millis_a_slot, ..Self::begin(roles, None).await };
+        stage.filled(parts).await
     }
 
     /// The seed is a process too, and submits a job of this name and so many epochs when all are there and three vote. `seed` is a node
@@ -331,7 +339,7 @@ impl Stage {
         let seed = start(args, true).await.unwrap();
         let at = at.unwrap_or_else(|| seed.addr().to_string());
         let (processes, parts) = (Vec::new(), Vec::new());
-        Stage { seed, at, processes, parts, _keeper: keeper, dir }
+        Stage { seed, at, processes, parts, millis_a_slot: 0, _keeper: keeper, dir }
     }
 
     async fn filled(mut self, parts: &[Part]) -> Self {
@@ -361,6 +369,7 @@ impl Stage {
             .args(["--exact", "node_process", "--ignored", "--nocapture"])
             .env("TEST_STATE", self.dir.path().join("keys"))
             .env("TEST_ORDERS", self.dir.path().join("orders"))
+            .env("TEST_MILLIS_A_SLOT", self.millis_a_slot.to_string())
             .env("TEST_SEED", &self.at)
             .env("TEST_ROLE", part.role())
             .env("TEST_KNOWS_MODEL", if matches!(part, Part::Stranger) { "no" } else { "yes" })

@@ -2,11 +2,12 @@
 //!
 //! `setup` brings what a build needs into the user's cache directory; `demo`, `test`, `chaos`, `detect`, `soak` and `ci` do that
 //! first and then run cargo; `fuzz` needs nothing of it, and `peers` measures Footlight side by side with others;
-//! `gpu` makes a folder to take to a machine with a GPU. Everything said here goes to standard error, so that the demo's `--json` has standard output to itself.
+//! `consistency` measures the modes of training against each other; `gpu` makes a folder to take to a machine with a GPU. Everything said here goes to standard error, so that the demo's `--json` has standard output to itself.
 
 mod checksum;
 mod ci;
 mod command;
+mod consistency;
 mod dataset;
 mod demo;
 mod endurance;
@@ -45,6 +46,7 @@ enum Command {
     Soak(endurance::Soak),
     Fuzz(fuzz::Options),
     Peers(peers::Options),
+    Consistency(consistency::Options),
     Gpu(gpu::Options),
     Ci(ci::Options),
 }
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Command::Soak(options) => endurance::soak(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Peers(options) => peers::run(&options),
+        Command::Consistency(options) => consistency::run(&options),
         Command::Gpu(options) => gpu::run(&options),
         Command::Ci(options) => ci::run(&options),
     };

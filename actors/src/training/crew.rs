@@ -1,10 +1,10 @@
 //! The workers of a job, kept up.
 
-use std::{collections::HashMap, net::IpAddr, pin::Pin, time::Duration};
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
-use footlight_cluster::{Member, Placement};
+use footlight_cluster::{Node, Placement};
 use footlight_runtime::{
-    Actor, ActorAddr, ActorRef, Error, NodeId, Result, System,
+    Actor, ActorAddr, ActorRef, Error, Result, System,
     compute::DeviceChoice,
     fence,
     supervision::{Backoff, ChildEvent, ChildSpec, OneForOne, Restart, Supervisor},
@@ -16,6 +16,7 @@ use super::{
     job::{JobEvent, JobSpec},
     log::Log,
     parts::{Placed, nodes_for},
+    seats::{Place, Seats},
     shards::Shards,
     worker::{AskDevice, UseLoader, UseShards, Worker, WorkerSpec},
 };
@@ -37,7 +38,9 @@ pub(super) struct Crew {
     /// What happens to them, in order: to be handed to [`Crew::event`].
     pub(super) events: mpsc::UnboundedReceiver<ChildEvent>,
     spec: JobSpec,
+    node: Node,
     system: System,
+    seats: Arc<Seats>,
     /// The job's loader, for workers that are started later.
     loader: watch::Sender<ActorRef<DataLoader>>,
     shards: Shards,
@@ -65,13 +68,16 @@ impl Crew {
         let restarts = RESTARTS.saturating_mul(job.spec.workers);
         let backoff = Backoff { first: Duration::from_millis(50), ..Backoff::default() };
         let supervision = OneForOne::new().at_most(restarts, RESTARTS_WITHIN).backoff(backoff);
-        let workers = (0..job.spec.workers).map(|index| worker(job, &current, index, owner));
+        let seats = Arc::<Seats>::default();
+        let workers = (0..job.spec.workers).map(|index| worker(job, &current, &seats, index, owner));
         let workers = workers.collect();
         let system = job.node.system();
         let crew = Crew {
             events,
             spec: job.spec.clone(),
+            node: job.node.clone(),
             system: system.clone(),
+            seats,
             loader,
             shards: job.weights.shards.clone(),
             up: HashMap::new(),
@@ -100,6 +106,8 @@ impl Crew {
                 self.tell_loader(actor).await;
                 self.tell_shards(actor).await;
                 log.tell(JobEvent::WorkerUp { worker: child, node: actor.node, starts, device });
+                // Others may have to move as well.
+                self.spread();
             }
             ChildEvent::Down { child, actor, down } => {
                 if let Some((_, worker)) = self.up.remove(&actor) {
@@ -132,6 +140,18 @@ impl Crew {
             _ => {}
         }
         Ok(())
+    }
+
+    /// A node may have come that has fewer workers than others: one of theirs ends, and starts there. What it had in hand
+    /// is computed again.
+    pub(super) fn spread(&self) {
+        let Ok(places) = places(&self.node, &self.spec) else { return };
+        let Some(crowded) = self.seats.crowded(&places) else { return };
+        let name = worker_name(crowded);
+        if let Some((worker, _)) = self.up.iter().find(|(_, (worker, _))| *worker == name) {
+            tracing::info!(worker = name, "it moves to a node that has fewer workers");
+            ActorRef::<Worker>::at(*worker, &self.system).stop();
+        }
     }
 
     /// From here on the workers get their slots from this loader.
@@ -168,20 +188,39 @@ impl Crew {
     }
 }
 
+fn worker_name(index: u32) -> String {
+    format!("worker-{index}")
+}
+
+/// The nodes that may have workers of a job.
+fn places(node: &Node, spec: &JobSpec) -> Result<Vec<Place>> {
+    let members = node.members();
+    let nodes = nodes_for(&members, spec.submitter, "worker", Worker::NAME)?;
+    let machine = |node| members.iter().find(|member| member.id == node).map(|m| m.address.ip());
+    Ok(nodes.into_iter().map(|node| Place { node, machine: machine(node) }).collect())
+}
+
 fn worker(
     job: &Placed,
     loader: &watch::Receiver<ActorRef<DataLoader>>,
+    seats: &Arc<Seats>,
     index: u32,
     owner: ActorAddr,
 ) -> ChildSpec {
-    let (spec, weights, loader, node) =
-        (job.spec.clone(), job.weights.clone(), loader.clone(), job.node.clone());
+    let (spec, weights, loader, node, seats) = (
+        job.spec.clone(),
+        job.weights.clone(),
+        loader.clone(),
+        job.node.clone(),
+        seats.clone(),
+    );
     // A worker ends by itself only with its node, and then there is work of its left.
-    ChildSpec::new(format!("worker-{index}"), Restart::Permanent, move |attempt| {
+    ChildSpec::new(worker_name(index), Restart::Permanent, move |attempt| {
         let mut args = WorkerSpec {
             worker: worker_number(&spec, index, attempt.number),
             model: spec.model.clone(),
             seed: spec.seed,
+            consistency: spec.consistency,
             wire: spec.wire,
             precision: spec.precision,
             parts: spec.parts,
@@ -191,15 +230,15 @@ fn worker(
             weights: weights.clone(),
             owner,
         };
-        let (node, submitter) = (node.clone(), spec.submitter);
+        let (node, spec, seats) = (node.clone(), spec.clone(), seats.clone());
         async move {
             // Looked up anew at each start: nodes come and go.
-            let members = node.members();
-            let mut order = nodes_for(&members, submitter, "worker", Worker::NAME)?;
-            args.nth = nth_on_its_machine(&machines(&order, &members), index);
-            let first = index as usize % order.len().max(1);
-            order.rotate_left(first);
-            Ok(node.spawn::<Worker>(args).on(Placement::any_of(order)).await?.addr())
+            let places = places(&node, &spec)?;
+            let (order, nth) = seats.take(index, &places);
+            args.nth = nth;
+            let worker = node.spawn::<Worker>(args).on(Placement::any_of(order)).await?.addr();
+            seats.is_at(index, worker.node, &places);
+            Ok(worker)
         }
     })
 }
@@ -207,18 +246,6 @@ fn worker(
 fn device(devices: &[DeviceChoice], index: u32) -> DeviceChoice {
     let place = index as usize % devices.len().max(1);
     devices.get(place).copied().unwrap_or_default()
-}
-
-/// The machine of each node: its address, as nothing else tells nodes of one machine.
-fn machines(nodes: &[NodeId], members: &[Member]) -> Vec<Option<IpAddr>> {
-    let of = |node: &NodeId| members.iter().find(|member| member.id == *node);
-    nodes.iter().map(|node| Some(of(node)?.address.ip())).collect()
-}
-
-/// How many workers before this one go to the same machine, if each goes to the next node.
-fn nth_on_its_machine(machines: &[Option<IpAddr>], index: u32) -> u32 {
-    let machine = |worker: u32| machines.get(worker as usize % machines.len().max(1));
-    (0..index).filter(|before| machine(*before) == machine(index)).count() as u32
 }
 
 /// Each start of a worker has a number of its own, also under the trainers that follow.
@@ -237,16 +264,5 @@ mod tests {
         let dealt = [0, 1, 2, 3].map(|index| device(&list, index));
         assert_eq!(dealt, [list[0], list[1], list[0], list[1]]);
         assert_eq!(device(&list[..1], 5), DeviceChoice::Cpu);
-    }
-
-    #[test]
-    fn workers_are_counted_on_each_machine() {
-        let [a, b] = ["10.0.0.1", "10.0.0.2"].map(|ip| Some(ip.parse::<IpAddr>().unwrap()));
-        let nth = |machines: &[_]| [0, 1, 2, 3, 4].map(|index| nth_on_its_machine(machines, index));
-        // One node or several on one machine; a node on each of two; two nodes on one of two.
-        assert_eq!(nth(&[a]), [0, 1, 2, 3, 4]);
-        assert_eq!(nth(&[a, a]), [0, 1, 2, 3, 4]);
-        assert_eq!(nth(&[a, b]), [0, 0, 1, 1, 2]);
-        assert_eq!(nth(&[a, a, b]), [0, 1, 0, 2, 3]);
     }
 }

@@ -21,6 +21,7 @@ mod keeper;
 mod log;
 mod parts;
 mod saver;
+mod seats;
 pub mod shards;
 pub mod trainer;
 pub mod weights;

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
 
-use footlight_cluster::{Member, MemberState, Node};
+use footlight_cluster::{ClusterEvent, Member, MemberState, Node};
 use footlight_runtime::{
     Actor, ActorAddr, ActorRef, Context, Down, Error, Handler, Message, Result, Streamed,
 };
@@ -272,6 +272,7 @@ impl Placed {
         let ago = now.saturating_sub(self.parts.begun);
         let begun = Instant::now();
         let begun = begun.checked_sub(Duration::from_micros(ago)).unwrap_or(begun);
+        let mut nodes = self.node.events();
         let (mut crew, mut starting) = Crew::start(&self, feed.loader.clone(), me);
         let mut supervisor = None;
         let mut elapsed = Duration::ZERO;
@@ -297,6 +298,11 @@ impl Placed {
                     }
                 }
                 Some(event) = crew.events.recv() => crew.event(event, log).await?,
+                Some(event) = nodes.next() => {
+                    if matches!(event, ClusterEvent::Up(_) | ClusterEvent::Missed(_)) {
+                        crew.spread();
+                    }
+                }
                 started = &mut starting, if supervisor.is_none() => supervisor = Some(started?),
                 Some(step) = done.next(), if seen < steps => {
                     let step = step?;

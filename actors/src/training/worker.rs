@@ -22,10 +22,11 @@ use super::{
     weights::{VERSION_PATIENCE, Weights},
 };
 use crate::{
-    data::loader::{DataLoader, NextWork, NoWork, SlotWork},
+    data::loader::{DataLoader, NextWork, NoWork, SlotWork, StepsApplied},
     model::{Draw, ModelSpec, PendingGradient, Precision, ReplicaThread},
     parameters::{
         ParameterServer,
+        consistency::Consistency,
         server::{PushGradient, SlotMetrics},
     },
 };
@@ -87,6 +88,8 @@ pub struct WorkerSpec {
     pub model: ModelSpec,
     /// The job's seed.
     pub seed: u64,
+    /// From how old parameters a gradient may come.
+    pub consistency: Consistency,
     /// How gradients and parameters travel.
     pub wire: WireFormat,
     /// In which numbers to compute.
@@ -206,25 +209,24 @@ impl Work {
     /// Computes until there is nothing left. While a slot is computed, the next one's data travels, and the gradient of
     /// the one before goes to the shards.
     async fn compute(&self, committed: &mut u64, anew: bool) -> Result<()> {
-        // The version that the replica has, whole.
-        let mut version = None;
+        let consistency = self.spec.consistency;
+        // The step that the replica's parameters were pulled for, and the steps that they have had at least.
+        let mut pulled = None;
         let mut pushes = FuturesUnordered::new();
         let mut next = self.ask(*committed, anew).await?;
         while let Some(work) = next {
-            if version != Some(work.step) {
-                // The step that is waited for may need them.
-                while pushes.try_next().await?.is_some() {}
-                let pulled = self.spec.weights.pull_in(work.step, self.spec.wire).await?;
-                let number = pulled.number;
-                pulled.load(&self.replica).await?;
-                version = Some(number);
-            }
-            *committed = version.unwrap_or(0).max(*committed);
+            let version = match pulled {
+                Some((step, version)) if step == work.step && !consistency.is_by_slot() => version,
+                // The step that is waited for may need the pushes.
+                _ => beside(&mut pushes, self.pull(work.step)).await?,
+            };
+            pulled = Some((work.step, version));
+            *committed = version.max(*committed);
             let mut asked = pin!(maybe_done(self.ask(*committed, false)));
             // The question goes out now. Its answer may need a push from here, so it is not waited for alone.
             let _ = poll!(&mut asked);
             // Otherwise the step was applied already: this slot had been pushed by another.
-            if version == Some(work.step) {
+            if version <= work.step {
                 let begun = beside(&mut pushes, self.begin(work)).await?;
                 // The gradient before the one before is out of the device's way.
                 while pushes.len() > 1 {
@@ -239,13 +241,58 @@ impl Work {
         Ok(())
     }
 
+    /// Gives the replica parameters that a slot of this step may be computed from; says how many steps they have had.
+    async fn pull(&self, step: u64) -> Result<u64> {
+        let WorkerSpec { weights, consistency, wire, .. } = &self.spec;
+        let pulled = match consistency.is_exact() {
+            true => weights.pull_in(step, *wire).await?,
+            false => weights.pull_newest(consistency.oldest(step), *wire).await?,
+        };
+        let version = pulled.number;
+        pulled.load(&self.replica).await?;
+        Ok(version)
+    }
+
+    /// Tells the loader of steps that are applied while its answer is waited for.
+    async fn telling<T>(
+        &self,
+        loader: &ActorRef<DataLoader>,
+        mut committed: u64,
+        answer: impl Future<Output = T>,
+    ) -> T {
+        let mut answer = pin!(answer);
+        loop {
+            let applied = self.spec.weights.applied_at_least(committed + 1);
+            tokio::select! {
+                biased;
+                answer = &mut answer => return answer,
+                applied = applied => match applied {
+                    Ok(version) => {
+                        committed = version;
+                        if let Err(error) = loader.call(StepsApplied { version }).await {
+                            tracing::debug!(%error, "the loader was not told of steps");
+                        }
+                    }
+                    // Whoever pulls or pushes next tells of it.
+                    Err(_) => return answer.await,
+                },
+            }
+        }
+    }
+
     /// The next slot, from whichever loader the job has.
     async fn ask(&self, committed: u64, mut anew: bool) -> Result<Option<SlotWork>> {
         let mut loaders = self.loaders.clone();
         loop {
             let loader = loaders.borrow_and_update().clone();
             let ask = NextWork { worker: self.spec.worker, committed, from: Some(self.me), anew };
-            let error = match loader.call_within(ask, VERSION_PATIENCE).await {
+            let answer = loader.call_within(ask, VERSION_PATIENCE);
+            // Who waits for versions tells of them with its questions. Where nobody does, somebody must.
+            let answer = match self.spec.consistency.is_by_slot() {
+                true => self.telling(&loader, committed, answer).await,
+                false => answer.await,
+            };
+            let error = match answer {
                 Ok(Err(NoWork::Data(why))) => return Err(self.unfit(why, &loader).await),
                 Ok(answer) => return answer.map_err(Error::other),
                 Err(error) => error,

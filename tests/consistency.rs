@@ -127,7 +127,8 @@ async fn nobody_waits_for_a_worker_that_is_slow_until_the_staleness_is_used_up()
         }
         // The other worker goes on: the parameters change, though the step that is held is not whole.
         let applied = soon(weights.applied()).await.unwrap();
-        let mut before = soon(weights.pull_newest(0, WireFormat::F32)).await.unwrap().flat().unwrap();
+        let mut before =
+            soon(weights.pull_newest(0, WireFormat::F32)).await.unwrap().flat().unwrap();
         for change in 0..ahead {
             until(&format!("change {change} of the parameters"), async || {
                 let now = weights.pull_newest(0, WireFormat::F32).await.unwrap();
@@ -192,9 +193,9 @@ async fn clipping_goes_with_bounded_staleness() {
     let job = stage.job("clipped").consistency(Consistency::BoundedStaleness(2)).clip_norm(1.0);
     let (report, events) = finish(soon(job.epochs(6).submit(&stage.seed)).await.unwrap()).await;
     assert!(report.test_accuracy.unwrap() > 0.5, "{report:?}");
-    let norms = events.iter().filter(|event| {
-        matches!(event, JobEvent::Step { norm: Some(norm), .. } if norm.is_finite())
-    });
+    let norms = events.iter().filter(
+        |event| matches!(event, JobEvent::Step { norm: Some(norm), .. } if norm.is_finite()),
+    );
     assert_eq!(norms.count() as u64, report.steps);
 }
 

@@ -26,7 +26,9 @@ async fn spread(
 ) {
     soon(async {
         let is_so = |at: &HashMap<String, NodeId>| {
-            wanted.iter().all(|(node, workers)| at.values().filter(|n| *n == node).count() == *workers)
+            wanted
+                .iter()
+                .all(|(node, workers)| at.values().filter(|n| *n == node).count() == *workers)
         };
         while !is_so(at) {
             match job.next().await.unwrap() {

@@ -30,8 +30,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         "--package=footlight-training-benches",
         "--bin=footlight-consistency",
     ]))?;
-    let output =
-        options.output.clone().unwrap_or_else(|| paths::root().join("target/consistency"));
+    let output = options.output.clone().unwrap_or_else(|| paths::root().join("target/consistency"));
     let mut program = Command::new(target_directory()?.join("release/footlight-consistency"));
     program.arg("compare").arg("--data").arg(&ready.data).arg("--output").arg(&output);
     program.args(["--rounds", &options.rounds.to_string()]);

@@ -184,8 +184,17 @@ impl Actor for DataLoader {
     const NAME: &'static str = "data.loader";
 
     async fn start(spec: LoaderSpec, context: &Context<Self>) -> Result<Self> {
-        let LoaderSpec { data, seed, batch, slots, epochs, committed, consistency, meeting_every, owner } =
-            spec;
+        let LoaderSpec {
+            data,
+            seed,
+            batch,
+            slots,
+            epochs,
+            committed,
+            consistency,
+            meeting_every,
+            owner,
+        } = spec;
         let prefetch = data.prefetched();
         let data = open(context.system(), data, Split::Train).await?;
         let samples = u32::try_from(data.len())

@@ -10,12 +10,6 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
-use footlight_runtime::{
-    Actor, ActorAddr, ActorRef, Context, DeferredHandler, Down, Error, Handler, HostTensor,
-    Message, ReplyTo, Result, StreamSender, Streamed,
-    tensor::{BufferPool, DType, WireFormat, WireTensor},
-};
 use super::{
     gate::{Gate, Meet, TellSquares, Whole, tell},
     replication::{Record, Replication},
@@ -23,9 +17,16 @@ use super::{
     shard::{ChunkState, Gradient, Numbers, Push, Shard, ShardError},
 };
 use crate::owner::{Adopt, Dismiss, Owner};
+use bytes::Bytes;
+use footlight_runtime::{
+    Actor, ActorAddr, ActorRef, Context, DeferredHandler, Down, Error, Handler, HostTensor,
+    Message, ReplyTo, Result, StreamSender, Streamed,
+    tensor::{BufferPool, DType, WireFormat, WireTensor},
+};
 
 pub use super::message::{
-    AskVersion, AwaitVersion, Capture, CaptureError, Chunk, FollowSteps, Initialise, Pull, PushError, PushGradient, Pushed, SavedChunk, ShardSpec, SlotMetrics, StepDone,
+    AskVersion, AwaitVersion, Capture, CaptureError, Chunk, FollowSteps, Initialise, Pull,
+    PushError, PushGradient, Pushed, SavedChunk, ShardSpec, SlotMetrics, StepDone,
 };
 
 /// Most slots of a step: what is remembered of each takes room at every chunk.

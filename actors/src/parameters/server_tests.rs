@@ -67,7 +67,8 @@ fn seen(chunk: std::result::Result<Chunk, PushError>) -> (u64, f32) {
 #[tokio::test]
 async fn a_pull_waits_for_its_version_and_gets_exactly_that_one() {
     let (server, _owner) = initialised(2).await;
-    let pull = |version| server.call(Pull { chunk: 0, version, format: WireFormat::F32, newest: false });
+    let pull =
+        |version| server.call(Pull { chunk: 0, version, format: WireFormat::F32, newest: false });
     assert_eq!(seen(pull(0).await.unwrap()), (0, 1.0));
 
     // Those who wait for later versions, the latest first.
@@ -119,7 +120,12 @@ async fn the_version_before_the_newest_is_given_to_who_has_to_compute_with_it() 
         server.call(push(step, 0, 1.0)).await.unwrap().unwrap();
     }
     let pull = async |version| {
-        seen(server.call(Pull { chunk: 0, version, format: WireFormat::F32, newest: false }).await.unwrap())
+        seen(
+            server
+                .call(Pull { chunk: 0, version, format: WireFormat::F32, newest: false })
+                .await
+                .unwrap(),
+        )
     };
     assert_eq!(pull(2).await, (2, -1.0));
     assert_eq!(pull(3).await, (3, -2.0));
@@ -130,7 +136,12 @@ async fn the_version_before_the_newest_is_given_to_who_has_to_compute_with_it() 
 #[tokio::test]
 async fn a_pull_before_the_first_parameters_waits_for_them() {
     let (server, _owner) = server(1).await;
-    let mut early = Box::pin(server.call(Pull { chunk: 0, version: 0, format: WireFormat::F32, newest: false }));
+    let mut early = Box::pin(server.call(Pull {
+        chunk: 0,
+        version: 0,
+        format: WireFormat::F32,
+        newest: false,
+    }));
     assert!(poll!(&mut early).is_pending());
     server
         .call(Initialise { chunk: 0, state: SavedChunk::first(floats(3.0, LEN)) })
@@ -180,7 +191,12 @@ async fn a_follower_that_went_away_disturbs_nobody() {
 #[tokio::test]
 async fn after_a_number_that_is_not_finite_nobody_waits_for_what_will_never_come() {
     let (server, _owner) = initialised(2).await;
-    let mut before = Box::pin(server.call(Pull { chunk: 0, version: 1, format: WireFormat::F32, newest: false }));
+    let mut before = Box::pin(server.call(Pull {
+        chunk: 0,
+        version: 1,
+        format: WireFormat::F32,
+        newest: false,
+    }));
     assert!(poll!(&mut before).is_pending());
     server.call(push(0, 0, f32::NAN)).await.unwrap().unwrap();
     let refused = server.call(push(0, 1, 1.0)).await.unwrap().unwrap_err();
@@ -190,10 +206,17 @@ async fn after_a_number_that_is_not_finite_nobody_waits_for_what_will_never_come
     );
     assert_eq!(soon(before).await.unwrap().unwrap_err(), refused);
     let after =
-        soon(server.call(Pull { chunk: 0, version: 1, format: WireFormat::F32, newest: false })).await.unwrap();
+        soon(server.call(Pull { chunk: 0, version: 1, format: WireFormat::F32, newest: false }))
+            .await
+            .unwrap();
     assert_eq!(after.unwrap_err(), refused);
     assert_eq!(
-        seen(server.call(Pull { chunk: 0, version: 0, format: WireFormat::F32, newest: false }).await.unwrap()),
+        seen(
+            server
+                .call(Pull { chunk: 0, version: 0, format: WireFormat::F32, newest: false })
+                .await
+                .unwrap()
+        ),
         (0, 1.0)
     );
 }
@@ -213,8 +236,10 @@ async fn what_does_not_fit_is_refused_with_the_reason_and_changes_nothing() {
     assert!(refused(push(1, 0, 1.0)).await.contains("step 1"));
     assert!(refused(push(u64::MAX, u32::MAX, 1.0)).await.contains("no slot"));
     for chunk in [1, u32::MAX] {
-        let pulled =
-            server.call(Pull { chunk, version: 0, format: WireFormat::F32, newest: false }).await.unwrap();
+        let pulled = server
+            .call(Pull { chunk, version: 0, format: WireFormat::F32, newest: false })
+            .await
+            .unwrap();
         assert!(pulled.unwrap_err().to_string().contains("is not on this shard"));
         let first = Initialise { chunk, state: SavedChunk::first(floats(1.0, LEN)) };
         assert!(server.call(first).await.unwrap().is_err());
@@ -222,7 +247,12 @@ async fn what_does_not_fit_is_refused_with_the_reason_and_changes_nothing() {
     let again = Initialise { chunk: 0, state: SavedChunk::first(floats(2.0, LEN)) };
     assert!(server.call(again).await.unwrap().is_err());
     assert_eq!(
-        seen(server.call(Pull { chunk: 0, version: 0, format: WireFormat::F32, newest: false }).await.unwrap()),
+        seen(
+            server
+                .call(Pull { chunk: 0, version: 0, format: WireFormat::F32, newest: false })
+                .await
+                .unwrap()
+        ),
         (0, 1.0)
     );
 }
@@ -268,7 +298,12 @@ async fn a_shard_whose_owner_is_gone_waits_for_another_one_and_ends_if_none_come
     server.call(Adopt { owner: next.addr() }).await.unwrap();
     tokio::time::sleep(2 * ADOPTION).await;
     assert_eq!(
-        seen(server.call(Pull { chunk: 0, version: 1, format: WireFormat::F32, newest: false }).await.unwrap()),
+        seen(
+            server
+                .call(Pull { chunk: 0, version: 1, format: WireFormat::F32, newest: false })
+                .await
+                .unwrap()
+        ),
         (1, 0.0)
     );
 
@@ -281,7 +316,12 @@ async fn a_shard_whose_owner_is_gone_waits_for_another_one_and_ends_if_none_come
 #[tokio::test]
 async fn a_shard_that_is_dismissed_ends_and_who_waits_is_told() {
     let (server, _owner) = initialised(1).await;
-    let mut waiting = Box::pin(server.call(Pull { chunk: 0, version: 1, format: WireFormat::F32, newest: false }));
+    let mut waiting = Box::pin(server.call(Pull {
+        chunk: 0,
+        version: 1,
+        format: WireFormat::F32,
+        newest: false,
+    }));
     assert!(matches!(poll!(&mut waiting), Poll::Pending));
     let end = server.watch();
     server.call(Dismiss).await.unwrap();
@@ -328,7 +368,9 @@ async fn pull_both(
     version: u64,
 ) -> Vec<std::result::Result<Chunk, PushError>> {
     let pulls = (0..).zip(shards).map(|(chunk, shard)| async move {
-        soon(shard.call(Pull { chunk, version, format: WireFormat::F32, newest: false })).await.unwrap()
+        soon(shard.call(Pull { chunk, version, format: WireFormat::F32, newest: false }))
+            .await
+            .unwrap()
     });
     futures::future::join_all(pulls).await
 }

@@ -69,7 +69,8 @@ impl Crew {
         let backoff = Backoff { first: Duration::from_millis(50), ..Backoff::default() };
         let supervision = OneForOne::new().at_most(restarts, RESTARTS_WITHIN).backoff(backoff);
         let seats = Arc::<Seats>::default();
-        let workers = (0..job.spec.workers).map(|index| worker(job, &current, &seats, index, owner));
+        let workers =
+            (0..job.spec.workers).map(|index| worker(job, &current, &seats, index, owner));
         let workers = workers.collect();
         let system = job.node.system();
         let crew = Crew {
@@ -207,13 +208,8 @@ fn worker(
     index: u32,
     owner: ActorAddr,
 ) -> ChildSpec {
-    let (spec, weights, loader, node, seats) = (
-        job.spec.clone(),
-        job.weights.clone(),
-        loader.clone(),
-        job.node.clone(),
-        seats.clone(),
-    );
+    let (spec, weights, loader, node, seats) =
+        (job.spec.clone(), job.weights.clone(), loader.clone(), job.node.clone(), seats.clone());
     // A worker ends by itself only with its node, and then there is work of its left.
     ChildSpec::new(worker_name(index), Restart::Permanent, move |attempt| {
         let mut args = WorkerSpec {

@@ -46,8 +46,11 @@ impl Seats {
         let first = worker as usize % places.len().max(1);
         places.rotate_left(first);
         places.sort_by_key(|place| seats.values().filter(|seat| seat.node == place.node).count());
-        let Some(Place { node, machine }) = places.first().copied() else { return Default::default() };
-        let has = |nth: &u32| seats.values().any(|seat| (seat.machine, seat.nth) == (machine, *nth));
+        let Some(Place { node, machine }) = places.first().copied() else {
+            return Default::default();
+        };
+        let has =
+            |nth: &u32| seats.values().any(|seat| (seat.machine, seat.nth) == (machine, *nth));
         let nth = (0..).find(|nth| !has(nth)).unwrap_or(0);
         seats.insert(worker, Seat { node, machine, nth });
         (places.into_iter().map(|place| place.node).collect(), nth)

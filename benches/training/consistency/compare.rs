@@ -152,14 +152,18 @@ async fn train(
     let cluster = Cluster::start(waits).await?;
     // The optimiser takes as many steps as there are slots.
     let rate = if mode.is_by_slot() { RATE / f64::from(SLOTS) } else { RATE };
-    let job = TrainingJob::new("consistency", ModelSpec::of::<Waiting>(), DataSpec::idx(data).limit(samples))
-        .optimizer(Adam::new(rate).schedule(Schedule::Cosine))
-        .consistency(mode)
-        .workers(waits.len() as u32)
-        .slots(SLOTS)
-        .batch(BATCH)
-        .epochs(epochs)
-        .seed(1);
+    let job = TrainingJob::new(
+        "consistency",
+        ModelSpec::of::<Waiting>(),
+        DataSpec::idx(data).limit(samples),
+    )
+    .optimizer(Adam::new(rate).schedule(Schedule::Cosine))
+    .consistency(mode)
+    .workers(waits.len() as u32)
+    .slots(SLOTS)
+    .batch(BATCH)
+    .epochs(epochs)
+    .seed(1);
     let mut running = job.submit(&cluster.node).await?;
     let begun = Instant::now();
     // By step: when it was applied, and how many samples were trained on by then.
@@ -184,7 +188,8 @@ async fn train(
     };
     let throughput = (last.1 - first.1) as f64 / (last.0 - first.0);
     let time_of = |steps: u64| steps_at.get(steps as usize).map(|(at, _)| *at);
-    let accuracies = accuracies.iter().filter_map(|(steps, share)| Some((time_of(*steps)?, *share)));
+    let accuracies =
+        accuracies.iter().filter_map(|(steps, share)| Some((time_of(*steps)?, *share)));
     Ok(Run { throughput, accuracies: accuracies.collect() })
 }
 

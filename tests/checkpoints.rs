@@ -108,7 +108,7 @@ async fn a_job_is_saved_now_and_then_and_at_its_end_and_the_last_ones_are_kept()
     assert_eq!(there(folder.path()), saved[saved.len() - 2..]);
 
     let manifest = fs::read(of(folder.path(), STEPS).join("manifest.json")).unwrap();
-    let manifest: Manifest = serde_json::from_slice(&manifest).unwrap();
+    let manifest = Manifest::read(&manifest).unwrap();
     assert_eq!((manifest.job.as_str(), manifest.model.as_str()), ("saved", "test.tiny"));
     assert_eq!((manifest.steps, manifest.taken, manifest.data.samples), (STEPS, STEPS, SAMPLES));
 }

@@ -1,21 +1,26 @@
 //! The file that makes a checkpoint whole.
+//!
+//! ```text
+//! {"format":2,"sha256":"…","manifest":{ … }}
+//! ```
+//!
+//! The hash is that of the manifest's own text, so that no byte of it can become another unnoticed.
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
-use super::JobState;
+use super::{JobState, store::sha256};
 use crate::{
     data::loader::Description,
     parameters::{optimizer::OptimizerSpec, rule::LossScale},
 };
 
 /// The version of the format that is written here.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What a checkpoint says of itself: `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The version of the format: 1.
-    pub format: u32,
     /// The job's name.
     pub job: String,
     /// The model's name.
@@ -103,7 +108,6 @@ impl DataOf {
 impl Manifest {
     pub(super) fn new(of: &JobOf, state: &JobState, files: Vec<FileOf>) -> Self {
         Manifest {
-            format: FORMAT,
             job: of.job.clone(),
             model: of.model.clone(),
             optimizer: of.optimizer,
@@ -117,15 +121,27 @@ impl Manifest {
         }
     }
 
+    /// As `manifest.json`.
+    pub(super) fn written(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let text = serde_json::to_string_pretty(self)?;
+        Ok(whole(&sha256(text.as_bytes()), &text).into_bytes())
+    }
+
     /// Reads `manifest.json`.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
+    pub fn read(bytes: &[u8]) -> Result<Self, String> {
         /// Read first: another format may have other fields.
         #[derive(Deserialize)]
         struct Format {
             format: u32,
+        }
+        #[derive(Deserialize)]
+        struct Whole<'a> {
+            sha256: String,
+            #[serde(borrow)]
+            manifest: &'a RawValue,
         }
         let wrong = |error: serde_json::Error| format!("manifest.json: {error}");
         let Format { format } = serde_json::from_slice(bytes).map_err(wrong)?;
@@ -134,7 +150,12 @@ impl Manifest {
                 "manifest.json: it is of format {format}, and this program reads {FORMAT}"
             ));
         }
-        serde_json::from_slice(bytes).map_err(wrong)
+        let Whole { sha256: told, manifest } = serde_json::from_slice(bytes).map_err(wrong)?;
+        let text = manifest.get();
+        if sha256(text.as_bytes()) != told || whole(&told, text).as_bytes() != bytes {
+            return Err("manifest.json: it is not as it was written".to_owned());
+        }
+        serde_json::from_str(text).map_err(wrong)
     }
 
     /// What keeps a job from going on from this checkpoint: another model, other data, another order. The optimiser's
@@ -145,4 +166,8 @@ impl Manifest {
         }
         self.data.difference(&of.data)
     }
+}
+
+fn whole(sha256: &str, manifest: &str) -> String {
+    format!("{{\"format\":{FORMAT},\"sha256\":\"{sha256}\",\"manifest\":{manifest}}}\n")
 }

@@ -127,7 +127,7 @@ impl Store {
                 sha256: sha256(bytes),
             });
             let manifest = Manifest::new(&of, &state, told.collect());
-            let manifest = serde_json::to_vec_pretty(&manifest).map_err(|e| e.to_string())?;
+            let manifest = manifest.written().map_err(|e| e.to_string())?;
             Ok::<_, String>((files, manifest))
         });
         let (files, manifest) =
@@ -333,6 +333,6 @@ fn key(steps: u64, file: &str) -> Key {
     Key::from_iter([folder(steps).as_str(), file])
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(super) fn sha256(bytes: &[u8]) -> String {
     format!("{:x}", Sha256::digest(bytes))
 }

@@ -26,9 +26,10 @@ use footlight::{
     actors::{
         self,
         checkpoint::Checkpoints,
+        consistency::Consistency,
         data::{DataSpec, IdxDataset, Split},
         model::{LeNet5, Model, ModelSpec, Models, Precision},
-        parameters::{consistency::Consistency, optimizer::Adam},
+        parameters::optimizer::Adam,
         report::{
             JobReport,
             digits::{self, Shown, Style},

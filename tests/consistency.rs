@@ -10,8 +10,9 @@ mod training;
 use footlight::{
     actors::{
         checkpoint::Checkpoints,
+        consistency::Consistency,
         model::ModelSpec,
-        parameters::{consistency::Consistency, optimizer::Sgd},
+        parameters::optimizer::Sgd,
         training::{JobEvent, RunningJob, TrainingJob, weights::Weights},
     },
     runtime::{compute::DeviceChoice, tensor::WireFormat},

@@ -2,6 +2,7 @@
 //!
 //! * [`parameters`]: shards that sum gradients by slot and apply the optimiser.
 //! * [`data`]: data sets, their order, and who works on which part.
+//! * [`consistency`]: how far apart the workers of a job may be.
 //! * [`schedule`]: how the learning rate changes.
 //! * [`owner`]: how the parts of a job outlive the actor that holds it together.
 //! * [`report`]: what a user sees of a job.
@@ -19,6 +20,7 @@
 
 #[cfg(feature = "torch")]
 pub mod checkpoint;
+pub mod consistency;
 pub mod data;
 #[cfg(feature = "torch")]
 pub mod model;

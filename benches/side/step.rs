@@ -5,13 +5,15 @@ use std::ops::Range;
 
 use anyhow::Context as _;
 use footlight::{
-    actors::parameters::{
+    actors::{
         consistency::Consistency,
-        layout::Layout,
-        optimizer::{OptimizerSpec, Sgd},
-        replication::Configure,
-        rule::StepRule,
-        server::{Initialise, ParameterServer, Pull, PushGradient, SavedChunk, ShardSpec},
+        parameters::{
+            layout::Layout,
+            optimizer::{OptimizerSpec, Sgd},
+            replication::Configure,
+            rule::StepRule,
+            server::{Initialise, ParameterServer, Pull, PushGradient, SavedChunk, ShardSpec},
+        },
     },
     prelude::*,
     runtime::tensor::{BufferPool, DType, WireFormat},

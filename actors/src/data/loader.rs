@@ -19,7 +19,7 @@ use super::{
     order::Batches,
     prepare::{Prepared, Preparer, Taken},
 };
-use crate::parameters::consistency::Consistency;
+use crate::consistency::Consistency;
 
 /// What a loader is started with.
 #[derive(Debug, Clone, Serialize, Deserialize)]

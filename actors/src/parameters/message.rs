@@ -7,12 +7,12 @@ use footlight_runtime::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    consistency::Consistency,
     layout::Layout,
     optimizer::OptimizerSpec,
     rule::{LossScale, StepRule},
     shard::ShardError,
 };
+use crate::consistency::Consistency;
 
 /// What a shard is started with.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,7 +1,6 @@
 //! The parameter server: one flat space of parameters, cut into chunks, spread over shards.
 //!
 //! * [`layout`]: which parameter lies where, and which shard has which chunk.
-//! * [`consistency`]: how far apart the workers may be.
 //! * [`optimizer`]: SGD, Adam, AdamW and Adagrad on a chunk's floats.
 //! * [`rule`]: what must be known of the whole gradient first: clipping, and what is not finite.
 //! * [`gate`]: how the shards come to one verdict under such a rule; [`square_sum`]: the norm of all together.
@@ -9,7 +8,6 @@
 //! * [`server`]: the actor around a shard; [`message`]: what it is told and asked.
 //! * [`replication`]: how a shard is kept on several nodes.
 
-pub mod consistency;
 pub mod gate;
 pub mod layout;
 pub mod message;

@@ -5,10 +5,10 @@ use futures::poll;
 
 use super::*;
 use crate::{
+    consistency::Consistency,
     on_one_node::{Owner, soon, system},
     parameters::{
         ShardSpec,
-        consistency::Consistency,
         gate::Meet,
         layout::Layout,
         optimizer::Adam,

@@ -3,7 +3,7 @@
 //! A worker pushes one message for each chunk of a slot's gradient and pulls each chunk of the next
 //! version; a pull waits until its version is there. So the barrier of bulk-synchronous training is
 //! nothing but the order of versions, chunk by chunk: push, sum and pull overlap. Where workers may be
-//! [apart](super::consistency), they wait for an older version, or for none, and take the newest that there is.
+//! [apart](crate::consistency), they wait for an older version, or for none, and take the newest that there is.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},

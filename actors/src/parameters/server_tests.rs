@@ -6,9 +6,10 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::{
+    consistency::Consistency,
     on_one_node::{Owner, soon, system},
     owner::ADOPTION,
-    parameters::{optimizer::Sgd, rule::NonFinite, square_sum::SquareSum},
+    parameters::{layout::Layout, optimizer::Sgd, rule::NonFinite, square_sum::SquareSum},
 };
 
 const LEN: usize = 32;

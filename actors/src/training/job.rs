@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 use super::trainer::{AskJob, AskOver, AskWeights, DismissParts, FollowJob, Trainer};
 use crate::{
     checkpoint::Checkpoints,
+    consistency::Consistency,
     data::DataSpec,
     model::{ModelSpec, Precision},
     parameters::{
-        consistency::Consistency,
         optimizer::{Adam, OptimizerSpec},
         rule::{NonFinite, StepRule},
     },

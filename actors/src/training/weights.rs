@@ -233,10 +233,10 @@ mod tests {
 
     use super::*;
     use crate::{
+        consistency::Consistency,
         on_one_node::{Owner, soon, system},
         parameters::{
             ShardSpec,
-            consistency::Consistency,
             optimizer::Sgd,
             rule::StepRule,
             server::{Initialise, PushGradient, SavedChunk},

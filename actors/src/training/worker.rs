@@ -22,11 +22,11 @@ use super::{
     weights::{VERSION_PATIENCE, Weights},
 };
 use crate::{
+    consistency::Consistency,
     data::loader::{DataLoader, NextWork, NoWork, SlotWork, StepsApplied},
     model::{Draw, ModelSpec, PendingGradient, Precision, ReplicaThread},
     parameters::{
         ParameterServer,
-        consistency::Consistency,
         server::{PushGradient, SlotMetrics},
     },
 };

@@ -8,9 +8,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use footlight::actors::{
+    consistency::Consistency,
     data::DataSpec,
     model::ModelSpec,
-    parameters::{consistency::Consistency, optimizer::Adam},
+    parameters::optimizer::Adam,
     report::comparison::{Comparison, Line},
     schedule::Schedule,
     training::{JobEvent, TrainingJob},

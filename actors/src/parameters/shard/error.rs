@@ -2,8 +2,9 @@
 
 use thiserror::Error;
 
-use crate::parameters::{
-    consistency::ConsistencyError, optimizer::OptimizerError, rule::RuleError,
+use crate::{
+    consistency::ConsistencyError,
+    parameters::{optimizer::OptimizerError, rule::RuleError},
 };
 
 /// Which numbers were not finite.

@@ -26,11 +26,11 @@ use std::sync::Arc;
 
 pub use error::{Numbers, ShardError};
 
-use super::consistency::Consistency;
 use super::layout::Layout;
 use super::optimizer::{OptimizerSpec, OptimizerState};
 use super::rule::{StepRule, Verdict};
 use super::square_sum::SquareSum;
+use crate::consistency::Consistency;
 
 /// One slot's gradient of one chunk, in whatever format it is stored.
 pub trait Gradient {

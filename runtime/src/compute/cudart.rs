@@ -16,6 +16,8 @@ use super::ComputeError;
 
 /// What CUDA's functions give: 0 if all is well.
 type Status = c_int;
+/// `cudaErrorNotReady`: what was asked for has not happened yet, which is no error.
+const NOT_READY: Status = 600;
 /// `cudaStream_t` and `cudaEvent_t`.
 type Handle = *mut c_void;
 
@@ -45,6 +47,7 @@ struct Functions {
     event_create: Create,
     event_destroy: OfOne,
     event_record: Record,
+    event_query: OfOne,
     event_synchronize: OfOne,
     memcpy_async: Copy,
     get_last_error: LastError,
@@ -80,6 +83,7 @@ fn look_up() -> Option<Functions> {
         event_create: function!(c"cudaEventCreateWithFlags", Create),
         event_destroy: function!(c"cudaEventDestroy", OfOne),
         event_record: function!(c"cudaEventRecord", Record),
+        event_query: function!(c"cudaEventQuery", OfOne),
         event_synchronize: function!(c"cudaEventSynchronize", OfOne),
         memcpy_async: function!(c"cudaMemcpyAsync", Copy),
         get_last_error: function!(c"cudaGetLastError", LastError),
@@ -232,6 +236,15 @@ impl Event {
         // SAFETY: as above.
         let queued = unsafe { (self.functions.stream_wait_event)(ptr::null_mut(), self.handle, 0) };
         self.functions.check(queued)
+    }
+
+    /// Whether it has happened.
+    pub(super) fn has_happened(&self) -> Result<bool, ComputeError> {
+        // SAFETY: the handle is live.
+        match unsafe { (self.functions.event_query)(self.handle) } {
+            NOT_READY => Ok(false),
+            other => self.functions.check(other).map(|()| true),
+        }
     }
 
     /// Blocks until it has happened.

@@ -50,6 +50,22 @@ struct Gpu {
     pinned: Arc<Pinned>,
 }
 
+impl Gpu {
+    /// The lane that the next copy goes through: one that nothing computes from any more, so that the copy does not wait
+    /// for that. `None`: a new one, as those that there are would have to be waited for, and are few.
+    fn idle(&self, len: usize) -> Result<Option<usize>, ComputeError> {
+        let lanes = self.lanes.borrow();
+        let fitting = || lanes.iter().enumerate().filter(|(_, lane)| lane.len() == len);
+        for (at, lane) in fitting() {
+            if lane.computed.has_happened()? {
+                return Ok(Some(at));
+            }
+        }
+        // The oldest comes first.
+        Ok(fitting().next().map(|(at, _)| at).filter(|_| fitting().count() >= LANES / 2))
+    }
+}
+
 impl Transfers {
     /// For the calling thread and a device, with at most `keep` bytes that are kept for gradients and the like to come.
     ///
@@ -93,9 +109,8 @@ impl Transfers {
             let tensor = Tensor::f_from_data_size(values, &sizes, kind)?;
             return Ok(Upload { tensor: tensor.f_to_device(self.device.to_tch())?, lane: None });
         };
-        let idle = gpu.lanes.borrow().iter().position(|lane| lane.len() == len);
-        let lane = match idle {
-            Some(at) => gpu.lanes.borrow_mut().swap_remove(at),
+        let lane = match gpu.idle(len)? {
+            Some(at) => gpu.lanes.borrow_mut().remove(at),
             None => Lane::new(&gpu.up, len, self.device)?,
         };
         // The copy before last from here; it ended long ago.

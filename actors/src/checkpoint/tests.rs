@@ -131,6 +131,20 @@ async fn a_checkpoint_with_another_byte_or_more_of_them_is_not_used() {
     assert_eq!(newest(&store).await, Ok(Some(200)));
 }
 
+/// Longer ones go in parts.
+#[tokio::test]
+async fn a_file_of_more_than_64_mib_comes_back_as_it_was() {
+    const LEN: usize = (64 << 20) / 4 + 1000;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).await.unwrap();
+    let layout = Layout::new([("all", vec![LEN])], 2).unwrap();
+    let of = JobOf { optimizer: Sgd::new(0.1).into(), ..of() };
+    let params = (0..LEN).map(|at| (at % 1021) as f32).collect();
+    let state = JobState { params, buffers: Vec::new(), ..state(100) };
+    store.save(&layout, &of, state.clone()).await.unwrap();
+    assert_eq!(store.load(100, &layout, &of).await.unwrap(), state);
+}
+
 #[tokio::test]
 async fn if_none_is_whole_that_is_an_error_and_no_new_beginning() {
     let (dir, store) = saved(&[100, 200]).await;

@@ -155,7 +155,8 @@ impl<A: Actor> Running<A> {
                 self.context.system().telemetry().messages_handled.add(1);
             }
             Envelope::Wire(queued) => {
-                match queued.from().and_then(|node| self.aside.get_mut(&node)) {
+                let from = queued.from().filter(|_| !self.aside.is_empty());
+                match from.and_then(|node| self.aside.get_mut(&node)) {
                     Some(line) => line.push_back(queued),
                     None => self.wires(queued, VecDeque::new()).await,
                 }

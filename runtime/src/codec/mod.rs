@@ -164,11 +164,15 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Encoded, CodecError> {
     let failed = |why: String| CodecError::Encode { type_name: std::any::type_name::<T>(), why };
     // Taken, and put back at the end: a value may encode another one while it is encoded.
     let mut scratch = SCRATCH.take();
-    scratch.reserve(SCRATCH_LEFT);
+    let expected = EXPECTED.get();
+    scratch.reserve(expected);
     let (written, mut encoded) = scope::encoding(|| {
         bincode::serde::encode_into_std_write(value, &mut (&mut scratch).writer(), config())
     });
     let body = scratch.split().freeze();
+    // Shorter ones make it forget a long one slowly.
+    let forgotten = (expected - expected / 64).max(SCRATCH_LEFT);
+    EXPECTED.set(body.len().clamp(forgotten, MAX_SCRATCH));
     if scratch.capacity() <= MAX_SCRATCH {
         SCRATCH.set(scratch);
     }
@@ -180,13 +184,15 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Encoded, CodecError> {
     Ok(encoded)
 }
 
-/// As much room as that is made for a value beforehand, in bytes: most need no more.
+/// As much room as that is made for a value beforehand at least, in bytes: most need no more.
 const SCRATCH_LEFT: usize = 256;
-/// Of the buffer into which values are encoded, no more is kept than this, in bytes.
-const MAX_SCRATCH: usize = 64 << 10;
+/// Of the buffer into which values are encoded, no more is kept than this, in bytes, and no more room made beforehand.
+const MAX_SCRATCH: usize = 256 << 10;
 
 thread_local! {
     /// Where the next value is encoded: behind those that are not sent yet. Memory whose values are
     /// gone is used again, so that most values take none.
     static SCRATCH: Cell<BytesMut> = Cell::new(BytesMut::with_capacity(4 << 10));
+    /// How long the next value may be, going by those before: room that is made at once is not made by copying.
+    static EXPECTED: Cell<usize> = const { Cell::new(SCRATCH_LEFT) };
 }

@@ -23,6 +23,7 @@ use crate::{
         flow,
         frame::{self, Frame, Header, Payload},
         inbox::{Inbox, Whole},
+        outbox::Outbox,
         same_host::LendError,
         window::{self, Ledger},
     },
@@ -152,7 +153,8 @@ impl Session {
         match batches.iter_mut().rev().take(NEAR).find(|batch| batch.to == to) {
             Some(batch) => batch.messages.push(message),
             None => {
-                let credits = Arc::new(Room { session: Arc::downgrade(self), actor: to });
+                let (session, outbox) = (Arc::downgrade(self), self.outbox.clone());
+                let credits = Arc::new(Room { session, outbox, actor: to });
                 batches.push(Batch { to, messages: vec![message], credits });
             }
         }
@@ -347,6 +349,8 @@ const NEAR: usize = 16;
 /// Gives a sender its room back.
 struct Room {
     session: Weak<Session>,
+    /// Beside the session, as it is looked at with each call.
+    outbox: Arc<Outbox>,
     actor: ActorId,
 }
 
@@ -358,9 +362,10 @@ impl Credits for Room {
     }
 
     fn reads_slowly(&self) -> Option<BoxFuture<'static, ()>> {
-        let slow = |session: &Arc<Session>| session.outbox.is_full_for(self.actor);
-        let session =
-            self.session.upgrade().filter(|session| session.is_live() && slow(session))?;
+        if !self.outbox.is_full_for(self.actor) {
+            return None;
+        }
+        let session = self.session.upgrade().filter(|session| session.is_live())?;
         Some(Box::pin(async move {
             tokio::select! {
                 () = session.outbox.takes_answers() => {}

@@ -44,7 +44,8 @@ use parameters::{
     gate::{Meet, TellSquares},
     replication::{Configure, Copy, Replicate},
     server::{
-        AskVersion, AwaitVersion, Capture, FollowSteps, Initialise, ParameterServer, Pull, PushGradient,
+        AskVersion, AwaitVersion, Capture, FollowSteps, Initialise, ParameterServer, Pull,
+        PushGradient,
     },
 };
 

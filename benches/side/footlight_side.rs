@@ -186,7 +186,8 @@ pub fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outcome> {
         };
         if let Some(format) = step {
             let there = node.spawn::<Worker>(()).on(Placement::seed()).await?;
-            let median = step::measure(&node, &there, format, work == Work::ParameterStepReplicated).await?;
+            let median =
+                step::measure(&node, &there, format, work == Work::ParameterStepReplicated).await?;
             node.leave().await?;
             return Ok(Outcome::Value(median));
         }

@@ -158,7 +158,7 @@ pub(super) async fn place(
             evaluator,
             test,
             loader,
-            data: parts.data,
+            data: parts.data.clone(),
             parts,
             cast,
         }),

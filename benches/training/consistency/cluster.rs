@@ -33,7 +33,7 @@ impl Cluster {
                 .env("FOOTLIGHT_STATE", keys.path())
                 .env(WAIT, wait.as_micros().to_string())
                 .forward_output();
-            Ok::<Process, Error>(processes.start(spec).await?)
+            Ok::<Process, anyhow::Error>(processes.start(spec).await?)
         };
         let first = start("seed", 0, Duration::ZERO, None).await?;
         let up = async |process: &Process| -> Result<String> {

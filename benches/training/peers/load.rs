@@ -4,9 +4,12 @@ use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use footlight::{
-    actors::data::{
-        DataSpec,
-        loader::{DataLoader, Describe, LoaderSpec, NextWork},
+    actors::{
+        consistency::Consistency,
+        data::{
+            DataSpec,
+            loader::{DataLoader, Describe, LoaderSpec, NextWork},
+        },
     },
     prelude::*,
     runtime::compute::Device,
@@ -63,6 +66,8 @@ async fn load(node: &Node, place: Placement, data: PathBuf) -> Result<f64> {
         slots: 1,
         epochs: EPOCHS,
         committed: 0,
+        consistency: Consistency::default(),
+        meeting_every: None,
         owner: consumer.addr(),
     };
     let loader = node.spawn::<DataLoader>(spec).on(place).await?;

@@ -131,7 +131,7 @@ fn fetch(set: &DataSet, folder: &Path, programs: &Programs) -> Result<()> {
 fn store(set: &DataSet, fetched: &[PathBuf], folder: &Path) -> Result<()> {
     let total = set.files.iter().map(|file| file.expected.size).sum();
     let progress = Progress::begin(set.name, "checking", "checked", total);
-    for file in &set.files {
+    for file in set.files {
         let of_name = |path: &&PathBuf| {
             path.file_stem().is_some_and(|stem| stem == file.name)
                 || path.file_name().is_some_and(|name| name == file.name)

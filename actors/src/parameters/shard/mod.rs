@@ -498,9 +498,9 @@ impl<G: Gradient> Shard<G> {
 impl<G: Gradient> Live<G> {
     /// The first slot that is to be applied on its own, of the earliest step.
     fn take_slot(&mut self) -> Option<(u64, G)> {
-        self.rows.iter_mut().find_map(|(step, row)| {
-            row.values_mut().find_map(|grad| Some((*step, grad.take()?)))
-        })
+        self.rows
+            .iter_mut()
+            .find_map(|(step, row)| row.values_mut().find_map(|grad| Some((*step, grad.take()?))))
     }
 
     /// All slots are there: their sum is kept. Gives its squares if they are wanted, of a layout of so many numbers.

@@ -361,7 +361,7 @@ async fn data_that_is_wrong_ends_the_job_with_one_line_that_says_what() {
         ),
         (
             job::<Bigram>(tokens("h", &[0, 1, 2])),
-            &["h has 1 tokens for this part, and a window of 2 takes 3"],
+            &["h has 2 tokens for this part, and a window of 2 takes 3"],
         ),
         (job::<Bigram>(tokens("i", &[0, 1, 99, 0, 1, 2])), &["99 is not one of the "]),
         (

@@ -33,7 +33,10 @@ async fn spread(
         while !is_so(at) {
             match job.next().await.unwrap() {
                 Some(JobEvent::WorkerUp { worker, node, .. }) => drop(at.insert(worker, node)),
-                Some(JobEvent::WorkerLost { worker, .. }) => drop(at.remove(&worker)),
+                Some(JobEvent::WorkerLost { worker, why, .. }) => {
+                    assert!(why.contains("moves"), "{why}");
+                    at.remove(&worker);
+                }
                 Some(JobEvent::Failed(why)) => panic!("{why}"),
                 event => assert!(event.is_some(), "the job has ended"),
             }

@@ -369,11 +369,15 @@ impl Stage {
             .args(["--exact", "node_process", "--ignored", "--nocapture"])
             .env("TEST_STATE", self.dir.path().join("keys"))
             .env("TEST_ORDERS", self.dir.path().join("orders"))
-            .env("TEST_MILLIS_A_SLOT", self.millis_a_slot.to_string())
             .env("TEST_SEED", &self.at)
             .env("TEST_ROLE", part.role())
             .env("TEST_KNOWS_MODEL", if matches!(part, Part::Stranger) { "no" } else { "yes" })
             .env("TEST_TRAINERS_ONLY", if matches!(part, Part::Voter) { "yes" } else { "no" });
+        // Otherwise as the environment says.
+        let spec = match self.millis_a_slot {
+            0 => spec,
+            millis => spec.env("TEST_MILLIS_A_SLOT", millis.to_string()),
+        };
         let process = self._keeper.start(spec).await.unwrap();
         self.processes.push((NodeId(0), process));
         self.parts.push(part);

@@ -1,6 +1,11 @@
 //! The workers of a job, kept up.
 
-use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use footlight_cluster::{Node, Placement};
 use footlight_runtime::{
@@ -46,6 +51,8 @@ pub(super) struct Crew {
     shards: Shards,
     /// Those that are up: name and number.
     up: HashMap<ActorAddr, (String, u64)>,
+    /// Those that were told to end, as they are to start on another node.
+    moving: HashSet<ActorAddr>,
     /// How often in a row each could not be started.
     failed_starts: HashMap<String, u32>,
     /// Why one ended or could not be started, the last time.
@@ -82,6 +89,7 @@ impl Crew {
             loader,
             shards: job.weights.shards.clone(),
             up: HashMap::new(),
+            moving: HashSet::new(),
             failed_starts: HashMap::new(),
             last_failure: String::new(),
         };
@@ -118,7 +126,10 @@ impl Crew {
                         tracing::debug!(%error, "the loader could not be told of a lost worker");
                     }
                 }
-                let why = down.to_string();
+                let why = match self.moving.remove(&actor) {
+                    true => "it moves to a node that has fewer workers".to_owned(),
+                    false => down.to_string(),
+                };
                 self.last_failure = format!("{child} {why}");
                 log.tell(JobEvent::WorkerLost { worker: child, node: actor.node, why });
             }
@@ -145,13 +156,15 @@ impl Crew {
 
     /// A node may have come that has fewer workers than others: one of theirs ends, and starts there. What it had in hand
     /// is computed again.
-    pub(super) fn spread(&self) {
+    pub(super) fn spread(&mut self) {
         let Ok(places) = places(&self.node, &self.spec) else { return };
         let Some(crowded) = self.seats.crowded(&places) else { return };
         let name = worker_name(crowded);
-        if let Some((worker, _)) = self.up.iter().find(|(_, (worker, _))| *worker == name) {
-            tracing::info!(worker = name, "it moves to a node that has fewer workers");
-            ActorRef::<Worker>::at(*worker, &self.system).stop();
+        let up = self.up.iter().find(|(_, (worker, _))| *worker == name).map(|(addr, _)| *addr);
+        if let Some(worker) = up
+            && self.moving.insert(worker)
+        {
+            ActorRef::<Worker>::at(worker, &self.system).stop();
         }
     }
 

@@ -368,7 +368,7 @@ pub enum JobEvent {
         /// Where it computes: `cpu`, `cuda:0`, …
         device: String,
     },
-    /// A worker is gone; what it had not finished goes to the others or to its successor.
+    /// A worker is gone, or moves to another node; what it had not finished goes to the others or to its successor.
     WorkerLost {
         /// Its name.
         worker: String,

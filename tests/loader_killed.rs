@@ -178,6 +178,6 @@ async fn a_loader_that_cannot_be_replaced_ends_the_job_with_the_reason() {
     let (without, with_other) = tokio::join!(without, with_other);
     assert!(without.starts_with("the data loader can't be kept up"), "{without}");
     assert!(without.contains("there is no train-labels-idx1-ubyte"), "{without}");
-    let expected = "is not what the job began with: 1002 samples of 8×8";
+    let expected = "is not what the job began with: 1002 samples of u8 8×8";
     assert!(with_other.contains(expected), "{with_other}");
 }

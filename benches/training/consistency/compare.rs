@@ -126,7 +126,7 @@ pub(crate) async fn all(data: &Path, output: &Path, rounds: u32, epochs: u64) ->
 /// How long a worker must wait in a slot to have half the speed of the others: measured, as it computes besides.
 async fn half_speed(data: &Path) -> Result<Duration> {
     let speed = async |wait: Duration| {
-        let run = train(data, &[wait], Consistency::BulkSynchronous, 2_560, 1).await?;
+        let run = train(data, &[wait], Consistency::BulkSynchronous, 6_400, 1).await?;
         Ok::<f64, anyhow::Error>(run.throughput)
     };
     let full = speed(WAIT).await?;

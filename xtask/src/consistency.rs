@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode};
 
 /// Measure what a slow worker costs in each mode of consistency, and how soon each is accurate.
 ///
-/// About 15 minutes. Writes report.json and consistency.png, and prints the table of docs/choosing.md. Does the set-up
+/// About half an hour. Writes report.json and consistency.png, and prints the table of docs/choosing.md. Does the set-up
 /// first if something is missing. Leave the machine alone meanwhile.
 #[derive(Args)]
 pub(crate) struct Options {

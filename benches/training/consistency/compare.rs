@@ -29,8 +29,9 @@ const SAMPLES: u32 = 12_000;
 /// How far apart workers may be under bounded staleness.
 const STALENESS: u32 = 3;
 const RATE: f64 = 5e-3;
-/// What each worker waits in a slot, as for a device.
-const WAIT: Duration = Duration::from_millis(20);
+/// What each worker waits in a slot, as for a device: so long that what all of them compute besides, on few cores, is
+/// little beside it.
+const WAIT: Duration = Duration::from_millis(100);
 /// In the first steps nothing counts: workers start.
 const WARM_STEPS: u64 = 30;
 /// The accuracy that is waited for.
@@ -126,7 +127,7 @@ pub(crate) async fn all(data: &Path, output: &Path, rounds: u32, epochs: u64) ->
 /// How long a worker must wait in a slot to have half the speed of the others: measured, as it computes besides.
 async fn half_speed(data: &Path) -> Result<Duration> {
     let speed = async |wait: Duration| {
-        let run = train(data, &[wait], Consistency::BulkSynchronous, 6_400, 1).await?;
+        let run = train(data, &[wait], Consistency::BulkSynchronous, 4_480, 1).await?;
         Ok::<f64, anyhow::Error>(run.throughput)
     };
     let full = speed(WAIT).await?;

@@ -1,7 +1,7 @@
 //! Where samples come from.
 //!
 //! A [`Source`] is a number of samples, each an input array and a target array. Those built in are a file each; a
-//! user's own is a [`CustomSource`], registered by name in [`Sources`](super::Sources). What travels in a job is its
+//! user's own is a [`CustomSource`], registered by name in [`Sources`]. What travels in a job is its
 //! description ([`SourceSpec`]); it is opened on the nodes of the data loader and of the trainer.
 //!
 //! | source | samples |

@@ -1,5 +1,5 @@
 //! Where workers may be apart, each sample's gradient is applied exactly once an epoch all the same, while workers and
-//! loaders are killed at random; and nobody waits for one that is slow.
+//! loaders are killed at random; and in an asynchronous job nobody waits for one that is slow.
 //!
 //! The model counts at the shards how often each sample was applied, as in `each_sample_once`.
 #![cfg(feature = "torch")]
@@ -29,7 +29,7 @@ fn node_process() {
 
 /// A power of 2, so that all sums of its parts are exact; and a part of [`Counter::SAMPLES`].
 const BATCH: u32 = 64;
-const EPOCHS: u64 = 12;
+const EPOCHS: u64 = 8;
 const STEPS: u64 = EPOCHS * Counter::SAMPLES as u64 / BATCH as u64;
 
 const APART: [Consistency; 2] = [Consistency::BoundedStaleness(3), Consistency::Asynchronous];
@@ -74,12 +74,12 @@ async fn is_disturbed(consistency: Consistency) {
             Some(JobEvent::Step { steps, .. }) => {
                 assert_eq!(steps, told + 1, "steps are told in order");
                 told = steps;
-                if steps >= next && steps < STEPS - 100 {
+                if steps >= next && steps < STEPS - 60 {
                     let (part, process) = stage.random_process(&mut random);
                     process.kill();
                     stage.add(part).await;
                     kills += 1;
-                    next = steps + random.random_range(40..90);
+                    next = steps + random.random_range(30..60);
                 }
             }
             Some(JobEvent::Done(report)) => break report,
@@ -90,7 +90,7 @@ async fn is_disturbed(consistency: Consistency) {
     assert_eq!((report.steps, told), (STEPS, STEPS));
     assert_eq!(report.samples, EPOCHS * u64::from(Counter::SAMPLES));
     each_was_applied_once_an_epoch(&weights).await;
-    assert!(kills >= 3, "nothing was disturbed: {kills}");
+    assert!(kills >= 2, "nothing was disturbed: {kills}");
     soon(job.close()).await.unwrap();
     stage.is_cleared().await;
 }
@@ -107,44 +107,30 @@ async fn asynchronously_each_sample_counts_once_while_parts_are_killed_at_random
 
 /// Bulk synchronous, nothing would come after the step of the slot that is held.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_waits_for_a_worker_that_is_slow_until_the_staleness_is_used_up() {
-    for (consistency, ahead) in [
-        (Consistency::BulkSynchronous, 0),
-        (Consistency::BoundedStaleness(4), 0),
-        (Consistency::Asynchronous, 20),
-    ] {
-        let stage = Stage::set(&["server"], &[Part::Worker, Part::Worker]).await;
-        let job = stage.job("slow").consistency(consistency).slots(2).epochs(20);
-        let mut job = soon(job.submit(&stage.seed)).await.unwrap();
-        let weights = soon(job.weights()).await.unwrap();
-        until_step(&mut job, 8).await;
-        stage.order(Order::Hold);
-        stage.holding().await;
-        if ahead == 0 {
-            stage.let_go();
-            let (report, _) = finish(job).await;
-            assert_eq!(report.steps, 20 * STEPS_PER_EPOCH);
-            continue;
-        }
-        // The other worker goes on: the parameters change, though the step that is held is not whole.
-        let applied = soon(weights.applied()).await.unwrap();
-        let mut before =
-            soon(weights.pull_newest(0, WireFormat::F32)).await.unwrap().flat().unwrap();
-        for change in 0..ahead {
-            until(&format!("change {change} of the parameters"), async || {
-                let now = weights.pull_newest(0, WireFormat::F32).await.unwrap();
-                let has_changed = now.flat().unwrap() != before;
-                before = now.flat().unwrap();
-                has_changed
-            })
-            .await;
-        }
-        let held = soon(weights.applied()).await.unwrap();
-        assert!(held <= applied + 1, "{held} steps are whole, and one is held since {applied}");
-        stage.let_go();
-        let (report, _) = finish(job).await;
-        assert_eq!(report.steps, 20 * STEPS_PER_EPOCH);
+async fn in_an_asynchronous_job_nobody_waits_for_a_worker_that_stands_still() {
+    let stage = Stage::set(&["server"], &[Part::Worker, Part::Worker]).await;
+    let job = stage.job("slow").consistency(Consistency::Asynchronous).slots(2).epochs(4);
+    let mut job = soon(job.submit(&stage.seed)).await.unwrap();
+    let weights = soon(job.weights()).await.unwrap();
+    until_step(&mut job, 8).await;
+    stage.order(Order::Hold);
+    stage.holding().await;
+    // The other worker goes on: the parameters change, though the step that is held is not whole.
+    let newest = async || weights.pull_newest(0, WireFormat::F32).await.unwrap().flat().unwrap();
+    let applied = soon(weights.applied()).await.unwrap();
+    let mut before = soon(newest()).await;
+    for change in 0..20 {
+        until(&format!("change {change} of the parameters"), async || {
+            let now = newest().await;
+            std::mem::replace(&mut before, now.clone()) != now
+        })
+        .await;
     }
+    let held = soon(weights.applied()).await.unwrap();
+    assert!(held <= applied + 1, "{held} steps are whole, and one is held since {applied}");
+    stage.let_go();
+    let (report, _) = finish(job).await;
+    assert_eq!(report.steps, 4 * STEPS_PER_EPOCH);
 }
 
 /// Follows a job to the first checkpoint after so many steps.

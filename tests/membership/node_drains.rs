@@ -107,7 +107,9 @@ async fn a_node_that_is_asked_from_elsewhere_drains_in_the_time_that_was_given()
     until("the call is held", async || soon(probe.call(Held {})).await.unwrap() == 1).await;
     let within = Duration::from_millis(300);
     let draining = soon(seed.drain_node(node.id, Some(within))).await.unwrap();
-    assert_eq!((draining.within, draining.in_hand), (within, 1));
+    assert_eq!(draining.within, within);
+    // The last question was answered a moment ago, and may count still.
+    assert!((1..=2).contains(&draining.in_hand), "{}", draining.in_hand);
     // What is never answered ends with the time, and with an error.
     assert_eq!(
         soon(held).await.unwrap().unwrap_err().failure,

@@ -264,6 +264,10 @@ impl DeferredHandler<Configure> for ParameterServer {
         if view < own {
             return reply.send(Err(refused(format!("view {view} is over: {own} is known"))));
         }
+        if !wanted.is_empty() && !self.shard.has_sums() {
+            return reply
+                .send(Err(refused("a shard that applies slots one by one has no backups")));
+        }
         let Some(version) = self.shard.version() else {
             return reply.send(Err(refused("a shard that has no parameters can't be the primary")));
         };

@@ -244,6 +244,11 @@ impl<G: Gradient> Shard<G> {
         self.holds_sums = holds;
     }
 
+    /// Whether there are sums of whole steps that others can be told of.
+    pub fn has_sums(&self) -> bool {
+        !self.consistency.is_by_slot()
+    }
+
     /// Takes one slot's gradient of one chunk, of the mean loss's share of that slot. If it is the step's last, the
     /// step is applied, or waits for its verdict where the rule wants one.
     ///

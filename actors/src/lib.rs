@@ -90,12 +90,17 @@ pub fn sources(sources: data::Sources) -> impl FnOnce(NodeBuilder) -> NodeBuilde
 pub fn cast(models: model::Models) -> impl FnOnce(NodeBuilder) -> NodeBuilder {
     use serving::inference::{Inference, Predict};
     use training::{
-        trainer::{AskJob, AskOver, AskWeights, DismissParts, FollowJob, Trainer, UnfitData},
+        residuals::{AskResidual, ResidualReader, Residuals},
+        trainer::{
+            AskJob, AskOver, AskWeights, DismissParts, FollowJob, ResidualIsLost, Trainer,
+            UnfitData,
+        },
         worker::{AskDevice, UseLoader, UseShards, Worker},
     };
     move |builder| {
         stagehands(builder)
             .extension(std::sync::Arc::new(models))
+            .extension(std::sync::Arc::new(Residuals::default()))
             .register::<Worker>(|worker| {
                 worker.handles::<AskDevice>().handles::<UseLoader>().handles::<UseShards>()
             })
@@ -107,7 +112,9 @@ pub fn cast(models: model::Models) -> impl FnOnce(NodeBuilder) -> NodeBuilder {
                     .handles::<AskWeights>()
                     .handles::<DismissParts>()
                     .handles::<UnfitData>()
+                    .handles::<ResidualIsLost>()
             })
+            .register::<ResidualReader>(|reader| reader.handles::<AskResidual>())
             .register::<Inference>(|inference| inference.handles::<Predict>())
     }
 }

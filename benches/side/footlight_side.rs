@@ -343,7 +343,9 @@ async fn behind_bulk(echo: &ActorRef<Echoes>, other: &ActorRef<Echoes>) -> anyho
 /// By how much a process's peak grows while 256 MiB that the sender has already go to the other: the
 /// greater of the two.
 async fn peak_memory(echo: &ActorRef<Echoes>) -> anyhow::Result<f64> {
-    let tensor = tensor(256);
+    let (small, tensor) = (tensor(1), tensor(256));
+    // The connections that tensors go over are there, as in every other work.
+    echo.call(Put { tensor: small }).await?;
     let there = echo.call(Peak).await?.map_err(anyhow::Error::msg)?;
     let here = peak_rss()?;
     echo.call(Put { tensor }).await?;

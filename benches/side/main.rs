@@ -11,7 +11,7 @@
 use std::{net::SocketAddr, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
-use footlight_benches::{Outcome, Work, footlight_side, local, raw};
+use footlight_benches::{Outcome, Work, footlight_side, local, raw, raw_memory};
 
 /// The exit code of a participant that can't do a work.
 const CANNOT: u8 = 3;
@@ -23,6 +23,8 @@ enum Participant {
     Footlight,
     /// The same work on bare quinn, and nothing else.
     RawQuinn,
+    /// The same work with what is read from the other process's memory, and nothing else.
+    RawMemory,
     /// The actor library underneath, in one process.
     Ractor,
 }
@@ -45,6 +47,7 @@ fn run(args: &Args) -> anyhow::Result<Outcome> {
         Participant::Footlight if args.work == Work::LocalCall => local::footlight(),
         Participant::Footlight => footlight_side::run(args.work, args.rank, args.addr),
         Participant::RawQuinn => raw::run(args.work, args.rank, args.addr),
+        Participant::RawMemory => raw_memory::run(args.work, args.rank, args.addr),
         Participant::Ractor if args.work == Work::LocalCall => local::ractor(),
         Participant::Ractor => Ok(Outcome::Cannot),
     }

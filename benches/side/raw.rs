@@ -14,7 +14,11 @@ use footlight_cluster::transport::{
 };
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
-use crate::{Outcome, Work, measure, ready, until_stdin_ends};
+use crate::{
+    Outcome, Work, measure,
+    raw_step::{self, Steps},
+    ready, until_stdin_ends,
+};
 
 const ECHO: usize = 64;
 const CAST: usize = 100;
@@ -25,7 +29,9 @@ const TENSOR: usize = 100 << 20;
 /// # Errors
 /// What went wrong with it.
 pub fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outcome> {
-    if !matches!(work, Work::CallRtt | Work::CastsPerSecond | Work::TensorPut100mib) {
+    let step = raw_step::format(work);
+    let is_other = matches!(work, Work::CallRtt | Work::CastsPerSecond | Work::TensorPut100mib);
+    if step.is_none() && !is_other {
         return Ok(Outcome::Cannot);
     }
     // One thread a side is what bare quinn is fastest with on two cores.
@@ -38,9 +44,10 @@ pub fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outcome> {
             let serve = async {
                 let incoming = endpoint.accept().await.context("the endpoint has closed")?;
                 let connection = incoming.await?;
-                match work {
-                    Work::CallRtt => echo(&connection).await,
-                    Work::CastsPerSecond => count(&connection).await,
+                match (step, work) {
+                    (Some(format), _) => Steps::new(&connection, format, 0).serve().await,
+                    (_, Work::CallRtt) => echo(&connection).await,
+                    (_, Work::CastsPerSecond) => count(&connection).await,
                     _ => take_tensors(&connection).await,
                 }
             };
@@ -52,9 +59,10 @@ pub fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outcome> {
             return Ok(Outcome::Served);
         }
         let (endpoint, connection) = connect(addr, purpose).await?;
-        let value = match work {
-            Work::CallRtt => round_trips(&connection).await?,
-            Work::CastsPerSecond => casts(&connection).await?,
+        let value = match (step, work) {
+            (Some(format), _) => Steps::new(&connection, format, 1).measure().await?,
+            (_, Work::CallRtt) => round_trips(&connection).await?,
+            (_, Work::CastsPerSecond) => casts(&connection).await?,
             _ => put_tensors(&connection).await?,
         };
         connection.close(0u32.into(), b"done");
@@ -65,8 +73,16 @@ pub fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outcome> {
 
 fn purpose(work: Work) -> Purpose {
     match work {
-        Work::TensorPut100mib => Purpose::Bulk,
-        _ => Purpose::Control,
+        Work::CallRtt | Work::CastsPerSecond => Purpose::Control,
+        _ => Purpose::Bulk,
+    }
+}
+
+/// The address that a client has towards `addr`: any on its own host's interfaces, but loopback for loopback.
+fn local(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().is_loopback() {
+        true => ([127, 0, 0, 1], 0).into(),
+        false => ([0, 0, 0, 0], 0).into(),
     }
 }
 
@@ -74,7 +90,7 @@ async fn connect(
     addr: SocketAddr,
     purpose: Purpose,
 ) -> anyhow::Result<(quinn::Endpoint, quinn::Connection)> {
-    let endpoint = endpoint("127.0.0.1:0".parse()?, purpose)?;
+    let endpoint = endpoint(local(addr), purpose)?;
     let connection = endpoint.connect_with(client(addr, purpose)?, addr, "bench")?.await?;
     Ok((endpoint, connection))
 }

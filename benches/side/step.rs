@@ -23,11 +23,26 @@ use futures::{StreamExt, TryStreamExt, stream::FuturesUnordered};
 use crate::measure;
 
 /// 25.6 million parameters: 102.4 MB.
-const PARAMETERS: usize = 25_600_000;
+pub(crate) const PARAMETERS: usize = 25_600_000;
 const WORKERS: u32 = 2;
+/// Every value of each worker's gradient.
+pub(crate) const GRADIENT: f32 = 1e-3;
+/// SGD's learning rate.
+pub(crate) const RATE: f32 = 0.1;
 /// Steps before the first that counts, and those that count.
-const WARM_STEPS: u64 = 3;
-const STEPS: u64 = 10;
+pub(crate) const WARM_STEPS: u64 = 3;
+pub(crate) const STEPS: u64 = 10;
+
+/// Whether all of the steps were made, and rightly.
+///
+/// # Errors
+/// If not.
+pub(crate) fn check(parameters: &[f32]) -> anyhow::Result<()> {
+    let wanted = -RATE * (WORKERS as f32 * GRADIENT) * (WARM_STEPS + STEPS) as f32;
+    let are_right = parameters.iter().all(|value| (value - wanted).abs() < 1e-4);
+    anyhow::ensure!(are_right, "the parameters are not what the gradients make of them");
+    Ok(())
+}
 
 fn layout() -> anyhow::Result<Layout> {
     Ok(Layout::new([("flat", vec![PARAMETERS])], WORKERS as usize)?)
@@ -91,7 +106,7 @@ impl Steps {
         let layout = layout()?;
         let chunks = (0..layout.chunks())
             .filter_map(|chunk| layout.chunk(chunk).map(|range| (chunk as u32, range)));
-        let gradient = HostTensor::from_vec(vec![1e-3f32; PARAMETERS], &[PARAMETERS])?;
+        let gradient = HostTensor::from_vec(vec![GRADIENT; PARAMETERS], &[PARAMETERS])?;
         let (chunks, parameters) = (chunks.collect(), vec![0.0; PARAMETERS]);
         Ok(Steps { shards, chunks, slot, format, pool, step: 0, gradient, parameters })
     }
@@ -137,7 +152,7 @@ pub(crate) async fn measure(
     let spec = |shard| ShardSpec {
         layout: layout.clone(),
         shard,
-        optimizer: OptimizerSpec::Sgd(Sgd::new(0.1)),
+        optimizer: OptimizerSpec::Sgd(Sgd::new(RATE.into())),
         rule: StepRule::default(),
         consistency: Consistency::default(),
         total_steps: WARM_STEPS + STEPS,
@@ -185,9 +200,7 @@ pub(crate) async fn measure(
                 samples.push(took);
             }
         }
-        let wanted = -0.1 * 2e-3 * (WARM_STEPS + STEPS) as f32;
-        let right = steps.parameters.iter().all(|value| (value - wanted).abs() < 1e-4);
-        anyhow::ensure!(right, "the parameters are not what the gradients make of them");
+        check(&steps.parameters)?;
         Ok(measure::us(measure::percentile(&mut samples, 0.5)) / 1e3)
     });
     worked.await.context("the worker panicked")?

@@ -1,7 +1,8 @@
 //! A job's state as safetensors files.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
+use footlight_runtime::HostTensor;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use super::{JobState, Manifest};
@@ -9,6 +10,7 @@ use crate::parameters::layout::Layout;
 
 pub(super) const MODEL: &str = "model.safetensors";
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
+pub(super) const RESIDUALS: &str = "residuals.safetensors";
 
 /// Room for a file's header, besides its numbers: names and shapes of some 100,000 tensors.
 const HEADER: u64 = 16 << 20;
@@ -26,12 +28,26 @@ pub(super) fn write(
     for (buffer, flat) in &state.buffers {
         buffers.extend(named(layout, flat, |parameter| format!("{parameter}.{buffer}"))?);
     }
+    let mut residuals = Vec::new();
+    for (slot, residual) in &state.residuals {
+        let flat = residual.as_slice::<f32>().map_err(|error| error.to_string())?;
+        residuals.extend(named(layout, flat, of_slot(*slot))?);
+    }
     // PyTorch's tools look for it.
     let about = || Some(HashMap::from([("format".to_owned(), "pt".to_owned())]));
     let file = |tensors: Vec<(String, TensorView<'_>)>| {
         safetensors::serialize(tensors, about()).map_err(|error| error.to_string())
     };
-    Ok(vec![(MODEL, file(model)?), (OPTIMIZER, file(buffers)?)])
+    let mut files = vec![(MODEL, file(model)?), (OPTIMIZER, file(buffers)?)];
+    if !residuals.is_empty() {
+        files.push((RESIDUALS, file(residuals)?));
+    }
+    Ok(files)
+}
+
+/// What a parameter's residual of a slot is called.
+fn of_slot(slot: u32) -> impl Fn(&str) -> String {
+    move |parameter| format!("{parameter}.slot{slot}")
 }
 
 /// One tensor a parameter.
@@ -71,9 +87,19 @@ pub(super) fn read(
         let name = |parameter: &str| format!("{parameter}.{buffer}");
         buffers.push((buffer.clone(), flat(layout, OPTIMIZER, &optimizer, name)?));
     }
-    for (file, bytes, times) in
-        [(MODEL, &model, 1), (OPTIMIZER, &optimizer, manifest.buffers.len())]
-    {
+    let mut files = vec![(MODEL, &model, 1), (OPTIMIZER, &optimizer, manifest.buffers.len())];
+    let saved_residuals;
+    let mut residuals = BTreeMap::new();
+    if !manifest.residuals.is_empty() {
+        saved_residuals = open(RESIDUALS)?;
+        for slot in &manifest.residuals {
+            let flat = flat(layout, RESIDUALS, &saved_residuals, of_slot(*slot))?;
+            let residual = HostTensor::from_vec(flat, &[layout.len()]);
+            residuals.insert(*slot, residual.map_err(|error| error.to_string())?);
+        }
+        files.push((RESIDUALS, &saved_residuals, residuals.len()));
+    }
+    for (file, bytes, times) in files {
         let (found, needed) = (open_tensors(file, bytes)?.len(), times * layout.parameters().len());
         if found > needed {
             return Err(format!("{file} has {found} tensors, and this model's has {needed}"));
@@ -86,6 +112,7 @@ pub(super) fn read(
         loss_scale: manifest.loss_scale,
         params,
         buffers,
+        residuals,
     })
 }
 

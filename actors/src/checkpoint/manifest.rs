@@ -39,6 +39,9 @@ pub struct Manifest {
     pub loss_scale: LossScale,
     /// The names of the optimiser's buffers.
     pub buffers: Vec<String>,
+    /// The slots that have residuals, in a job that feeds back what int8 rounds off.
+    #[serde(default)]
+    pub residuals: Vec<u32>,
     /// The other files.
     pub files: Vec<FileOf>,
 }
@@ -117,6 +120,7 @@ impl Manifest {
             skipped: state.skipped,
             loss_scale: state.loss_scale,
             buffers: state.buffers.iter().map(|(name, _)| name.clone()).collect(),
+            residuals: state.residuals.keys().copied().collect(),
             files,
         }
     }

@@ -6,7 +6,8 @@
 //! step-000000001200/
 //!   model.safetensors       the parameters, by name and in their shapes
 //!   optimizer.safetensors   what the optimiser remembers, `<parameter>.<buffer>`, in the same shapes
-//!   manifest.json           the rest, and size and SHA-256 of the other two
+//!   residuals.safetensors   what int8 had rounded off, `<parameter>.slot<number>`, if that is fed back
+//!   manifest.json           the rest, and size and SHA-256 of the others
 //! ```
 //!
 //! The files are safetensors' (<https://huggingface.co/docs/safetensors>): `load_file` of its Python package reads

@@ -1,5 +1,7 @@
 //! What is saved of a job.
 
+use std::collections::BTreeMap;
+
 use super::CheckpointError;
 use crate::parameters::{
     layout::Layout, optimizer::OptimizerSpec, rule::LossScale, server::SavedChunk,
@@ -21,6 +23,8 @@ pub struct JobState {
     pub params: Vec<f32>,
     /// What the optimiser remembers: each buffer's name, and as many floats as there are parameters.
     pub buffers: Vec<(String, Vec<f32>)>,
+    /// What int8 had rounded off each slot's gradients, in the layout's order; of a job that feeds it back.
+    pub residuals: BTreeMap<u32, HostTensor>,
 }
 
 impl JobState {
@@ -33,6 +37,7 @@ impl JobState {
             loss_scale: LossScale::default(),
             params,
             buffers: Vec::new(),
+            residuals: BTreeMap::new(),
         }
     }
 
@@ -59,6 +64,7 @@ impl JobState {
                 .iter()
                 .map(|name| ((*name).to_owned(), Vec::with_capacity(layout.len())))
                 .collect(),
+            residuals: BTreeMap::new(),
         };
         for (number, chunk) in chunks.iter().enumerate() {
             if head(chunk) != of_first || chunk.buffers.len() != names.len() {

@@ -173,7 +173,8 @@ impl Store {
         if let Some(why) = manifest.difference(of) {
             return Err(other(why));
         }
-        let longest = longest(layout, manifest.buffers.len().max(1));
+        let most = manifest.buffers.len().max(manifest.residuals.len()).max(1);
+        let longest = longest(layout, most);
         let mut files = BTreeMap::new();
         for file in &manifest.files {
             if file.bytes > longest {

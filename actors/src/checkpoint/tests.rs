@@ -1,5 +1,6 @@
 use std::fs;
 
+use footlight_runtime::HostTensor;
 use tempfile::TempDir;
 
 use super::*;
@@ -42,6 +43,9 @@ fn state(steps: u64) -> JobState {
         loss_scale,
         params: floats(steps as f32),
         buffers: vec![("mean".to_owned(), floats(0.5)), ("square".to_owned(), floats(0.25))],
+        residuals: [(0, 0.125), (3, 0.0625)]
+            .map(|(slot, first)| (slot, HostTensor::from_vec(floats(first), &[MODEL_LEN]).unwrap()))
+            .into(),
     }
 }
 

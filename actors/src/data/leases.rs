@@ -11,15 +11,13 @@
 //!   is lost.
 //! - **DL-6** What is kept is bounded by `ahead × slots` leases.
 //! - **DL-7** No slot past a [meeting](Leases::meeting_every) is handed out before all steps up to it are committed.
+//! - **DL-8** Where [slots stay with workers](Leases::slots_stay), a worker is leased the slots of a step that it had
+//!   in the step before, as long as they are free; else one that nobody has had who lives; else the first.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-
-/// How far past the committed steps slots are handed out if nobody says otherwise: the step that is being computed,
-/// and the next one, whose data can then travel in the meantime.
-pub const DEFAULT_AHEAD: u64 = 2;
 
 /// One slot of one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -54,7 +52,7 @@ pub enum LeaseError {
 ///
 /// ```
 /// # use footlight_actors::data::{Leases, Work};
-/// let mut leases = Leases::new(1, 10, 2)?;                   // one epoch of ten steps, each in two slots
+/// let mut leases = Leases::new(1, 10, 2, 2)?;                // one epoch of ten steps, each in two slots
 /// let first = leases.ask("ada").unwrap();
 /// assert_eq!(first, Work { epoch: 0, step: 0, slot: 0 });
 /// leases.worker_lost(&"ada");
@@ -73,21 +71,32 @@ pub struct Leases<W> {
     meetings: Option<u64>,
     /// All steps below this one are committed.
     committed: u64,
-    /// The first slot that was never handed out.
-    next: (u64, u32),
+    /// The first step of which no slot was ever handed out.
+    next: u64,
+    /// Slots of the step before that one that were never handed out.
+    open: BTreeSet<(u64, u32)>,
     /// Slots that lost workers had.
     returned: BTreeSet<(u64, u32)>,
     live: BTreeMap<(u64, u32), W>,
+    /// Who had each slot last, of those who live, if slots stay with workers.
+    holders: Option<BTreeMap<u32, W>>,
 }
 
 impl<W: Ord + Clone> Leases<W> {
-    /// A job of `epochs × steps_per_epoch` steps, each cut into `slots` slots, with a look-ahead of
-    /// [`DEFAULT_AHEAD`] steps.
+    /// A job of `epochs × steps_per_epoch` steps, each cut into `slots` slots. Slots of up to `ahead` steps that are not
+    /// committed are handed out: 1 is no look-ahead, a step begins when the one before it is committed; with 2 the
+    /// next one's data can travel in the meantime.
     ///
     /// # Errors
-    /// [`LeaseError::Nothing`] if an epoch has no step or a step no slot. No epochs at all is a job that is done.
-    pub fn new(epochs: u64, steps_per_epoch: u32, slots: u32) -> Result<Self, LeaseError> {
-        if steps_per_epoch == 0 || slots == 0 {
+    /// [`LeaseError::Nothing`] if an epoch has no step, a step no slot, or `ahead` is 0. No epochs at all is a job that
+    /// is done.
+    pub fn new(
+        epochs: u64,
+        steps_per_epoch: u32,
+        slots: u32,
+        ahead: u64,
+    ) -> Result<Self, LeaseError> {
+        if steps_per_epoch == 0 || slots == 0 || ahead == 0 {
             return Err(LeaseError::Nothing);
         }
         let steps_per_epoch = u64::from(steps_per_epoch);
@@ -95,26 +104,21 @@ impl<W: Ord + Clone> Leases<W> {
             steps_per_epoch,
             steps: epochs.saturating_mul(steps_per_epoch),
             slots,
-            ahead: DEFAULT_AHEAD,
+            ahead,
             meetings: None,
             committed: 0,
-            next: (0, 0),
+            next: 0,
+            open: BTreeSet::new(),
             returned: BTreeSet::new(),
             live: BTreeMap::new(),
+            holders: None,
         })
     }
 
-    /// Hands out slots of up to `ahead` steps that are not committed yet. 1 is no look-ahead: a step begins when the
-    /// one before it is committed.
-    ///
-    /// # Errors
-    /// [`LeaseError::Nothing`] if `ahead` is 0.
-    pub fn ahead(mut self, ahead: u64) -> Result<Self, LeaseError> {
-        if ahead == 0 {
-            return Err(LeaseError::Nothing);
-        }
-        self.ahead = ahead;
-        Ok(self)
+    /// A slot goes to who had it in the step before, where that can be. Default: it goes to whoever asks.
+    pub fn slots_stay(mut self, they_do: bool) -> Self {
+        self.holders = they_do.then(BTreeMap::new);
+        self
     }
 
     /// After each so many steps everybody waits until all of them are committed. Default: never.
@@ -132,32 +136,53 @@ impl<W: Ord + Clone> Leases<W> {
     /// Leases the next slot to `worker`, who may hold others already. `None`: there is nothing to do now; ask again
     /// after a step was committed or a worker lost.
     pub fn ask(&mut self, worker: W) -> Option<Work> {
-        let slot = self.returned.pop_first().or_else(|| self.fresh())?;
+        if self.returned.is_empty() && self.open.is_empty() {
+            self.open_next()?;
+        }
+        let free = if self.returned.is_empty() { &self.open } else { &self.returned };
+        let slot = self.best(free, &worker)?;
+        self.returned.remove(&slot);
+        self.open.remove(&slot);
+        if let Some(holders) = &mut self.holders {
+            holders.insert(slot.1, worker.clone());
+        }
         self.live.insert(slot, worker);
         Some(self.work(slot))
     }
 
+    /// Of the first step of which some are free.
+    fn best(&self, free: &BTreeSet<(u64, u32)>, worker: &W) -> Option<(u64, u32)> {
+        let first = *free.first()?;
+        let Some(holders) = &self.holders else { return Some(first) };
+        let of_step = || free.iter().copied().take_while(|(step, _)| *step == first.0);
+        let own = of_step().find(|(_, slot)| holders.get(slot) == Some(worker));
+        let unheld = || of_step().find(|(_, slot)| !holders.contains_key(slot));
+        own.or_else(unheld).or(Some(first))
+    }
+
     /// The slots that are handed out next, in order, whatever the look-ahead: for who prepares them.
     pub fn upcoming(&self) -> impl Iterator<Item = Work> {
-        let fresh = std::iter::successors(Some(self.next), |next| Some(self.after(*next)));
-        let fresh = fresh.take_while(|(step, _)| *step < self.steps);
-        self.returned.iter().copied().chain(fresh).map(|slot| self.work(slot))
+        let begun = self.returned.iter().chain(&self.open).copied();
+        let fresh = (self.next..self.steps).flat_map(|step| self.slots_of(step));
+        begun.chain(fresh).map(|slot| self.work(slot))
     }
 
-    fn after(&self, (step, slot): (u64, u32)) -> (u64, u32) {
-        if slot + 1 < self.slots { (step, slot + 1) } else { (step + 1, 0) }
+    fn slots_of(&self, step: u64) -> impl Iterator<Item = (u64, u32)> + use<W> {
+        (0..self.slots).map(move |slot| (step, slot))
     }
 
-    fn fresh(&mut self) -> Option<(u64, u32)> {
-        let (step, slot) = self.next;
+    /// Opens the next step; `None` if it is not its time yet.
+    fn open_next(&mut self) -> Option<()> {
+        let step = self.next;
         if step >= self.steps || step - self.committed >= self.ahead {
             return None;
         }
         if self.meetings.is_some_and(|every| step / every > self.committed / every) {
             return None;
         }
-        self.next = self.after((step, slot));
-        Some((step, slot))
+        self.open = self.slots_of(step).collect();
+        self.next = step + 1;
+        Some(())
     }
 
     fn work(&self, (step, slot): (u64, u32)) -> Work {
@@ -182,12 +207,21 @@ impl<W: Ord + Clone> Leases<W> {
         let first = (self.committed, 0);
         self.live = self.live.split_off(&first);
         self.returned = self.returned.split_off(&first);
-        self.next = self.next.max(first);
+        self.open = self.open.split_off(&first);
+        self.next = self.next.max(self.committed);
         Ok(true)
     }
 
     /// The worker is gone: its leases go to those who ask next. Returns how many there were.
     pub fn worker_lost(&mut self, worker: &W) -> usize {
+        if let Some(holders) = &mut self.holders {
+            holders.retain(|_, holder| holder != worker);
+        }
+        self.give_back(worker)
+    }
+
+    /// The worker lives, and gives back what it was leased: that goes to those who ask next. Returns how many there were.
+    pub fn give_back(&mut self, worker: &W) -> usize {
         let before = self.returned.len();
         let returned = &mut self.returned;
         self.live.retain(|slot, holder| holder != worker || !returned.insert(*slot));

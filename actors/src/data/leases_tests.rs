@@ -11,7 +11,7 @@ fn ask(leases: &mut Leases<u32>, worker: u32) -> Option<(u64, u32)> {
 #[test]
 fn slots_are_handed_out_in_order_up_to_the_look_ahead() {
     // DL-2, DL-3
-    let mut leases = Leases::new(2, 2, 2).unwrap();
+    let mut leases = Leases::new(2, 2, 2, 2).unwrap();
     let first: Vec<_> = std::iter::from_fn(|| ask(&mut leases, 1)).collect();
     assert_eq!(first, [(0, 0), (0, 1), (1, 0), (1, 1)]);
     assert_eq!(leases.committed(0), Ok(true));
@@ -23,7 +23,7 @@ fn slots_are_handed_out_in_order_up_to_the_look_ahead() {
 #[test]
 fn without_look_ahead_a_step_waits_for_the_one_before() {
     // DL-3
-    let mut leases = Leases::new(1, 3, 1).unwrap().ahead(1).unwrap();
+    let mut leases = Leases::new(1, 3, 1, 1).unwrap();
     assert_eq!(ask(&mut leases, 1), Some((0, 0)));
     assert_eq!(ask(&mut leases, 2), None);
     leases.committed(0).unwrap();
@@ -33,7 +33,7 @@ fn without_look_ahead_a_step_waits_for_the_one_before() {
 #[test]
 fn nobody_passes_a_meeting_before_all_have_come() {
     // DL-7
-    let mut leases = Leases::new(1, 10, 2).unwrap().ahead(10).unwrap();
+    let mut leases = Leases::new(1, 10, 2, 10).unwrap();
     leases = leases.meeting_every(Some(3)).unwrap();
     for meeting in [3, 6, 9, 10] {
         let first = leases.committed_steps();
@@ -54,9 +54,30 @@ fn nobody_passes_a_meeting_before_all_have_come() {
 }
 
 #[test]
+fn a_worker_keeps_its_slots_from_step_to_step() {
+    // DL-8
+    let mut leases = Leases::new(1, 10, 4, 2).unwrap().slots_stay(true);
+    let had = [1, 2, 1, 2].map(|worker| ask(&mut leases, worker).unwrap());
+    assert_eq!(had, [(0, 0), (0, 1), (0, 2), (0, 3)]);
+    // In whatever order they ask.
+    let has = [2, 1, 2, 1].map(|worker| ask(&mut leases, worker).unwrap());
+    assert_eq!(has, [(1, 1), (1, 0), (1, 3), (1, 2)]);
+    leases.committed(1).unwrap();
+    // Who has done all of his own takes others'.
+    let has = [2, 2, 2, 1].map(|worker| ask(&mut leases, worker).unwrap());
+    assert_eq!(has, [(2, 1), (2, 3), (2, 0), (2, 2)]);
+    // What is given back comes back, and what a lost one had goes to who has none.
+    assert_eq!(leases.give_back(&2), 3);
+    assert_eq!(ask(&mut leases, 2), Some((2, 0)));
+    leases.worker_lost(&1);
+    assert_eq!(ask(&mut leases, 3), Some((2, 2)));
+    assert_eq!(ask(&mut leases, 3), Some((2, 1)), "the first, though another had it");
+}
+
+#[test]
 fn what_a_lost_worker_had_comes_first() {
     // DL-2
-    let mut leases = Leases::new(1, 5, 3).unwrap();
+    let mut leases = Leases::new(1, 5, 3, 2).unwrap();
     for worker in [1, 2, 1, 2] {
         leases.ask(worker);
     }
@@ -69,7 +90,7 @@ fn what_a_lost_worker_had_comes_first() {
 #[test]
 fn a_committed_step_is_never_handed_out_again() {
     // DL-4
-    let mut leases = Leases::new(1, 2, 2).unwrap();
+    let mut leases = Leases::new(1, 2, 2, 2).unwrap();
     leases.ask(1);
     leases.worker_lost(&1);
     assert_eq!(leases.committed(0), Ok(true));
@@ -82,7 +103,7 @@ fn a_committed_step_is_never_handed_out_again() {
 
 #[test]
 fn a_worker_finds_out_what_it_holds() {
-    let mut leases = Leases::new(1, 2, 2).unwrap();
+    let mut leases = Leases::new(1, 2, 2, 2).unwrap();
     for worker in [1, 2, 1, 2] {
         leases.ask(worker);
     }
@@ -93,10 +114,10 @@ fn a_worker_finds_out_what_it_holds() {
 
 #[test]
 fn a_job_of_nothing_is_refused_and_one_of_no_epochs_is_done() {
-    assert_eq!(Leases::<u32>::new(1, 0, 1).unwrap_err(), LeaseError::Nothing);
-    assert_eq!(Leases::<u32>::new(1, 1, 0).unwrap_err(), LeaseError::Nothing);
-    assert_eq!(Leases::<u32>::new(1, 1, 1).unwrap().ahead(0).unwrap_err(), LeaseError::Nothing);
-    let mut none = Leases::new(0, 1, 1).unwrap();
+    assert_eq!(Leases::<u32>::new(1, 0, 1, 2).unwrap_err(), LeaseError::Nothing);
+    assert_eq!(Leases::<u32>::new(1, 1, 0, 2).unwrap_err(), LeaseError::Nothing);
+    assert_eq!(Leases::<u32>::new(1, 1, 1, 0).unwrap_err(), LeaseError::Nothing);
+    let mut none = Leases::new(0, 1, 1, 2).unwrap();
     assert_eq!((none.is_done(), none.ask(1)), (true, None));
 }
 
@@ -177,10 +198,10 @@ impl Job {
 proptest! {
     #[test]
     fn whoever_is_killed_every_slot_is_committed_and_none_is_leased_twice(
-        epochs in 1..3u64, steps in 1..6u32, slots in 1..5u32, ahead in 1..4u64,
+        epochs in 1..3u64, steps in 1..6u32, slots in 1..5u32, ahead in 1..4u64, they_stay in any::<bool>(),
         events in prop::collection::vec(event(), 0..200),
     ) {
-        let leases = Leases::new(epochs, steps, slots).unwrap().ahead(ahead).unwrap();
+        let leases = Leases::new(epochs, steps, slots, ahead).unwrap().slots_stay(they_stay);
         let mut job = Job { leases, slots, ahead, workers: vec![(0, BTreeSet::new()); 4], pushed: BTreeSet::new() };
         for event in &events {
             job.happens(event);

@@ -38,6 +38,8 @@ pub struct LoaderSpec {
     pub committed: u64,
     /// How far apart workers may be: how many steps slots are handed out ahead.
     pub consistency: Consistency,
+    /// Whether a slot goes to the worker that had it in the step before, where that can be.
+    pub slots_stay: bool,
     /// After each so many steps everybody waits until all of them are applied, if at all.
     pub meeting_every: Option<u64>,
     /// The actor that the loader serves: it ends with it.
@@ -192,6 +194,7 @@ impl Actor for DataLoader {
             epochs,
             committed,
             consistency,
+            slots_stay,
             meeting_every,
             owner,
         } = spec;
@@ -201,8 +204,8 @@ impl Actor for DataLoader {
             .map_err(|_| Error::other(format!("{} samples are too many", data.len())))?;
         let batches = Batches::new(samples, batch, slots).map_err(Error::other)?;
         let steps = batches.steps_per_epoch();
-        let mut leases = Leases::new(epochs, steps, slots)
-            .and_then(|leases| leases.ahead(consistency.ahead())?.meeting_every(meeting_every))
+        let mut leases = Leases::new(epochs, steps, slots, consistency.ahead())
+            .and_then(|leases| leases.slots_stay(slots_stay).meeting_every(meeting_every))
             .map_err(Error::other)?;
         if let Some(step) = committed.checked_sub(1) {
             leases.committed(step).map_err(Error::other)?;
@@ -248,7 +251,8 @@ impl DeferredHandler<NextWork> for DataLoader {
             return reply.send(Err(NoWork::GivenUp { worker: ask.worker }));
         }
         if ask.anew {
-            self.free(ask.worker);
+            self.waiting.retain(|(worker, _)| *worker != ask.worker);
+            self.leases.give_back(&ask.worker);
         }
         if let Err(other) = self.committed(ask.committed) {
             return reply.send(Err(other));
@@ -300,15 +304,10 @@ impl DataLoader {
     /// A worker is gone; says how many slots it held.
     fn lose(&mut self, lost: u64) -> u32 {
         self.lost.insert(lost);
-        let returned = self.free(lost);
+        self.waiting.retain(|(worker, _)| *worker != lost);
+        let returned = self.leases.worker_lost(&lost);
         self.serve();
-        returned
-    }
-
-    /// What a worker was leased goes to those who ask next; says how many slots that were.
-    fn free(&mut self, of: u64) -> u32 {
-        self.waiting.retain(|(worker, _)| *worker != of);
-        self.leases.worker_lost(&of) as u32
+        returned as u32
     }
 
     /// Gives those who wait what there is, in the order in which they asked, and has the next slots prepared.

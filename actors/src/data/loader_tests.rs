@@ -52,6 +52,7 @@ fn spec_after(committed: u64, owner: &ActorRef<Owner>) -> (TempDir, LoaderSpec) 
         epochs: 2,
         committed,
         consistency: Consistency::default(),
+        slots_stay: false,
         meeting_every: None,
         owner,
     };
@@ -260,6 +261,7 @@ async fn a_loader_whose_data_is_wrong_does_not_start_and_one_whose_owner_is_gone
         epochs: 1,
         committed: 0,
         consistency: Consistency::default(),
+        slots_stay: false,
         meeting_every: None,
         owner: owner.addr(),
     };

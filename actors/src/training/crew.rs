@@ -25,7 +25,10 @@ use super::{
     shards::Shards,
     worker::{AskDevice, UseLoader, UseShards, Worker, WorkerSpec},
 };
-use crate::data::{DataLoader, loader::WorkerLost};
+use crate::{
+    checkpoint::Checkpoints,
+    data::{DataLoader, loader::WorkerLost},
+};
 
 /// A worker has so long to answer what needs no work.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -227,12 +230,14 @@ fn worker(
     ChildSpec::new(worker_name(index), Restart::Permanent, move |attempt| {
         let mut args = WorkerSpec {
             worker: worker_number(&spec, index, attempt.number),
+            job: spec.id(),
             model: spec.model.clone(),
             seed: spec.seed,
             consistency: spec.consistency,
             wire: spec.wire,
             precision: spec.precision,
             parts: spec.parts,
+            saved_every: spec.checkpoints.as_ref().map(Checkpoints::every),
             device: device(&spec.devices, index),
             nth: 0,
             loader: loader.borrow().clone(),

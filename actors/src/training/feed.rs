@@ -57,6 +57,7 @@ pub(super) async fn load(
         epochs: spec.epochs,
         committed,
         consistency: spec.consistency,
+        slots_stay: spec.feeds_back(),
         meeting_every: spec.meeting_every(),
         owner,
     };

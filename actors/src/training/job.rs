@@ -12,7 +12,10 @@ use footlight_runtime::{
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
-use super::trainer::{AskJob, AskOver, AskWeights, DismissParts, FollowJob, Trainer};
+use super::{
+    residuals::JobId,
+    trainer::{AskJob, AskOver, AskWeights, DismissParts, FollowJob, Trainer},
+};
 use crate::{
     checkpoint::Checkpoints,
     consistency::Consistency,
@@ -102,6 +105,16 @@ pub struct JobSpec {
 }
 
 impl JobSpec {
+    /// What is rounded off gradients is added to the next ones.
+    pub(super) fn feeds_back(&self) -> bool {
+        self.wire == WireFormat::Int8
+    }
+
+    /// Which of all jobs it is.
+    pub(super) fn id(&self) -> JobId {
+        JobId { name: self.name.clone(), submission: self.submission }
+    }
+
     /// After so many steps all workers wait for each other. A state that is saved is one of whole steps; where slots are
     /// applied one by one, there is none otherwise.
     pub(super) fn meeting_every(&self) -> Option<u64> {
@@ -170,7 +183,12 @@ impl TrainingJob {
     }
     /// How gradients and parameters travel between workers and shards: f32 (the default), or bf16 or fp16, which halve
     /// what crosses the network. The shards sum and keep f32 all the same; workers compute with rounded parameters.
-    /// int8 is refused: without feeding back what rounding loses a job would end elsewhere.
+    ///
+    /// int8 halves what gradients take once more, and parameters travel as bf16. What is rounded off a slot's gradient
+    /// is added to its next one ([error feedback](crate::training::residuals)), which takes memory where slots are
+    /// computed: three times the parameters for each slot at most. It needs the bulk synchronous mode, and can't be
+    /// had with fp16 on the worker. The one loss that shows in such a job's result is that of a worker's process: what
+    /// it had rounded off last is lost with it ([`JobEvent::ResidualLost`]).
     pub fn wire(mut self, wire: WireFormat) -> Self {
         self.spec.wire = wire;
         self
@@ -295,10 +313,16 @@ impl TrainingJob {
         if spec.slots > spec.batch {
             return wrong("slots", "can't be more than samples of a batch");
         }
-        if spec.wire == WireFormat::Int8 {
+        if spec.feeds_back() && !spec.consistency.is_exact() {
             return wrong(
                 "wire format int8",
-                "loses too much of gradients: choose f32, bf16 or fp16",
+                "needs the bulk synchronous mode: each gradient takes what was rounded off the step before",
+            );
+        }
+        if spec.feeds_back() && spec.precision == Precision::Fp16 {
+            return wrong(
+                "wire format int8",
+                "can't be had with fp16, whose gradients are scaled otherwise from step to step: choose bf16 or f32",
             );
         }
         if let Err(error) = spec.data.validate() {
@@ -461,6 +485,13 @@ pub enum JobEvent {
         steps: u64,
         /// Why.
         why: String,
+    },
+    /// What int8 had rounded off a slot's gradient was lost with a worker's process: the slot goes on without.
+    ResidualLost {
+        /// Which slot.
+        slot: u32,
+        /// The step, from 0, for which there is none.
+        step: u64,
     },
     /// The trainer's node was lost, and another one has taken the job over.
     Resumed {
@@ -744,6 +775,11 @@ impl Shown {
             JobEvent::Saved { steps, bytes, .. } => {
                 let size = indicatif::HumanBytes(*bytes);
                 progress.note(&format!("the state after step {steps} is saved: {size}"));
+            }
+            JobEvent::ResidualLost { slot, step } => {
+                progress.note(&format!(
+                    "what int8 had rounded off slot {slot} before step {step} is lost with its worker's process"
+                ));
             }
             JobEvent::NotSaved { steps, why } => {
                 progress.note(&format!("the state after step {steps} is not saved: {why}"));

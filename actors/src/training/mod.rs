@@ -12,6 +12,7 @@
 //! * [`trainer`]: the actor that holds a job together.
 //! * [`worker`]: the actor that computes slots.
 //! * [`shards`]: where the parameters' shards are, also when one is lost.
+//! * [`residuals`]: what int8 has rounded off gradients, and how it gets to the next step.
 //! * [`weights`]: pulling and setting a model's parameters.
 
 mod crew;
@@ -20,6 +21,7 @@ pub mod job;
 mod keeper;
 mod log;
 mod parts;
+pub mod residuals;
 mod saver;
 mod seats;
 pub mod shards;

@@ -3,13 +3,14 @@
 //! The shards are asked ahead of time for the state at the next step that is due. Each chunk is copied there in the
 //! moment it gets to that step, and goes on; all the rest happens here while the job runs.
 
-use footlight_runtime::{Error, Result};
+use footlight_runtime::{ActorAddr, Error, Result};
 use tokio::time::Instant;
 
 use super::{
     job::{JobEvent, JobSpec},
     log::Log,
     parts::Placed,
+    residuals::Stay,
 };
 use crate::{
     checkpoint::{Checkpoints, DataOf, JobOf, JobState, Store},
@@ -27,11 +28,18 @@ pub(super) fn job_of(spec: &JobSpec, data: &Description) -> JobOf {
 }
 
 /// Saves the job whenever that is due, from now, when so many steps are applied, to its end. A state that can't be
-/// written is told of and left out.
+/// written is told of and left out. Where `residuals` are fed back, they are got from the nodes that hold them; `me`
+/// asks.
 ///
 /// # Errors
 /// A shard that is lost, or that can't go on.
-pub(super) async fn save(job: &Placed, log: &Log, applied: u64) -> Result<()> {
+pub(super) async fn save(
+    job: &Placed,
+    log: &Log,
+    applied: u64,
+    residuals: Option<&Stay>,
+    me: ActorAddr,
+) -> Result<()> {
     let Some(checkpoints) = &job.spec.checkpoints else { return Ok(()) };
     let steps = job.data.steps;
     let mut from = applied;
@@ -43,7 +51,7 @@ pub(super) async fn save(job: &Placed, log: &Log, applied: u64) -> Result<()> {
             continue;
         };
         let began = Instant::now();
-        match write(job, checkpoints, state).await {
+        match write(job, checkpoints, state, residuals, me).await {
             Ok(None) => {}
             Ok(Some(bytes)) => {
                 log.tell(JobEvent::Saved { steps: due, bytes, took: began.elapsed() });
@@ -59,10 +67,25 @@ pub(super) async fn save(job: &Placed, log: &Log, applied: u64) -> Result<()> {
 }
 
 /// Writes a state and deletes what is too old. Says how many bytes; `None` if it is there already.
-async fn write(job: &Placed, checkpoints: &Checkpoints, state: JobState) -> Result<Option<u64>> {
+async fn write(
+    job: &Placed,
+    checkpoints: &Checkpoints,
+    mut state: JobState,
+    residuals: Option<&Stay>,
+    me: ActorAddr,
+) -> Result<Option<u64>> {
     let store = Store::open(checkpoints.at()).await.map_err(Error::other)?;
     if store.finished().await.map_err(Error::other)?.contains(&state.steps) {
         return Ok(None);
+    }
+    if let Some(residuals) = residuals {
+        for slot in 0..job.spec.slots {
+            let found = residuals.find(&job.node, me, state.steps, slot).await;
+            let found = found.ok_or_else(|| {
+                Error::other(format!("what int8 had rounded off slot {slot} is lost with its node"))
+            })?;
+            state.residuals.insert(slot, found);
+        }
     }
     let of = job_of(&job.spec, &job.data);
     let written = store.save(&job.weights.layout, &of, state).await.map_err(Error::other)?;

@@ -4,7 +4,8 @@ use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
 
 use footlight_cluster::{ClusterEvent, Member, MemberState, Node};
 use footlight_runtime::{
-    Actor, ActorAddr, ActorRef, Context, Down, Error, Handler, Message, Result, Streamed,
+    Actor, ActorAddr, ActorRef, Context, Down, Error, Handler, HostTensor, Message, Result,
+    Streamed,
 };
 use futures::{StreamExt, stream::FuturesOrdered};
 use serde::{Deserialize, Serialize};
@@ -18,10 +19,15 @@ use super::{
     keeper::{Cast, Keeper, Loss, Moved},
     log::Log,
     parts::{Placed, place},
-    saver::save,
+    residuals::Stay,
+    saver::{job_of, save},
     weights::{Version, Weights},
 };
-use crate::{data::loader::Description, model::Evaluation};
+use crate::{
+    checkpoint::{Checkpoints, Store},
+    data::loader::Description,
+    model::Evaluation,
+};
 
 /// After an error, the news that a part of the job is lost is waited for so long.
 const ROOT_CAUSE: Duration = Duration::from_secs(2);
@@ -112,6 +118,20 @@ pub struct UnfitData {
 impl Message for UnfitData {
     type Reply = ();
     const NAME: &'static str = "training.unfit_data";
+}
+
+/// A worker tells that nobody has the residual of a slot any more.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct ResidualIsLost {
+    /// Which slot.
+    pub slot: u32,
+    /// The step that it was for.
+    pub step: u64,
+}
+
+impl Message for ResidualIsLost {
+    type Reply = ();
+    const NAME: &'static str = "training.residual_is_lost";
 }
 
 impl Actor for Trainer {
@@ -208,6 +228,13 @@ impl Handler<UnfitData> for Trainer {
     }
 }
 
+impl Handler<ResidualIsLost> for Trainer {
+    async fn handle(&mut self, lost: ResidualIsLost, _: &Context<Self>) {
+        let ResidualIsLost { slot, step } = lost;
+        self.log.tell(JobEvent::ResidualLost { slot, step });
+    }
+}
+
 impl Handler<DismissParts> for Trainer {
     async fn handle(&mut self, _: DismissParts, _: &Context<Self>) {
         // On purpose: who follows is told by the end of the events.
@@ -254,7 +281,8 @@ impl Placed {
         if seen > 0 {
             log.tell(JobEvent::FromCheckpoint { steps: seen, samples: trained });
         }
-        let mut saving = pin!(save(&self, log, applied));
+        let stay = self.bring_residuals(applied).await?;
+        let mut saving = pin!(save(&self, log, applied, stay.as_ref(), me));
         let mut saved = false;
         // Asked for now, so that each is answered with exactly the version of its epoch's end.
         let per_epoch = u64::from(steps_per_epoch);
@@ -310,6 +338,9 @@ impl Placed {
                     skipped_steps += u64::from(step.skipped);
                     trained = self.samples_after(seen);
                     elapsed = begun.elapsed();
+                    if let Some(stay) = &stay {
+                        stay.applied(seen);
+                    }
                     let members = self.node.members();
                     log.tell(JobEvent::Step {
                         steps: seen,
@@ -358,6 +389,30 @@ impl Placed {
             elapsed,
             parameters_sha256: format!("{:x}", hash.finalize()),
         })
+    }
+
+    /// The residuals of a job that goes on from a checkpoint, on this node: workers find them here. Needed until the
+    /// checkpoint's next step is applied, also by a trainer that has taken over.
+    async fn bring_residuals(&self, applied: u64) -> Result<Option<Stay>> {
+        if !self.spec.feeds_back() {
+            return Ok(None);
+        }
+        let every = self.spec.checkpoints.as_ref().map(Checkpoints::every);
+        let stay = Stay::new(self.node.system(), &self.spec.id(), every)?;
+        if let Some(checkpoints) = &self.spec.checkpoints
+            && applied > 0
+            && applied == self.parts.from.steps
+        {
+            let (layout, of) = (&self.weights.layout, job_of(&self.spec, &self.data));
+            let store = Store::open(checkpoints.at()).await.map_err(Error::other)?;
+            let saved = store.load(applied, layout, &of).await.map_err(Error::other)?.residuals;
+            // A job whose gradients were not rounded has left none.
+            let none = HostTensor::from_vec(vec![0.0f32; layout.len()], &[layout.len()])?;
+            for slot in 0..self.spec.slots {
+                stay.put(applied, slot, saved.get(&slot).unwrap_or(&none).clone());
+            }
+        }
+        Ok(Some(stay))
     }
 
     /// Samples trained on, over all epochs: the last batch of an epoch may be smaller.

@@ -2,10 +2,11 @@
 
 use std::{pin::pin, time::Duration};
 
+use footlight_cluster::Node;
 use footlight_runtime::{
     Actor, ActorAddr, ActorRef, Cause, Context, Down, Error, Handler, HostTensor, Message, Result,
     compute::{Device, DeviceChoice},
-    tensor::{BufferPool, DType, WireFormat},
+    tensor::{BufferPool, DType, WireFormat, WireTensor},
 };
 use futures::{
     FutureExt, StreamExt, TryStreamExt,
@@ -17,8 +18,9 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::timeout};
 
 use super::{
+    residuals::{Compensated, JobId, Stay, compensate},
     shards::{SUCCESSOR, Shards, is_loss},
-    trainer::{Trainer, UnfitData},
+    trainer::{ResidualIsLost, Trainer, UnfitData},
     weights::{VERSION_PATIENCE, Weights},
 };
 use crate::{
@@ -84,6 +86,8 @@ impl Message for UseLoader {
 pub struct WorkerSpec {
     /// Its number: each start of a worker has one of its own.
     pub worker: u64,
+    /// The job.
+    pub job: JobId,
     /// The model.
     pub model: ModelSpec,
     /// The job's seed.
@@ -96,6 +100,8 @@ pub struct WorkerSpec {
     pub precision: Precision,
     /// In how many parts the samples of a slot go through the model.
     pub parts: u32,
+    /// After each so many steps the job's state is saved.
+    pub saved_every: Option<u64>,
     /// Where to compute.
     pub device: DeviceChoice,
     /// Which of the job's workers on its machine this one is, from 0.
@@ -124,7 +130,15 @@ impl Actor for Worker {
         let pool = system.pool().clone();
         let (loader, loaders) = watch::channel(spec.loader.clone());
         let shards = spec.weights.shards.clone();
-        context.run(async move { Work { spec, me, replica, pool, loaders }.run().await });
+        let feedback = match spec.wire {
+            WireFormat::Int8 => {
+                let node = Node::of(system)
+                    .ok_or_else(|| Error::other("a worker runs on a node of a cluster"))?;
+                Some((Stay::new(system, &spec.job, spec.saved_every)?, node))
+            }
+            _ => None,
+        };
+        context.run(async move { Work { spec, me, replica, pool, loaders, feedback }.run().await });
         Ok(Worker { device, loader, shards })
     }
 
@@ -162,6 +176,8 @@ struct Work {
     replica: ReplicaThread,
     pool: BufferPool,
     loaders: watch::Receiver<ActorRef<DataLoader>>,
+    /// Where what is rounded off gradients is kept, and how it is found.
+    feedback: Option<(Stay, Node)>,
 }
 
 /// A slot that was begun, and is not pushed yet.
@@ -245,8 +261,8 @@ impl Work {
     async fn pull(&self, step: u64) -> Result<u64> {
         let WorkerSpec { weights, consistency, wire, .. } = &self.spec;
         let pulled = match consistency.is_exact() {
-            true => weights.pull_in(step, *wire).await?,
-            false => weights.pull_newest(consistency.oldest(step), *wire).await?,
+            true => weights.pull_in(step, of_parameters(*wire)).await?,
+            false => weights.pull_newest(consistency.oldest(step), of_parameters(*wire)).await?,
         };
         let version = pulled.number;
         pulled.load(&self.replica).await?;
@@ -362,25 +378,67 @@ impl Work {
                 "the gradient has {got} floats, and the job's parameters have {expected}"
             )));
         }
-        // Not copied: the chunks share its memory.
-        let gradient = &computed.gradient;
-        let pushes = (0..weights.layout.chunks()).map(|chunk| async move {
-            let range = weights.layout.chunk(chunk).unwrap_or_default();
-            let bytes = range.start * size_of::<f32>()..range.end * size_of::<f32>();
-            let part = gradient.bytes().slice(bytes);
-            let part = HostTensor::from_bytes(DType::F32, &[range.len()], part)?;
-            let push = PushGradient {
-                step,
-                slot,
-                chunk: chunk as u32,
-                gradient: part.encoded_in(self.spec.wire, &self.pool),
-                metrics: (chunk == 0).then_some(metrics),
-            };
+        let chunks = match &self.feedback {
+            None => self.encode(&computed.gradient)?,
+            Some(feedback) => self.compensated(feedback, step, slot, computed.gradient).await?,
+        };
+        let pushes = (0..).zip(chunks).map(|(chunk, gradient)| async move {
+            let metrics = (chunk == 0).then_some(metrics);
+            let push = PushGradient { step, slot, chunk: chunk as u32, gradient, metrics };
             weights.shard(chunk)?.call(push).await?.map_err(Error::other)?;
             Ok::<_, Error>(())
         });
         try_join_all(pushes).await?;
         Ok(())
+    }
+
+    /// A gradient as it goes to the shards, by chunk.
+    fn encode(&self, gradient: &HostTensor) -> Result<Vec<WireTensor>> {
+        let layout = &self.spec.weights.layout;
+        let chunks = (0..layout.chunks()).map(|chunk| {
+            let range = layout.chunk(chunk).unwrap_or_default();
+            let bytes = range.start * size_of::<f32>()..range.end * size_of::<f32>();
+            // Not copied: the chunks share its memory.
+            let part = gradient.bytes().slice(bytes);
+            let part = HostTensor::from_bytes(DType::F32, &[range.len()], part)?;
+            Ok(part.encoded_in(self.spec.wire, &self.pool))
+        });
+        chunks.collect()
+    }
+
+    /// The same with what was rounded off the slot's step before; what is rounded off now is kept for the next.
+    async fn compensated(
+        &self,
+        (residuals, node): &(Stay, Node),
+        step: u64,
+        slot: u32,
+        gradient: HostTensor,
+    ) -> Result<Vec<WireTensor>> {
+        residuals.applied(step);
+        let before = match step {
+            0 => None,
+            _ => residuals.find(node, self.me, step, slot).await,
+        };
+        if before.is_none() && step > 0 {
+            let trainer = ActorRef::<Trainer>::at(self.spec.owner, node.system());
+            if let Err(error) = trainer.call(ResidualIsLost { slot, step }).await {
+                tracing::warn!(slot, step, %error, "a residual is lost, and the trainer was not told");
+            }
+        }
+        let (layout, pool) = (self.spec.weights.layout.clone(), self.pool.clone());
+        let work = move || compensate(&layout, &gradient, before.as_ref(), &pool);
+        let done = tokio::task::spawn_blocking(work).await.map_err(Error::other)??;
+        let Compensated { chunks, residual } = done;
+        residuals.put(step + 1, slot, residual);
+        Ok(chunks)
+    }
+}
+
+/// How parameters travel where gradients travel like this: nothing feeds back what int8 would round off them.
+fn of_parameters(wire: WireFormat) -> WireFormat {
+    match wire {
+        WireFormat::Int8 => WireFormat::Bf16,
+        other => other,
     }
 }
 

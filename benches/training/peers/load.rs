@@ -67,6 +67,7 @@ async fn load(node: &Node, place: Placement, data: PathBuf) -> Result<f64> {
         epochs: EPOCHS,
         committed: 0,
         consistency: Consistency::default(),
+        slots_stay: false,
         meeting_every: None,
         owner: consumer.addr(),
     };

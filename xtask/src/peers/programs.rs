@@ -79,7 +79,10 @@ impl Programs {
             python
         };
         let (mut command, more) = match who {
-            Participant::Footlight | Participant::RawQuinn | Participant::Ractor => {
+            Participant::Footlight
+            | Participant::RawQuinn
+            | Participant::RawMemory
+            | Participant::Ractor => {
                 let mut bench = Command::new(self.own(work).cloned().unwrap_or_default());
                 bench.arg(who.name());
                 (bench, None)
@@ -122,7 +125,10 @@ fn build(package: &str, program: &str) -> Result<PathBuf> {
 /// The package that a participant is in; Footlight's own program needs none.
 fn package(who: Participant) -> Option<Package> {
     match who {
-        Participant::Footlight | Participant::RawQuinn | Participant::Ractor => None,
+        Participant::Footlight
+        | Participant::RawQuinn
+        | Participant::RawMemory
+        | Participant::Ractor => None,
         Participant::Ray | Participant::RaySharded => Some(Package::Ray),
         Participant::Monarch => Some(Package::Monarch),
         Participant::Gloo

@@ -5,8 +5,8 @@ use crate::dataset::Name;
 use Better::{Higher, Lower};
 use Limit::{AtLeast, AtMost, TimesAtLeast, TimesAtMost};
 use Participant::{
-    DataLoader, Ddp, DdpTensors, Footlight, Gloo, Monarch, Ractor, RawQuinn, Ray, RaySharded,
-    TorchRpc, TorchRpcSharded, TorchRpcTcp,
+    DataLoader, Ddp, DdpTensors, Footlight, Gloo, Monarch, Ractor, RawMemory, RawQuinn, Ray,
+    RaySharded, TorchRpc, TorchRpcSharded, TorchRpcTcp,
 };
 use Place::{Link, OneProcess, OwnProcesses, TwoProcesses};
 
@@ -16,6 +16,8 @@ pub(crate) enum Participant {
     Footlight,
     /// The same work on bare quinn, and nothing else.
     RawQuinn,
+    /// The same work with what is read from the other process's memory, and nothing else.
+    RawMemory,
     /// The actor library underneath, in one process.
     Ractor,
     Ray,
@@ -39,9 +41,10 @@ pub(crate) enum Participant {
 }
 
 impl Participant {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Footlight,
         RawQuinn,
+        RawMemory,
         Ractor,
         Ray,
         Monarch,
@@ -60,6 +63,7 @@ impl Participant {
         match self {
             Footlight => "footlight",
             RawQuinn => "raw_quinn",
+            RawMemory => "raw_memory",
             Ractor => "ractor",
             Ray => "ray",
             Monarch => "monarch",
@@ -148,16 +152,16 @@ pub(crate) static WORKS: &[Work] = &[
     work("tensor_put_same_host", "GB/s", Higher, TwoProcesses, &[Footlight, Ray, Monarch],
         &[TimesAtLeast(1.0, Ray), TimesAtLeast(1.0, Monarch)]),
     work("call_behind_bulk_p99", "ms", Lower, TwoProcesses, &[Footlight], &[AtMost(3.0)]),
-    work("parameter_step_f32", "ms", Lower, TwoProcesses, &[Footlight, Gloo, TorchRpc, TorchRpcTcp, TorchRpcSharded, Ray, RaySharded],
+    work("parameter_step_f32", "ms", Lower, TwoProcesses, &[Footlight, RawQuinn, Gloo, TorchRpc, TorchRpcTcp, TorchRpcSharded, Ray, RaySharded],
         &[TimesAtMost(1.3, Gloo), TimesAtMost(0.6, TorchRpc), TimesAtMost(0.6, TorchRpcTcp), TimesAtMost(0.3, Ray)]),
     work("parameter_step_replicated", "ms", Lower, TwoProcesses, &[Footlight], &[]),
-    work("parameter_step_bf16", "ms", Lower, TwoProcesses, &[Footlight, Gloo],
+    work("parameter_step_bf16", "ms", Lower, TwoProcesses, &[Footlight, RawQuinn, Gloo],
         &[TimesAtMost(0.8, Gloo)]),
     Work { task: "parameter_step_f32",
-        ..work("parameter_step_f32_2gbit", "ms", Lower, Link, &[Footlight, Gloo], &[TimesAtMost(1.03, Gloo)]) },
+        ..work("parameter_step_f32_2gbit", "ms", Lower, Link, &[Footlight, RawQuinn, Gloo], &[TimesAtMost(1.03, Gloo)]) },
     Work { task: "parameter_step_bf16",
-        ..work("parameter_step_bf16_2gbit", "ms", Lower, Link, &[Footlight, Gloo], &[TimesAtMost(0.55, Gloo)]) },
-    work("parameter_step_same_host", "ms", Lower, TwoProcesses, &[Footlight, Gloo],
+        ..work("parameter_step_bf16_2gbit", "ms", Lower, Link, &[Footlight, RawQuinn, Gloo], &[TimesAtMost(0.55, Gloo)]) },
+    work("parameter_step_same_host", "ms", Lower, TwoProcesses, &[Footlight, RawMemory, Gloo],
         &[TimesAtMost(0.7, Gloo)]),
     Work { data: Some(Name::Mnist),
         ..work("train_lenet", "samples/s", Higher, OwnProcesses, &[Footlight, Ddp, DdpTensors], &[TimesAtLeast(1.0, Ddp)]) },

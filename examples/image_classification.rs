@@ -127,9 +127,10 @@ struct JobArgs {
     /// next one
     #[arg(long = "device", value_name = "DEVICE", value_delimiter = ',', default_value = "auto")]
     devices: Vec<DeviceChoice>,
-    /// How gradients and parameters travel
-    #[arg(long, value_enum, default_value_t = Numbers::F32)]
-    wire: Numbers,
+    /// How gradients and parameters travel: f32, bf16, fp16, or int8 with what it rounds off fed back (parameters go as
+    /// bf16 then)
+    #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = wire_format)]
+    wire: WireFormat,
     /// In which numbers the workers compute
     #[arg(long, value_enum, default_value_t = Numbers::F32)]
     precision: Numbers,
@@ -158,6 +159,9 @@ struct LocalArgs {
     /// Folder for report.json and loss.png
     #[arg(long, value_name = "DIR", default_value = "target/demo")]
     output: PathBuf,
+    /// Where the report goes [default: report.json in the output folder]
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Don't kill a worker's process on the way
     #[arg(long)]
     no_kill: bool,
@@ -174,21 +178,17 @@ fn share(text: &str) -> Result<f64, String> {
     share.ok_or_else(|| "a share is a number from 0 to 1, for example 0.99".to_owned())
 }
 
+fn wire_format(text: &str) -> Result<WireFormat, String> {
+    let found = WireFormat::ALL.into_iter().find(|format| format.name() == text);
+    found
+        .ok_or_else(|| format!("it is one of {}", WireFormat::ALL.map(WireFormat::name).join(", ")))
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Numbers {
     F32,
     Bf16,
     Fp16,
-}
-
-impl From<Numbers> for WireFormat {
-    fn from(numbers: Numbers) -> Self {
-        match numbers {
-            Numbers::F32 => WireFormat::F32,
-            Numbers::Bf16 => WireFormat::Bf16,
-            Numbers::Fp16 => WireFormat::Fp16,
-        }
-    }
 }
 
 impl From<Numbers> for Precision {
@@ -272,7 +272,7 @@ impl JobArgs {
             .consistency(self.consistency)
             .devices(self.devices.iter().copied())
             .batch(self.batch)
-            .wire(self.wire.into())
+            .wire(self.wire)
             .precision(self.precision.into())
             .epochs(self.epochs())
             .seed(seed))
@@ -620,9 +620,9 @@ async fn whole_job(args: LocalArgs) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&report)?);
     }
     ensure!(
-        report.test_accuracy >= target,
+        report.reached >= target,
         "the test accuracy is {:.2} %, and {:.2} % were asked for",
-        report.test_accuracy * 100.0,
+        report.reached * 100.0,
         target * 100.0
     );
     ensure!(
@@ -654,10 +654,11 @@ async fn finish(
     let bytes = cluster.bytes().await;
     let seconds = trained.elapsed.as_secs_f64();
     let report = JobReport {
+        job: "image_classification".to_owned(),
         ok: survived && accuracy(trained) >= target,
         dataset: args.job.dataset.name().to_owned(),
         target,
-        test_accuracy: accuracy(trained),
+        reached: accuracy(trained),
         epochs: spec.epochs,
         seconds,
         samples_per_second: samples as f64 / seconds.max(1e-3),
@@ -678,19 +679,20 @@ async fn finish(
         spec.workers,
         spec.servers,
         spec.batch,
-        report.test_accuracy * 100.0
+        report.reached * 100.0
     );
     if let Some(killed) = killed {
         curves.marks.push((killed.step, "a worker is killed".to_owned()));
     }
-    report.write(args.output.join("report.json"))?;
+    let file = args.report.clone().unwrap_or_else(|| args.output.join("report.json"));
+    report.write(&file)?;
     curves.write_png(args.output.join("loss.png"))?;
 
     let mut lines = vec![
         format!(
             "{}: test accuracy {:.2} % after {} epochs, {seconds:.1} s, {:.0} samples/s",
             report.dataset,
-            report.test_accuracy * 100.0,
+            report.reached * 100.0,
             report.epochs,
             report.samples_per_second
         ),
@@ -711,7 +713,7 @@ async fn finish(
     }
     lines.push(format!(
         "report and plot: {}, {}",
-        args.output.join("report.json").display(),
+        file.display(),
         args.output.join("loss.png").display()
     ));
     say(args, &format!("\n{}\n", lines.join("\n")));

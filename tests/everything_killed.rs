@@ -12,6 +12,7 @@ use std::{env, path::Path};
 use footlight::{
     actors::{checkpoint::Checkpoints, training::JobEvent},
     cluster::processes::{Process, ProcessSpec, Processes, exit_with_parent},
+    runtime::tensor::WireFormat,
 };
 use training::*;
 
@@ -41,7 +42,8 @@ fn cluster_process() {
             stage.processes.iter().map(|(_, process)| process.pid().to_string()).collect();
         println!("\npids {}", pids.join(" "));
         let checkpoints = Checkpoints::to(folder).every_steps(EVERY);
-        let job = stage.job("struck").epochs(EPOCHS).workers(workers).servers(servers);
+        let wire = wire(&env::var("TEST_WIRE").unwrap());
+        let job = stage.job("struck").epochs(EPOCHS).workers(workers).servers(servers).wire(wire);
         let mut job = match job.checkpoints(checkpoints).resume().submit(&stage.seed).await {
             Ok(job) => job,
             Err(error) => return println!("refused {error}"),
@@ -60,10 +62,15 @@ fn cluster_process() {
     });
 }
 
-/// Where a cluster saves, and what its environment says of that.
+fn wire(name: &str) -> WireFormat {
+    WireFormat::ALL.into_iter().find(|format| format.name() == name).unwrap()
+}
+
+/// Where a cluster saves, what its environment says of that, and how its gradients travel.
 struct Place {
     at: String,
     env: Vec<(&'static str, String)>,
+    wire: WireFormat,
 }
 
 async fn cluster(
@@ -80,6 +87,7 @@ async fn cluster(
         .env("TEST_CHECKPOINTS", &place.at)
         .env("TEST_WORKERS", workers.to_string())
         .env("TEST_SERVERS", servers.to_string())
+        .env("TEST_WIRE", place.wire.name())
         // Or the job may be over before it is saved, on a busy machine.
         .env("TEST_MILLIS_A_SLOT", "10")
         // What it leaves behind goes with this test's folder.
@@ -123,9 +131,9 @@ async fn kill_all(cluster: &Process, pids: &str, at_least: u64) -> u64 {
 }
 
 /// What becomes of the job if nothing happens to it: the line that it ends with.
-async fn calm() -> String {
+async fn calm(wire: WireFormat) -> String {
     let stage = Stage::set(&["loader", "server"], &[Part::Worker, Part::Worker]).await;
-    let job = stage.job("calm").epochs(EPOCHS).submit(&stage.seed);
+    let job = stage.job("calm").epochs(EPOCHS).wire(wire).submit(&stage.seed);
     let report = finish(soon(job).await.unwrap()).await.0;
     let (bits, samples, accuracy) =
         (report.parameters_sha256, report.samples, report.test_accuracy.unwrap());
@@ -134,10 +142,20 @@ async fn calm() -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_whose_every_process_is_killed_at_once_is_resumed_with_the_same_bits() {
+    is_resumed(WireFormat::F32).await;
+}
+
+/// What was rounded off gradients is saved with the state.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_is_one_whose_gradients_travel_as_int8() {
+    is_resumed(WireFormat::Int8).await;
+}
+
+async fn is_resumed(wire: WireFormat) {
     let (keeper, dir) = (Processes::new(), tempfile::tempdir().unwrap());
     let folder = dir.path().join("checkpoints").to_str().unwrap().to_owned();
-    let place = Place { at: folder, env: Vec::new() };
-    let calm = calm().await;
+    let place = Place { at: folder, env: Vec::new(), wire };
+    let calm = calm(wire).await;
     // Between two checkpoints: twice.
     let mut saved = 0;
     for _ in 0..2 {
@@ -161,8 +179,12 @@ async fn a_job_is_resumed_from_an_object_store() {
     let bucket = dir.path().join("store").join("jobs");
     std::fs::create_dir_all(&bucket).unwrap();
     let server = s3::serve(bucket.parent().unwrap()).await;
-    let place = Place { at: "s3://jobs/digits/first".to_owned(), env: s3::env(server) };
-    let calm = calm().await;
+    let place = Place {
+        at: "s3://jobs/digits/first".to_owned(),
+        env: s3::env(server),
+        wire: WireFormat::F32,
+    };
+    let calm = calm(WireFormat::F32).await;
     let before = cluster(&keeper, dir.path(), &place, 2, 2).await;
     let pids = line(&before, "pids ").await;
     let saved = kill_all(&before, &pids, 2 * EVERY).await;
@@ -182,12 +204,12 @@ async fn an_object_store_that_does_not_answer_is_named() {
     // Nobody listens there for TCP.
     let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let env = s3::env(taken.local_addr().unwrap());
-    let place = Place { at: "s3://jobs/digits".to_owned(), env };
+    let place = Place { at: "s3://jobs/digits".to_owned(), env, wire: WireFormat::F32 };
     let refused = line(&cluster(&keeper, dir.path(), &place, 1, 1).await, "refused ").await;
     assert!(refused.contains("checkpoints in s3://jobs/digits: "), "{refused}");
     assert!(refused.contains("onnect"), "{refused}");
 
-    let place = Place { at: "gs://jobs/digits".to_owned(), env: Vec::new() };
+    let place = Place { at: "gs://jobs/digits".to_owned(), env: Vec::new(), wire: WireFormat::F32 };
     let refused = line(&cluster(&keeper, dir.path(), &place, 1, 1).await, "refused ").await;
     assert!(refused.ends_with("they go to a folder, or to s3://bucket/prefix"), "{refused}");
 }

@@ -557,7 +557,7 @@ fn models(known: bool) -> Result<Models> {
 /// A node that hosts trainers, and none of the other parts of a job.
 async fn start_for_trainers(args: NodeArgs) -> Result<Node> {
     use actors::training::trainer::{
-        AskJob, AskOver, AskWeights, DismissParts, FollowJob, UnfitData,
+        AskJob, AskOver, AskWeights, DismissParts, FollowJob, ResidualIsLost, UnfitData,
     };
     let builder = Node::builder(args).extension(Arc::new(models(true)?));
     let builder = builder.register::<Trainer>(|trainer| {
@@ -568,6 +568,7 @@ async fn start_for_trainers(args: NodeArgs) -> Result<Node> {
             .handles::<AskWeights>()
             .handles::<DismissParts>()
             .handles::<UnfitData>()
+            .handles::<ResidualIsLost>()
     });
     builder.join_timeout(LONG).start().await
 }

@@ -23,6 +23,8 @@ use thiserror::Error;
 /// A finished job in figures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobReport {
+    /// Which job it was, such as `image_classification`.
+    pub job: String,
     /// The accuracy was reached, and so was what the job was to show besides: a worker that was killed on
     /// purpose came back.
     pub ok: bool,
@@ -31,7 +33,7 @@ pub struct JobReport {
     /// The accuracy that was asked for: 0 to 1.
     pub target: f64,
     /// The share of the test samples that were classified rightly: 0 to 1.
-    pub test_accuracy: f64,
+    pub reached: f64,
     /// Number of epochs.
     pub epochs: u64,
     /// Time from the first step to the last, in seconds.
@@ -97,11 +99,7 @@ impl JobReport {
     /// # Errors
     /// [`ReportError::Write`] names the file.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<(), ReportError> {
-        let path = path.as_ref();
-        let wrong = |source: io::Error| ReportError::Write { path: path.to_owned(), source };
-        let mut text = serde_json::to_vec_pretty(self).map_err(|error| wrong(error.into()))?;
-        text.push(b'\n');
-        write_whole(path, &text)
+        write_json(self, path)
     }
 
     /// Reads a report.
@@ -114,6 +112,18 @@ impl JobReport {
         let text = fs::read(path).map_err(wrong)?;
         serde_json::from_slice(&text).map_err(|error| wrong(error.into()))
     }
+}
+
+/// Writes a report of one's own, as [`JobReport::write`] does.
+///
+/// # Errors
+/// [`ReportError::Write`] names the file.
+pub fn write_json(report: &impl Serialize, path: impl AsRef<Path>) -> Result<(), ReportError> {
+    let path = path.as_ref();
+    let wrong = |source: io::Error| ReportError::Write { path: path.to_owned(), source };
+    let mut text = serde_json::to_vec_pretty(report).map_err(|error| wrong(error.into()))?;
+    text.push(b'\n');
+    write_whole(path, &text)
 }
 
 /// Writes a file beside its place and then moves it there.
@@ -140,10 +150,11 @@ mod tests {
 
     fn report() -> JobReport {
         JobReport {
+            job: "image_classification".into(),
             ok: true,
             dataset: "mnist".into(),
             target: 0.99,
-            test_accuracy: 0.9912,
+            reached: 0.9912,
             epochs: 6,
             seconds: 41.5,
             samples_per_second: 8675.0,
@@ -170,7 +181,7 @@ mod tests {
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
         let text = fs::read_to_string(&path).unwrap();
         assert!(
-            text.contains("\"test_accuracy\": 0.9912") && text.contains("\"recovered_ms\": null"),
+            text.contains("\"reached\": 0.9912") && text.contains("\"recovered_ms\": null"),
             "{text}"
         );
     }

@@ -1,0 +1,143 @@
+//! Gradients travel as int8, and what is rounded off them is not lost: residuals go with their slots, whoever computes
+//! those, so that the result has the same bits.
+#![cfg(feature = "torch")]
+
+#[path = "support/training.rs"]
+mod training;
+
+use footlight::{
+    actors::{
+        consistency::Consistency,
+        model::Precision,
+        training::{JobEvent, Trainer, TrainingJob, TrainingReport},
+    },
+    prelude::Placement,
+    runtime::tensor::WireFormat,
+};
+use training::*;
+
+#[test]
+#[ignore = "run by the other tests in processes of its own"]
+fn node_process() {
+    play_node();
+}
+
+const EPOCHS: u64 = 7;
+
+fn job(stage: &Stage, name: &str) -> TrainingJob {
+    stage.job(name).wire(WireFormat::Int8).epochs(EPOCHS)
+}
+
+fn lost(events: &[JobEvent]) -> usize {
+    events.iter().filter(|event| matches!(event, JobEvent::ResidualLost { .. })).count()
+}
+
+fn are_same(one: &TrainingReport, other: &TrainingReport) {
+    assert_eq!(one.parameters_sha256, other.parameters_sha256);
+    assert_eq!((one.samples, one.test_accuracy), (other.samples, other.test_accuracy));
+}
+
+/// Slots go from one to another in the job with more workers, and all are computed by one in the other job.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_number_of_workers_gives_the_same_bits() {
+    let stage = Stage::set(&["loader", "server"], &[Part::Worker; 3]).await;
+    let one = job(&stage, "one").workers(1).servers(1);
+    let (one, events) = finish(soon(one.submit(&stage.seed)).await.unwrap()).await;
+    assert_eq!(lost(&events), 0);
+    let three = job(&stage, "three").workers(3).servers(2);
+    let (three, events) = finish(soon(three.submit(&stage.seed)).await.unwrap()).await;
+    assert_eq!(lost(&events), 0);
+    are_same(&one, &three);
+
+    // It learns what it learns with f32, and is another job than that.
+    let exact = stage.job("exact").epochs(EPOCHS).submit(&stage.seed);
+    let (exact, _) = finish(soon(exact).await.unwrap()).await;
+    assert_ne!(exact.parameters_sha256, one.parameters_sha256);
+    let accuracies = [exact, one].map(|report| report.test_accuracy.unwrap());
+    assert!((accuracies[0] - accuracies[1]).abs() < 0.05, "{accuracies:?}");
+    stage.is_cleared().await;
+}
+
+/// A worker's node loses a worker to one that joins, with all its slots.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn residuals_come_along_when_workers_move_to_a_node_that_joins() {
+    let mut stage = Stage::slow(&["server"], &[Part::Worker, Part::Loader], 10).await;
+    let job = |name: &str| job(&stage, name).workers(2);
+    let (alone, _) = finish(soon(job("alone").submit(&stage.seed)).await.unwrap()).await;
+    let joined = job("joined");
+    let mut running = soon(joined.submit(&stage.seed)).await.unwrap();
+    until_step(&mut running, 5).await;
+    stage.add(Part::Worker).await;
+    let second = stage.processes.last().unwrap().0;
+    let (report, events) = finish(running).await;
+    let has_moved = events
+        .iter()
+        .any(|event| matches!(event, JobEvent::WorkerUp { node, .. } if *node == second));
+    assert!(has_moved, "{events:?}");
+    assert_eq!(lost(&events), 0);
+    are_same(&report, &alone);
+}
+
+/// Nodes keep what their workers have rounded off when the trainer is lost, with whom its workers end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_loss_of_loader_and_trainer_leaves_no_trace() {
+    // Neither of the two that are lost is one of the voters.
+    let parts = [
+        Part::Worker,
+        Part::Worker,
+        Part::Loader,
+        Part::Loader,
+        Part::Spare,
+        Part::Spare,
+        Part::Voter,
+        Part::Voter,
+    ];
+    let stage = Stage::set(&["server"], &parts).await;
+    three_voters(&stage.seed).await;
+    let job = |name: &str| job(&stage, name).trainer_on(Placement::role("spare"));
+    let (calm, _) = finish(soon(job("calm").submit(&stage.seed)).await.unwrap()).await;
+
+    let mut struck = soon(job("struck").submit(&stage.seed)).await.unwrap();
+    let Some(JobEvent::Started { loader, .. }) = soon(struck.next()).await.unwrap() else {
+        panic!("the first event is the start")
+    };
+    until_step(&mut struck, STEPS_PER_EPOCH + 10).await;
+    stage.process(loader).kill();
+    until_step(&mut struck, 2 * STEPS_PER_EPOCH + 10).await;
+    let trainer = stage.seed.find::<Trainer>().await[0].addr().node;
+    stage.process(trainer).kill();
+    let (report, events) = finish(struck).await;
+    assert!(events.iter().any(|event| matches!(event, JobEvent::LoaderUp { .. })));
+    assert!(events.iter().any(|event| matches!(event, JobEvent::Resumed { .. })));
+    assert_eq!(lost(&events), 0);
+    are_same(&report, &calm);
+    stage.is_cleared().await;
+}
+
+/// What a lost process had rounded off is nowhere else. That is told, and the job goes on and learns.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_lost_with_a_workers_process_is_told() {
+    let stage = Stage::set(&["loader", "server"], &[Part::Worker, Part::Worker]).await;
+    let mut struck = soon(job(&stage, "struck").submit(&stage.seed)).await.unwrap();
+    until_step(&mut struck, STEPS_PER_EPOCH + 10).await;
+    stage.processes[1].1.kill();
+    let (report, events) = finish(struck).await;
+    // At most one for each of its slots; the other worker's go on.
+    assert!((1..=4).contains(&lost(&events)), "{events:?}");
+    assert_eq!(report.samples, EPOCHS * u64::from(SAMPLES));
+    assert!(report.test_accuracy > Some(0.5), "{report:?}");
+    stage.is_cleared().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_no_step_before_or_another_scale_is_refused() {
+    let stage = Stage::set(&["loader", "server"], &[Part::Worker]).await;
+    for mode in [Consistency::BoundedStaleness(2), Consistency::Asynchronous] {
+        let refused = job(&stage, "stale").consistency(mode).submit(&stage.seed).await;
+        let why = refused.unwrap_err().to_string();
+        assert!(why.contains("wire format int8 needs the bulk synchronous mode"), "{why}");
+    }
+    let refused = job(&stage, "half").precision(Precision::Fp16).submit(&stage.seed).await;
+    let why = refused.unwrap_err().to_string();
+    assert!(why.contains("wire format int8 can't be had with fp16"), "{why}");
+}

@@ -4,14 +4,19 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
+use footlight_runtime::tensor::WireFormat;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Most floats of a chunk: 4 MiB.
 pub const MAX_CHUNK: usize = (4 << 20) / size_of::<f32>();
 
-/// Chunks begin at multiples of so many floats (64 bytes: a cache line), where the space is large enough for that.
-pub const ALIGNMENT: usize = 16;
+/// Chunks begin at multiples of so many floats, where the space is large enough for that: of those that share a scale as
+/// int8, so that a number is rounded alike however many shards there are.
+pub const ALIGNMENT: usize = WireFormat::PART;
+
+/// …or, where it is not, at multiples of so many (64 bytes: a cache line), unless they are smaller still.
+pub const GROUP: usize = 16;
 
 /// The flat space of a model's parameters, in chunks for a number of shards.
 ///
@@ -24,7 +29,7 @@ pub const ALIGNMENT: usize = 16;
 /// let layout = Layout::new([("bias", vec![10]), ("weight", vec![10, 784])], 2)?;
 /// assert_eq!(layout.len(), 7850);
 /// assert_eq!(layout.parameters()[1].range, 10..7850);
-/// assert_eq!((layout.chunk(0), layout.chunk(1), layout.chunk(2)), (Some(0..3920), Some(3920..7850), None));
+/// assert_eq!((layout.chunk(0), layout.chunk(1), layout.chunk(2)), (Some(0..3072), Some(3072..7850), None));
 /// # Ok::<(), footlight_actors::parameters::layout::LayoutError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,7 +170,9 @@ impl Layout {
             return self.len;
         }
         let even = (self.len as u128 * chunk as u128 / self.chunks as u128) as usize;
-        if self.len / self.chunks >= ALIGNMENT { even - even % ALIGNMENT } else { even }
+        let size = self.len / self.chunks;
+        let unit = [ALIGNMENT, GROUP].into_iter().find(|unit| size >= *unit).unwrap_or(1);
+        even - even % unit
     }
 }
 
@@ -209,8 +216,8 @@ mod tests {
     fn lenet_on_two_shards_is_two_chunks() {
         let layout = flat(61_706, 2).unwrap();
         assert_eq!(layout.chunks(), 2);
-        assert_eq!(layout.chunk(0), Some(0..30_848));
-        assert_eq!(layout.chunk(1), Some(30_848..61_706));
+        assert_eq!(layout.chunk(0), Some(0..30_720));
+        assert_eq!(layout.chunk(1), Some(30_720..61_706));
     }
 
     #[test]
@@ -271,7 +278,9 @@ mod tests {
                 let range = layout.chunk(chunk).unwrap();
                 prop_assert_eq!(range.start, next);
                 prop_assert!(!range.is_empty() && range.len() <= MAX_CHUNK);
-                prop_assert!(len < ALIGNMENT * layout.chunks() || range.start.is_multiple_of(ALIGNMENT));
+                for unit in [ALIGNMENT, GROUP] {
+                    prop_assert!(len < unit * layout.chunks() || range.start.is_multiple_of(unit));
+                }
                 next = range.end;
             }
             prop_assert_eq!(next, len);

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::layout::ALIGNMENT;
+use super::layout::GROUP;
 
 /// Spaces of fewer numbers than these are summed one by one: there chunks may begin anywhere.
 const FEW: usize = 1 << 20;
@@ -42,7 +42,7 @@ impl SquareSum {
             numbers.iter().for_each(|number| self.add_one(square(*number)));
             return;
         }
-        let (groups, rest) = numbers.as_chunks::<ALIGNMENT>();
+        let (groups, rest) = numbers.as_chunks::<GROUP>();
         for group in groups {
             // Four sums side by side, so that the processor adds several at once.
             let mut sums = [0.0f64; 4];
@@ -161,7 +161,7 @@ mod tests {
             let numbers: Vec<f32> = numbers.iter().map(|x| x * scale * x.fract()).collect();
             let space = if large { FEW } else { numbers.len() };
             let cut = cut.min(numbers.len());
-            let cut = if large { cut - cut % ALIGNMENT } else { cut };
+            let cut = if large { cut - cut % GROUP } else { cut };
             let mut parts = of(&numbers[cut..], space);
             parts.merge(&of(&numbers[..cut], space));
             let whole = of(&numbers, space);

@@ -15,7 +15,7 @@ use std::{
     collections::BTreeMap,
     io::IsTerminal,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -40,7 +40,7 @@ use footlight::{
         training::{JobEvent, RunningJob, TrainingJob, TrainingReport, job},
     },
     cli,
-    cluster::processes::{Process, ProcessSpec, Processes, exit_with_parent},
+    cluster::processes::{self, LocalCluster, LocalPart, exit_with_parent},
     prelude::*,
     runtime::{
         NodeId,
@@ -279,11 +279,11 @@ impl JobArgs {
     }
 }
 
-async fn start(args: NodeArgs, join_timeout: Duration) -> Result<Node> {
+async fn start(args: NodeArgs, join_timeout: Duration) -> footlight::prelude::Result<Node> {
     let mut models = Models::new();
-    models.register::<LeNet5>()?;
+    models.register::<LeNet5>().map_err(Error::other)?;
     let builder = Node::builder(args).with(actors::cast(models));
-    Ok(builder.join_timeout(join_timeout).start().await?)
+    builder.join_timeout(join_timeout).start().await
 }
 
 #[tokio::main]
@@ -305,7 +305,8 @@ async fn main() -> ExitCode {
         .init();
     let work = async {
         match cli.command {
-            Some(Command::Node(args)) => node(args).await,
+            // Nodes and seed may be started in any order.
+            Some(Command::Node(args)) => Ok(processes::serve(start(args, Duration::MAX)).await?),
             Some(Command::Train { node, job, job_seed }) => train(node, job, job_seed).await,
             Some(Command::Serve { node, http, device }) => serve(node, http, device).await,
             None => local(cli.local).await,
@@ -315,17 +316,6 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => cli::fail(&error),
     }
-}
-
-async fn node(args: NodeArgs) -> Result<()> {
-    exit_with_parent()?;
-    // Nodes and seed may be started in any order.
-    let node = start(args, Duration::MAX).await?;
-    let up = format!("node {} up at {}", node.id(), node.addr());
-    // Signals are caught before anybody is told.
-    let ended = node.until_shutdown();
-    println!("{up}");
-    Ok(ended.await?)
 }
 
 fn needs_seed(args: &NodeArgs) -> Result<()> {
@@ -400,100 +390,41 @@ async fn inference(
     Ok(node.spawn::<Inference>(spec).await?)
 }
 
-/// A cluster of processes on this machine, and this process as a node among them.
-struct LocalCluster {
-    // Each with its node, by name; ended when this is dropped.
-    processes: BTreeMap<String, (Process, NodeId)>,
-    node: Node,
-    _keeper: Processes,
-    _keys: tempfile::TempDir,
+/// A cluster of processes on this machine: a seed, a data loader, servers and workers.
+async fn local_cluster(workers: u32, servers: u32) -> Result<LocalCluster> {
+    let parts = [LocalPart::new("seed", "seed"), LocalPart::new("loader", "loader")].into_iter();
+    let parts = parts.chain(LocalPart::several("server", servers));
+    let parts = parts.chain(LocalPart::several("worker", workers));
+    let join = async |args| start(args, LOCAL_TIMEOUT).await;
+    Ok(LocalCluster::start(parts, LOCAL_TIMEOUT, join).await?)
 }
 
-impl LocalCluster {
-    async fn start(workers: u32, servers: u32) -> Result<Self> {
-        let keys = tempfile::tempdir().context("no folder for the cluster's keys")?;
-        let keeper = Processes::new();
-        let start = async |name: String, role: &str, seed: Option<&str>| -> Result<_> {
-            let seed = seed.iter().flat_map(|seed| ["--seed", seed]);
-            let label = format!("name={name}");
-            let args =
-                ["node", "--listen", "127.0.0.1:0", "--role", role, "--label", label.as_str()];
-            let spec = ProcessSpec::this_binary(&name)
-                .args(args)
-                .args(seed)
-                .env("FOOTLIGHT_STATE", keys.path())
-                .forward_output();
-            Ok((name, keeper.start(spec).await?))
-        };
-        let up = async |process: &Process| -> Result<(NodeId, String)> {
-            let line = process.wait_line("node ", LOCAL_TIMEOUT).await?;
-            match line.split(' ').collect::<Vec<_>>()[..] {
-                ["node", id, "up", "at", addr] => Ok((id.parse()?, addr.to_owned())),
-                _ => bail!("a node told neither its id nor its address, but: {line}"),
-            }
-        };
-        let (name, process) = start("seed".to_owned(), "seed", None).await?;
-        let (id, seed) = up(&process).await?;
-        let mut processes = BTreeMap::from([(name, (process, id))]);
-        let mut started = Vec::new();
-        let mut parts = vec![("loader".to_owned(), "loader")];
-        parts.extend((0..servers).map(|index| (format!("server-{index}"), "server")));
-        parts.extend((0..workers).map(|index| (format!("worker-{index}"), "worker")));
-        for (name, role) in parts {
-            started.push(start(name, role, Some(&seed)).await?);
-        }
-        for (name, process) in started {
-            let (id, _) = up(&process).await?;
-            processes.insert(name, (process, id));
-        }
-        let node = start_driver(&seed, keys.path()).await?;
-        let nodes = processes.len() + 1;
-        node.wait_for_members(LOCAL_TIMEOUT, |members| {
-            members.iter().filter(|member| member.is_up()).count() == nodes
-        })
-        .await?;
-        Ok(LocalCluster { processes, node, _keeper: keeper, _keys: keys })
-    }
-
-    fn pids(&self) -> BTreeMap<String, u32> {
-        let own = ("driver".to_owned(), std::process::id());
-        self.processes
-            .iter()
-            .map(|(name, (process, _))| (name.clone(), process.pid()))
-            .chain([own])
-            .collect()
-    }
-
-    /// SIGKILL to a process, after so many steps of the job.
-    fn kill(&self, name: &str, step: u64) -> Option<Killed> {
-        let (process, node) = self.processes.get(name)?;
-        process.kill();
-        Some(Killed::now(process.pid(), *node, step))
-    }
-
-    /// What all nodes that are up have sent and received: over UDP, and through memory.
-    async fn bytes(&self) -> Counts {
-        let mut total = Counts::default();
-        for member in self.node.members().iter().filter(|member| member.is_up()) {
-            if let Ok(status) = self.node.status_of(member.id).await {
-                total.wire_bytes_sent += status.counts.wire_bytes_sent;
-                total.wire_bytes_received += status.counts.wire_bytes_received;
-                total.memory_bytes_sent += status.counts.memory_bytes_sent;
-                total.memory_bytes_received += status.counts.memory_bytes_received;
-            }
-        }
-        total
-    }
+/// Its processes by name, this one among them.
+fn pids(cluster: &LocalCluster) -> BTreeMap<String, u32> {
+    let own = ("driver".to_owned(), std::process::id());
+    let others = cluster.processes().map(|(name, process, _)| (name.to_owned(), process.pid()));
+    others.chain([own]).collect()
 }
 
-async fn start_driver(seed: &str, keys: &Path) -> Result<Node> {
-    let args = NodeArgs {
-        seeds: vec![seed.to_owned()],
-        state: Some(keys.to_owned()),
-        roles: vec!["driver".to_owned()],
-        ..NodeArgs::default()
-    };
-    start(args, LOCAL_TIMEOUT).await
+/// SIGKILL to a process, after so many steps of the job.
+fn kill(cluster: &LocalCluster, name: &str, step: u64) -> Option<Killed> {
+    let (_, process, node) = cluster.processes().find(|(found, ..)| *found == name)?;
+    process.kill();
+    Some(Killed::now(process.pid(), node, step))
+}
+
+/// What all nodes that are up have sent and received: over UDP, and through memory.
+async fn bytes(node: &Node) -> Counts {
+    let mut total = Counts::default();
+    for member in node.members().iter().filter(|member| member.is_up()) {
+        if let Ok(status) = node.status_of(member.id).await {
+            total.wire_bytes_sent += status.counts.wire_bytes_sent;
+            total.wire_bytes_received += status.counts.wire_bytes_received;
+            total.memory_bytes_sent += status.counts.memory_bytes_sent;
+            total.memory_bytes_received += status.counts.memory_bytes_received;
+        }
+    }
+    total
 }
 
 /// A process that was killed with a worker in it, and what the cluster made of that.
@@ -558,8 +489,8 @@ async fn whole_job(args: LocalArgs) -> Result<()> {
         "Starting a cluster of processes: a seed, a data loader, {} servers, {} workers.",
         job.servers, job.workers
     );
-    let cluster = LocalCluster::start(job.workers, job.servers.max(job.replicas + 1)).await?;
-    let mut running = description.submit(&cluster.node).await?;
+    let cluster = local_cluster(job.workers, job.servers.max(job.replicas + 1)).await?;
+    let mut running = description.submit(cluster.node()).await?;
 
     let mut shown = job::Shown::new(job.epochs());
     let mut curves = Curves { target: Some(target), ..Curves::default() };
@@ -594,7 +525,7 @@ async fn whole_job(args: LocalArgs) -> Result<()> {
                     curves.losses.push((*steps, *loss));
                     if kill_at.is_some_and(|at| *steps >= at) {
                         kill_at = None;
-                        killed = cluster.kill(&victim, *steps);
+                        killed = kill(&cluster, &victim, *steps);
                         if let Some(Killed { pid, .. }) = killed {
                             let struck = format!("SIGKILL to {victim} (pid {pid}) at step {steps}");
                             shown.note(&struck);
@@ -630,7 +561,7 @@ async fn whole_job(args: LocalArgs) -> Result<()> {
         "the training ended before {victim}, which was killed, was back at work: let it be longer \
          (--epochs), or give --no-kill"
     );
-    Ok(cluster.node.leave().await?)
+    Ok(cluster.leave().await?)
 }
 
 /// Writes report.json and loss.png and prints the summary.
@@ -651,7 +582,7 @@ async fn finish(
     let recovered = killed.and_then(|killed| killed.recovered);
     // A training that nothing happened to shows nothing.
     let survived = args.no_kill || recovered.is_some();
-    let bytes = cluster.bytes().await;
+    let bytes = bytes(cluster.node()).await;
     let seconds = trained.elapsed.as_secs_f64();
     let report = JobReport {
         job: "image_classification".to_owned(),
@@ -662,7 +593,7 @@ async fn finish(
         epochs: spec.epochs,
         seconds,
         samples_per_second: samples as f64 / seconds.max(1e-3),
-        pids: cluster.pids(),
+        pids: pids(cluster),
         killed_pid: killed.map(|killed| killed.pid),
         detected_ms: killed.and_then(|killed| Some(millis(killed.lost.as_ref()?.1))),
         recovered_ms: recovered.map(millis),
@@ -729,7 +660,7 @@ async fn answer(
     test: &actors::data::Images,
 ) -> Result<()> {
     const SHOWN: u32 = 6;
-    let inference = inference(&cluster.node, running, trained.steps, DeviceChoice::Cpu).await?;
+    let inference = inference(cluster.node(), running, trained.steps, DeviceChoice::Cpu).await?;
     let some: Vec<u32> = (0..SHOWN.min(test.len() as u32)).collect();
     let (pixels, labels) = test.gather(&some)?;
     let shape = [labels.len(), test.rows(), test.cols()];

@@ -31,10 +31,9 @@ use footlight::{
         training::{JobEvent, RunningJob, TrainingJob, job::Shown},
     },
     cli,
-    cluster::processes::{Process, ProcessSpec, Processes, exit_with_parent},
+    cluster::processes::{self, LocalCluster, LocalPart, exit_with_parent},
     prelude::*,
     runtime::{
-        NodeId,
         compute::{self, DeviceChoice, libtorch_version},
         tensor::DType,
     },
@@ -322,7 +321,7 @@ async fn main() -> ExitCode {
         .init();
     let work = async {
         match cli.command {
-            Some(Command::Node(args)) => node(args).await,
+            Some(Command::Node(args)) => Ok(processes::serve(start(args)).await?),
             None => tokio::select! {
                 done = local(cli.job) => done,
                 _ = tokio::signal::ctrl_c() => bail!("interrupted; all processes are ended"),
@@ -335,75 +334,10 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn start(args: NodeArgs) -> Result<Node> {
+async fn start(args: NodeArgs) -> footlight::prelude::Result<Node> {
     let mut models = Models::new();
-    models.register::<Gpt>()?;
-    Ok(Node::builder(args).with(actors::cast(models)).join_timeout(START).start().await?)
-}
-
-async fn node(args: NodeArgs) -> Result<()> {
-    exit_with_parent()?;
-    let node = start(args).await?;
-    let up = format!("node {} up at {}", node.id(), node.addr());
-    // Signals are caught before anybody is told.
-    let ended = node.until_shutdown();
-    println!("{up}");
-    Ok(ended.await?)
-}
-
-/// A cluster of processes on this machine, ended when this is dropped, and this process as a node among them.
-struct LocalCluster {
-    node: Node,
-    _processes: Vec<Process>,
-    _keeper: Processes,
-    _keys: tempfile::TempDir,
-}
-
-impl LocalCluster {
-    async fn start(workers: u32, servers: u32) -> Result<Self> {
-        let keys = tempfile::tempdir().context("no folder for the cluster's keys")?;
-        let keeper = Processes::new();
-        let begin = async |role: &str, seed: Option<&str>| -> Result<Process> {
-            let spec = ProcessSpec::this_binary(role)
-                .args(["node", "--listen", "127.0.0.1:0", "--role", role])
-                .args(seed.iter().flat_map(|seed| ["--seed", seed]))
-                .env("FOOTLIGHT_STATE", keys.path())
-                .forward_output();
-            Ok(keeper.start(spec).await?)
-        };
-        let up = async |process: &Process| -> Result<(NodeId, String)> {
-            let line = process.wait_line("node ", START).await?;
-            match line.split(' ').collect::<Vec<_>>()[..] {
-                ["node", id, "up", "at", addr] => Ok((id.parse()?, addr.to_owned())),
-                _ => bail!("a node told neither its id nor its address, but: {line}"),
-            }
-        };
-        let mut processes = vec![begin("seed", None).await?];
-        let (_, seed) = up(&processes[0]).await?;
-        let roles = ["loader"].into_iter();
-        let roles =
-            roles.chain((0..servers).map(|_| "server")).chain((0..workers).map(|_| "worker"));
-        for role in roles {
-            processes.push(begin(role, Some(&seed)).await?);
-        }
-        for process in &processes[1..] {
-            up(process).await?;
-        }
-        let args = NodeArgs {
-            listen: Some("127.0.0.1:0".to_owned()),
-            seeds: vec![seed],
-            state: Some(keys.path().to_owned()),
-            roles: vec!["driver".to_owned()],
-            ..NodeArgs::default()
-        };
-        let node = start(args).await?;
-        let nodes = processes.len() + 1;
-        node.wait_for_members(START, |members| {
-            members.iter().filter(|member| member.is_up()).count() == nodes
-        })
-        .await?;
-        Ok(LocalCluster { node, _processes: processes, _keeper: keeper, _keys: keys })
-    }
+    models.register::<Gpt>().map_err(Error::other)?;
+    Node::builder(args).with(actors::cast(models)).join_timeout(START).start().await
 }
 
 async fn local(args: JobArgs) -> Result<()> {
@@ -427,8 +361,11 @@ async fn local(args: JobArgs) -> Result<()> {
         "Starting a cluster of processes: a seed, a data loader, {} servers, {} workers.",
         args.servers, args.workers
     );
-    let cluster = LocalCluster::start(args.workers, args.servers).await?;
-    let mut running = args.job()?.submit(&cluster.node).await?;
+    let parts = [LocalPart::new("seed", "seed"), LocalPart::new("loader", "loader")].into_iter();
+    let parts = parts.chain(LocalPart::several("server", args.servers));
+    let parts = parts.chain(LocalPart::several("worker", args.workers));
+    let cluster = LocalCluster::start(parts, START, start).await?;
+    let mut running = args.job()?.submit(cluster.node()).await?;
     let mut shown = Shown::new(1);
     let mut curves =
         Curves { title: "A character GPT on Shakespeare".to_owned(), ..Curves::default() };
@@ -442,9 +379,9 @@ async fn local(args: JobArgs) -> Result<()> {
     });
     let trained = follow.await?;
     let seconds = trained.elapsed.as_secs_f64();
-    let written = write(&cluster.node, &running, trained.steps, &args).await?;
+    let written = write(cluster.node(), &running, trained.steps, &args).await?;
     running.close().await?;
-    cluster.node.leave().await?;
+    cluster.leave().await?;
 
     let characters = trained.samples * BLOCK as u64;
     println!(

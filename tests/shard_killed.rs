@@ -11,7 +11,7 @@ use footlight::{
         training::{JobEvent, RunningJob, Trainer, TrainingJob, TrainingReport},
     },
     prelude::*,
-    runtime::NodeId,
+    runtime::{NodeId, tensor::WireFormat},
 };
 use tokio::sync::Mutex;
 use training::*;
@@ -73,11 +73,21 @@ fn backups(events: &[JobEvent]) -> Vec<u32> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_shard_goes_on_at_its_backup_and_the_result_is_the_same() {
+    a_shard_is_killed(WireFormat::F32).await;
+}
+
+/// What was rounded off the slots that are computed again is still there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_does_one_whose_gradients_travel_as_int8() {
+    a_shard_is_killed(WireFormat::Int8).await;
+}
+
+async fn a_shard_is_killed(wire: WireFormat) {
     let _alone = ALONE.lock().await;
     let stage = stage(3).await;
     // Backups change no bit either.
-    let calm = calm(job(&stage, "calm").servers(2), &stage).await;
-    let (mut job, servers) = struck(replicated(&stage, "struck"), &stage).await;
+    let calm = calm(job(&stage, "calm").servers(2).wire(wire), &stage).await;
+    let (mut job, servers) = struck(replicated(&stage, "struck").wire(wire), &stage).await;
     stage.process(servers[0]).kill();
     let now = taken_over(&mut job, 0).await;
     assert!(now != servers[0]);

@@ -9,6 +9,12 @@ use std::{
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use footlight::{
+    actors::parameters::{
+        layout::{Layout, MAX_CHUNK},
+        optimizer::Adam,
+        rule::StepRule,
+        shard::Shard,
+    },
     prelude::*,
     runtime::{
         codec::{self, Parcel},
@@ -163,5 +169,24 @@ fn limits(
     });
 }
 
-criterion_group!(benches, messages, encoding);
+/// How long training stands still while a chunk's state is saved: as long as it takes to copy what the optimiser
+/// remembers, two numbers a parameter with Adam. `memcpy` of as many bytes is the limit.
+fn saving(criterion: &mut Criterion) {
+    let layout = Layout::new([("all", vec![MAX_CHUNK / 2])], 1).expect("a layout");
+    let mut shard =
+        Shard::<Vec<f32>>::new(&layout, 0, Adam::new(1e-3).into(), StepRule::default(), 2, 1)
+            .expect("a shard");
+    shard.init(0, vec![0.0; layout.len()]).expect("it had none");
+    shard.push(0, 0, 0, vec![1.0; layout.len()]).expect("a step");
+    let bytes = 2 * layout.len() * size_of::<f32>();
+    let mut group = criterion.benchmark_group("saving");
+    group.throughput(Throughput::Bytes(bytes as u64));
+    group.bench_function(BenchmarkId::new("pause", bytes), |bench| {
+        bench.iter(|| black_box(shard.state(0).expect("a state")));
+    });
+    limits(&mut group, bytes);
+    group.finish();
+}
+
+criterion_group!(benches, messages, encoding, saving);
 criterion_main!(benches);

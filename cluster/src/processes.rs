@@ -12,6 +12,8 @@
 //! # Ok(()) }                      // the end of `processes` ends and reaps them all
 //! ```
 //!
+//! [`LocalCluster`] starts a whole cluster so, a node in each process.
+//!
 //! **No process stays behind**, by three nets, each for what the one before can't catch:
 //! - The end of [`Processes`] kills its processes and waits until they are gone.
 //! - A parent that dies without running any destructor (SIGKILL) leaves a closed pipe: each child
@@ -24,6 +26,7 @@
 //!   systems a stopped child stays until somebody continues it, and ends then.
 
 mod keeper;
+mod local;
 mod process;
 
 use std::{
@@ -40,6 +43,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
+pub use local::{LocalCluster, LocalPart, serve};
 pub use process::Process;
 use process::lock;
 

@@ -158,6 +158,31 @@ impl Model for Counter {
     }
 }
 
+/// A model whose file is longer than what goes to an object store in one piece: 68 MB.
+#[derive(Debug)]
+pub(crate) struct Large {
+    out: nn::Linear,
+    scale: Tensor,
+}
+
+impl Model for Large {
+    const NAME: &'static str = "test.large";
+    const INPUT: &'static [usize] = &[SIDE, SIDE];
+    const CLASSES: usize = 10;
+    const RANDOM: bool = false;
+
+    fn new(vs: &nn::Path) -> Self {
+        Large {
+            out: nn::linear(vs / "out", (SIDE * SIDE) as i64, 10, Default::default()),
+            scale: vs.ones("scale", &[17_000_000]),
+        }
+    }
+
+    fn forward(&self, input: &Tensor, _train: bool) -> Tensor {
+        self.out.forward(&input.flatten(1, -1)) * self.scale.mean(Kind::Float)
+    }
+}
+
 /// What a model may be told to do in the middle of its training. Whoever takes the order first obeys
 /// it, and nobody else.
 #[derive(Clone, Copy, PartialEq)]
@@ -424,6 +449,16 @@ impl Stage {
         job_on(&self.data(), name)
     }
 
+    /// A job of one step and one slot an epoch on the [`Large`] model.
+    pub(crate) fn large_job(&self, name: &str) -> TrainingJob {
+        TrainingJob::new(name, ModelSpec::of::<Large>(), DataSpec::idx(self.data()))
+            .device(DeviceChoice::Cpu)
+            .optimizer(Adam::new(1e-3))
+            .batch(SAMPLES)
+            .slots(1)
+            .seed(7)
+    }
+
     /// Lays an order out for whichever model takes it first.
     pub(crate) fn order(&self, order: Order) {
         fs::write(order.file(&self.dir.path().join("orders")), "").unwrap();
@@ -550,6 +585,7 @@ fn models(known: bool) -> Result<Models> {
     if known {
         models.register::<Tiny>().map_err(Error::other)?;
         models.register::<Counter>().map_err(Error::other)?;
+        models.register::<Large>().map_err(Error::other)?;
     }
     Ok(models)
 }

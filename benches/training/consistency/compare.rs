@@ -18,7 +18,7 @@ use footlight::actors::{
 };
 use serde_json::json;
 
-use crate::{cluster::Cluster, model::Waiting};
+use crate::{cluster, model::Waiting};
 
 const WORKERS: usize = 8;
 /// One for each worker.
@@ -151,7 +151,7 @@ async fn train(
     samples: u32,
     epochs: u64,
 ) -> Result<Run> {
-    let cluster = Cluster::start(waits).await?;
+    let cluster = cluster::start(waits).await?;
     // The optimiser takes as many steps as there are slots.
     let rate = if mode.is_by_slot() { RATE / f64::from(SLOTS) } else { RATE };
     let job = TrainingJob::new(
@@ -166,7 +166,7 @@ async fn train(
     .batch(BATCH)
     .epochs(epochs)
     .seed(1);
-    let mut running = job.submit(&cluster.node).await?;
+    let mut running = job.submit(cluster.node()).await?;
     let begun = Instant::now();
     // By step: when it was applied, and how many samples were trained on by then.
     let mut steps_at: Vec<(f64, u64)> = vec![(0.0, 0)];
@@ -183,7 +183,7 @@ async fn train(
         })
         .await?;
     running.close().await?;
-    cluster.node.leave().await?;
+    cluster.leave().await?;
     let (first, last) = (steps_at.get(WARM_STEPS as usize), steps_at.last());
     let (Some(first), Some(last)) = (first, last) else {
         anyhow::bail!("there were no more than {WARM_STEPS} steps: there is nothing to measure")

@@ -11,13 +11,14 @@ use footlight::{
             loader::{DataLoader, Describe, LoaderSpec, NextWork},
         },
     },
+    cluster::processes::LocalPart,
     prelude::*,
     runtime::compute::Device,
 };
 use futures::{StreamExt, stream::FuturesOrdered};
 use serde_json::{Value, json};
 
-use crate::cluster::{self, Cluster};
+use crate::cluster;
 
 const BATCH: u32 = 64;
 /// The first epoch does not count.
@@ -36,9 +37,9 @@ impl Actor for Consumer {
 
 /// The loader is a process of its own.
 pub(crate) async fn from_another_process(data: PathBuf) -> Result<Value> {
-    let cluster = Cluster::start(&["loader"]).await?;
-    let rate = load(&cluster.node, Placement::role("loader"), data).await?;
-    cluster.node.leave().await?;
+    let cluster = cluster::start([LocalPart::new("loader", "loader")]).await?;
+    let rate = load(cluster.node(), Placement::role("loader"), data).await?;
+    cluster.leave().await?;
     Ok(json!({ "value": rate }))
 }
 

@@ -66,7 +66,7 @@ async fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let done = async {
         let figures = match cli.command {
-            Command::Node(args) => return cluster::serve(args).await,
+            Command::Node(args) => return Ok(cluster::serve(args).await?),
             Command::Footlight { work: Work::TrainLenet, data, slots, .. } => {
                 train::lenet(data, slots).await?
             }

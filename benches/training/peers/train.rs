@@ -4,14 +4,17 @@
 use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Result, ensure};
-use footlight::actors::{
-    data::DataSpec,
-    model::{LeNet5, ModelSpec},
-    training::{JobEvent, TrainingJob},
+use footlight::{
+    actors::{
+        data::DataSpec,
+        model::{LeNet5, ModelSpec},
+        training::{JobEvent, TrainingJob},
+    },
+    cluster::processes::LocalPart,
 };
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
+use crate::cluster;
 
 const EPOCHS: u64 = 2;
 /// One for each worker, as each of DDP's processes takes its half of a batch in one piece.
@@ -24,13 +27,14 @@ const ACCURACY: f64 = 0.97;
 
 /// Samples a second, and the accuracy on the test images in the end.
 pub(crate) async fn lenet(data: PathBuf, slots: u32) -> Result<Value> {
-    let roles = ["seed", "loader", "server", "server", "worker", "worker"];
-    let cluster = Cluster::start(&roles).await?;
+    let parts = [LocalPart::new("loader", "loader")].into_iter();
+    let parts = parts.chain(LocalPart::several("server", 2));
+    let cluster = cluster::start(parts.chain(LocalPart::several("worker", 2))).await?;
     // Adam with a cosine, batch 128, two workers and two shards: what a job has unless told.
     let job = TrainingJob::new("lenet", ModelSpec::of::<LeNet5>(), DataSpec::idx(data));
     let job = job.slots(slots);
     let job = job.epochs(EPOCHS).seed(1);
-    let mut running = job.submit(&cluster.node).await?;
+    let mut running = job.submit(cluster.node()).await?;
     let mut per_epoch = 0;
     let mut begun: Option<(Instant, u64)> = None;
     let (mut seconds, mut counted) = (0.0, 0);
@@ -57,6 +61,6 @@ pub(crate) async fn lenet(data: PathBuf, slots: u32) -> Result<Value> {
         seconds > 0.0,
         "an epoch has no more than {WARM_STEPS} steps: there is nothing to measure"
     );
-    cluster.node.leave().await?;
+    cluster.leave().await?;
     Ok(json!({ "value": counted as f64 / seconds, "accuracy": accuracy }))
 }

@@ -37,7 +37,7 @@ use footlight::{
         },
         schedule::Schedule,
         serving::{Gateway, Inference, InferenceSpec, Predict},
-        training::{JobEvent, RunningJob, TrainingJob, TrainingReport, job},
+        training::{JobEvent, RunningJob, TrainingJob, TrainingReport, shown},
     },
     cli,
     cluster::processes::{self, LocalCluster, LocalPart, exit_with_parent},
@@ -492,7 +492,7 @@ async fn whole_job(args: LocalArgs) -> Result<()> {
     let cluster = local_cluster(job.workers, job.servers.max(job.replicas + 1)).await?;
     let mut running = description.submit(cluster.node()).await?;
 
-    let mut shown = job::Shown::new(job.epochs());
+    let mut shown = shown::Shown::new(job.epochs());
     let mut curves = Curves { target: Some(target), ..Curves::default() };
     let mut killed: Option<Killed> = None;
     let mut kill_at = None;

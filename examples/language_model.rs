@@ -28,7 +28,7 @@ use footlight::{
         report::{plot::Curves, write_json},
         schedule::Schedule,
         serving::{Inference, InferenceSpec, Predict},
-        training::{JobEvent, RunningJob, TrainingJob, job::Shown},
+        training::{JobEvent, RunningJob, TrainingJob, shown::Shown},
     },
     cli,
     cluster::processes::{self, LocalCluster, LocalPart, exit_with_parent},

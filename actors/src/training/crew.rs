@@ -18,7 +18,8 @@ use futures::future::join_all;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    job::{JobEvent, JobSpec},
+    event::JobEvent,
+    job::JobSpec,
     log::Log,
     parts::{Placed, nodes_for},
     seats::{Place, Seats},

@@ -15,7 +15,8 @@ use footlight_runtime::{
 use tokio::sync::mpsc;
 
 use super::{
-    job::{JobEvent, JobSpec},
+    event::JobEvent,
+    job::JobSpec,
     log::Log,
     parts::{Placed, nodes_for},
 };

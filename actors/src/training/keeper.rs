@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    job::{JobEvent, JobSpec},
+    event::JobEvent,
+    job::JobSpec,
     log::Log,
     parts::{Began, nodes_for},
     shards::{Shards, is_loss},

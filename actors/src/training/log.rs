@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use footlight_runtime::Streamed;
 use tokio::sync::Notify;
 
-use super::job::JobEvent;
+use super::event::JobEvent;
 
 /// All events of a job: whoever comes late reads from the start.
 #[derive(Debug, Default)]

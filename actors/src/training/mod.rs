@@ -8,7 +8,7 @@
 //! Worker:  DataLoader ── slot ──► gradient ── push ──► shards ── next version ──► Worker
 //! ```
 //!
-//! * [`job`]: what a user describes and gets back.
+//! * [`job`]: what a user describes; `running` and `event`: what comes back; [`shown`]: the same for people.
 //! * [`trainer`]: the actor that holds a job together.
 //! * [`worker`]: the actor that computes slots.
 //! * [`shards`]: where the parameters' shards are, also when one is lost.
@@ -16,19 +16,24 @@
 //! * [`weights`]: pulling and setting a model's parameters.
 
 mod crew;
+mod event;
 mod feed;
 pub mod job;
 mod keeper;
 mod log;
 mod parts;
 pub mod residuals;
+mod running;
 mod saver;
 mod seats;
 pub mod shards;
+pub mod shown;
 pub mod trainer;
 pub mod weights;
 pub mod worker;
 
-pub use job::{JobEvent, JobSpec, RunningJob, TrainingJob, TrainingReport};
+pub use event::{JobEvent, TrainingReport};
+pub use job::{JobSpec, TrainingJob};
+pub use running::RunningJob;
 pub use trainer::Trainer;
 pub use worker::Worker;

@@ -6,12 +6,7 @@
 use footlight_runtime::{ActorAddr, Error, Result};
 use tokio::time::Instant;
 
-use super::{
-    job::{JobEvent, JobSpec},
-    log::Log,
-    parts::Placed,
-    residuals::Stay,
-};
+use super::{event::JobEvent, job::JobSpec, log::Log, parts::Placed, residuals::Stay};
 use crate::{
     checkpoint::{Checkpoints, DataOf, JobOf, JobState, Store},
     data::loader::Description,

@@ -14,8 +14,9 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     crew::Crew,
+    event::{JobEvent, TrainingReport},
     feed::Feed,
-    job::{JobEvent, JobSpec, TrainingReport},
+    job::JobSpec,
     keeper::{Cast, Keeper, Loss, Moved},
     log::Log,
     parts::{Placed, place},

@@ -219,10 +219,10 @@ async fn so_is_one_whose_files_are_long() {
         }
         line(&cluster, "done ").await
     };
-    let calm = to_end("calm", 4, 0).await;
-    to_end("struck", 2, 0).await;
-    assert_eq!(to_end("struck", 4, 2).await, calm);
-    let model = bucket.join("struck/step-000000000004/model.safetensors");
+    let calm = to_end("calm", 2, 0).await;
+    to_end("struck", 1, 0).await;
+    assert_eq!(to_end("struck", 2, 1).await, calm);
+    let model = bucket.join("struck/step-000000000002/model.safetensors");
     assert!(std::fs::metadata(model).unwrap().len() > 64 << 20);
 }
 

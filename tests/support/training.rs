@@ -28,7 +28,7 @@ use footlight::{
         self,
         data::DataSpec,
         model::{Model, ModelSpec, Models},
-        parameters::optimizer::Adam,
+        parameters::optimizer::{Adam, Sgd},
         training::{JobEvent, RunningJob, Trainer, TrainingJob, TrainingReport},
     },
     cluster::processes::{Process, ProcessSpec, Processes, exit_with_parent},
@@ -453,7 +453,7 @@ impl Stage {
     pub(crate) fn large_job(&self, name: &str) -> TrainingJob {
         TrainingJob::new(name, ModelSpec::of::<Large>(), DataSpec::idx(self.data()))
             .device(DeviceChoice::Cpu)
-            .optimizer(Adam::new(1e-3))
+            .optimizer(Sgd::new(0.1))
             .batch(SAMPLES)
             .slots(1)
             .seed(7)

@@ -340,7 +340,8 @@ impl Placed {
                     trained = self.samples_after(seen);
                     elapsed = begun.elapsed();
                     if let Some(stay) = &stay {
-                        stay.applied(seen);
+                        // One shard tells of a step; another may still wait for slots of it.
+                        stay.applied(seen.saturating_sub(1));
                     }
                     let members = self.node.members();
                     log.tell(JobEvent::Step {

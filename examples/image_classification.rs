@@ -408,7 +408,7 @@ fn pids(cluster: &LocalCluster) -> BTreeMap<String, u32> {
 
 /// SIGKILL to a process, after so many steps of the job.
 fn kill(cluster: &LocalCluster, name: &str, step: u64) -> Option<Killed> {
-    let (_, process, node) = cluster.processes().find(|(found, ..)| *found == name)?;
+    let (process, node) = cluster.process(name)?;
     process.kill();
     Some(Killed::now(process.pid(), node, step))
 }

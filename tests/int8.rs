@@ -58,6 +58,23 @@ async fn any_number_of_workers_gives_the_same_bits() {
     stage.is_cleared().await;
 }
 
+/// Nodes that may be workers and nothing else ask each other all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_joined_as_workers_get_residuals_from_each_other() {
+    let stage = Stage::with_tokens(&["loader", "server"], &[Part::Worker; 2]).await;
+    let one = job(&stage, "one").workers(1).submit(&stage.seed);
+    let (one, _) = finish(soon(one).await.unwrap()).await;
+    let mut two = soon(job(&stage, "two").workers(2).submit(&stage.seed)).await.unwrap();
+    until_step(&mut two, STEPS_PER_EPOCH + 10).await;
+    // Its slots go to the other one, which asks for what was rounded off them, and come back.
+    stage.order(Order::Panic);
+    let (two, events) = finish(two).await;
+    assert!(events.iter().any(|event| matches!(event, JobEvent::WorkerLost { .. })), "{events:?}");
+    assert_eq!(lost(&events), 0);
+    are_same(&one, &two);
+    stage.is_cleared().await;
+}
+
 /// A worker's node loses a worker to one that joins, with all its slots.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn residuals_come_along_when_workers_move_to_a_node_that_joins() {
@@ -117,10 +134,13 @@ async fn the_loss_of_loader_and_trainer_leaves_no_trace() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_lost_with_a_workers_process_is_told() {
     let stage = Stage::set(&["loader", "server"], &[Part::Worker, Part::Worker]).await;
+    let (calm, _) = finish(soon(job(&stage, "calm").submit(&stage.seed)).await.unwrap()).await;
     let mut struck = soon(job(&stage, "struck").submit(&stage.seed)).await.unwrap();
     until_step(&mut struck, STEPS_PER_EPOCH + 10).await;
     stage.processes[1].1.kill();
     let (report, events) = finish(struck).await;
+    // So what is rounded off is fed back otherwise.
+    assert_ne!(report.parameters_sha256, calm.parameters_sha256);
     // At most one for each of its slots; the other worker's go on.
     assert!((1..=4).contains(&lost(&events)), "{events:?}");
     assert_eq!(report.samples, EPOCHS * u64::from(SAMPLES));

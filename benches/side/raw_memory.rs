@@ -31,7 +31,7 @@ pub fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outcome> {
         let listener = TcpListener::bind(addr)?;
         ready();
         let (stream, _) = listener.accept()?;
-        let mut steps = Steps::begin(stream, 0)?;
+        let Some(mut steps) = Steps::begin(stream, 0)? else { return Ok(Outcome::Cannot) };
         for _ in 0..WARM_STEPS + STEPS {
             steps.step()?;
         }
@@ -39,7 +39,9 @@ pub fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outcome> {
         io::stdin().read_to_end(&mut Vec::new())?;
         return Ok(Outcome::Served);
     }
-    let mut steps = Steps::begin(TcpStream::connect(addr)?, 1)?;
+    let Some(mut steps) = Steps::begin(TcpStream::connect(addr)?, 1)? else {
+        return Ok(Outcome::Cannot);
+    };
     let mut samples = Vec::new();
     for step in 0..WARM_STEPS + STEPS {
         let began = Instant::now();
@@ -65,7 +67,8 @@ struct Steps {
 }
 
 impl Steps {
-    fn begin(mut other: TcpStream, rank: usize) -> anyhow::Result<Self> {
+    /// `None` where the system does not let a process read another's memory.
+    fn begin(mut other: TcpStream, rank: usize) -> anyhow::Result<Option<Self>> {
         other.set_nodelay(true)?;
         let (gradient, parameters) = (vec![GRADIENT; PARAMETERS], vec![0.0f32; PARAMETERS]);
         for own in
@@ -81,8 +84,11 @@ impl Steps {
         }
         let [process, their_gradient, their_parameters] = told;
         let process = i32::try_from(process)?;
+        if read(process, their_gradient, &mut [0; 4]).is_err() {
+            return Ok(None);
+        }
         let piece = vec![0; PIECE * size_of::<f32>()];
-        Ok(Steps {
+        Ok(Some(Steps {
             other,
             rank,
             process,
@@ -91,7 +97,7 @@ impl Steps {
             gradient,
             parameters,
             piece,
-        })
+        }))
     }
 
     fn step(&mut self) -> anyhow::Result<()> {

@@ -287,17 +287,30 @@ impl Node {
         Ok(asked.call(AskStatus).await?)
     }
 
+    /// Finds the actors of a type on one node.
+    ///
+    /// # Errors
+    /// If the node is not known here or does not answer.
+    pub async fn find_on<A: Actor>(
+        &self,
+        node: NodeId,
+    ) -> std::result::Result<Vec<ActorRef<A>>, CallError> {
+        let system = &self.0.system;
+        let members = self.members();
+        let incarnation = members.iter().find(|member| member.id == node);
+        // Of a node that is not known, none: the call says that it is lost.
+        let incarnation = incarnation.map(|member| member.incarnation).unwrap_or_default();
+        let asked = NodeActor::of(node, incarnation, system);
+        let find = FindActors { actor: A::NAME.to_owned() };
+        let found = asked.call_within(find, FIND_TIMEOUT).await?;
+        Ok(found.into_iter().map(|addr| ActorRef::at(addr, system)).collect())
+    }
+
     /// Finds the actors of a type on all nodes that are up. A node that does not answer is left out.
     pub async fn find<A: Actor>(&self) -> Vec<ActorRef<A>> {
-        let system = &self.0.system;
         let members = self.members().into_iter().filter(Member::is_up);
-        let asked = members.map(|member| async move {
-            let asked = NodeActor::of(member.id, member.incarnation, system);
-            let find = FindActors { actor: A::NAME.to_owned() };
-            asked.call_within(find, FIND_TIMEOUT).await.unwrap_or_default()
-        });
-        let found = futures::future::join_all(asked).await.into_iter().flatten();
-        found.map(|addr| ActorRef::at(addr, system)).collect()
+        let asked = members.map(|member| self.find_on(member.id));
+        futures::future::join_all(asked).await.into_iter().flatten().flatten().collect()
     }
 }
 

@@ -31,7 +31,10 @@ use footlight::{
         parameters::optimizer::{Adam, Sgd},
         training::{JobEvent, RunningJob, Trainer, TrainingJob, TrainingReport},
     },
-    cluster::processes::{Process, ProcessSpec, Processes, exit_with_parent},
+    cluster::{
+        processes::{Process, ProcessSpec, Processes, exit_with_parent},
+        trust::Role,
+    },
     prelude::*,
     runtime::{NodeId, compute::DeviceChoice},
 };
@@ -296,6 +299,8 @@ pub(crate) struct Stage {
     parts: Vec<Part>,
     /// What a slot takes longer in them.
     millis_a_slot: u32,
+    /// Workers' nodes have certificates that let them be no more than that.
+    has_tokens: bool,
     _keeper: Processes,
     dir: TempDir,
 }
@@ -309,6 +314,12 @@ impl Stage {
     /// As [`set`](Self::set), with workers that take so long for each slot besides.
     pub(crate) async fn slow(roles: &[&str], parts: &[Part], millis_a_slot: u32) -> Self {
         let stage = Self { millis_a_slot, ..Self::begin(roles, None).await };
+        stage.filled(parts).await
+    }
+
+    /// As [`set`](Self::set), with workers' nodes that join by a token for workers.
+    pub(crate) async fn with_tokens(roles: &[&str], parts: &[Part]) -> Self {
+        let stage = Self { has_tokens: true, ..Self::begin(roles, None).await };
         stage.filled(parts).await
     }
 
@@ -364,7 +375,16 @@ impl Stage {
         let seed = start(args, true).await.unwrap();
         let at = at.unwrap_or_else(|| seed.addr().to_string());
         let (processes, parts) = (Vec::new(), Vec::new());
-        Stage { seed, at, processes, parts, millis_a_slot: 0, _keeper: keeper, dir }
+        Stage {
+            seed,
+            at,
+            processes,
+            parts,
+            millis_a_slot: 0,
+            has_tokens: false,
+            _keeper: keeper,
+            dir,
+        }
     }
 
     async fn filled(mut self, parts: &[Part]) -> Self {
@@ -402,6 +422,14 @@ impl Stage {
         let spec = match self.millis_a_slot {
             0 => spec,
             millis => spec.env("TEST_MILLIS_A_SLOT", millis.to_string()),
+        };
+        let spec = match part {
+            Part::Worker if self.has_tokens => {
+                let token = self.seed.create_token(Role::Worker, LONG).await.unwrap();
+                let state = self.dir.path().join(format!("keys-{}", self.processes.len()));
+                spec.env("TEST_STATE", state).env("TEST_TOKEN", token.to_string())
+            }
+            _ => spec,
         };
         let process = self._keeper.start(spec).await.unwrap();
         self.processes.push((NodeId(0), process));
@@ -642,6 +670,7 @@ pub(crate) fn play_node() {
         seeds: env::var("TEST_SEED").into_iter().collect(),
         state: Some(state.into()),
         roles: vec![env::var("TEST_ROLE").unwrap()],
+        token: env::var("TEST_TOKEN").ok().map(|token| token.parse().unwrap()),
         ..NodeArgs::default()
     };
     let is_set = |name| env::var(name).is_ok_and(|value| value == "yes");

@@ -67,7 +67,7 @@ fn named<'a>(
 
 /// How long a file can be at most that has what `layout` has, so many times.
 pub(super) fn longest(layout: &Layout, times: usize) -> u64 {
-    HEADER + (layout.len() as u64) * (times as u64) * size_of::<f32>() as u64
+    (times as u64) * (HEADER + (layout.len() as u64) * size_of::<f32>() as u64)
 }
 
 /// The state that files hold; `file` gives their bytes.

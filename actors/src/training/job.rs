@@ -177,7 +177,7 @@ impl TrainingJob {
     ///
     /// int8 halves what gradients take once more, and parameters travel as bf16. What is rounded off a slot's gradient
     /// is added to its next one ([error feedback](crate::training::residuals)), which takes memory where slots are
-    /// computed: three times the parameters for each slot at most. It needs the bulk synchronous mode, and can't be
+    /// computed: two times the parameters for each slot, four in a job that is saved. It needs the bulk synchronous mode, and can't be
     /// had with fp16 on the worker. The one loss that shows in such a job's result is that of a worker's process,
     /// also of one that leaves: what it had rounded off last is lost with it ([`JobEvent::ResidualLost`](super::JobEvent::ResidualLost)).
     pub fn wire(mut self, wire: WireFormat) -> Self {

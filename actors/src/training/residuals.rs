@@ -2,7 +2,8 @@
 //!
 //! Of the gradient *g* of a slot the shards get *q* = int8(*g* + *e*); *e* + *g* - *q* is the slot's residual for the
 //! step after it, so that over the steps nothing of a gradient is lost but the last residual (Seide et al., "1-Bit
-//! Stochastic Gradient Descent", 2014; Karimireddy et al., "Error Feedback Fixes SignSGD", 2019).
+//! Stochastic Gradient Descent", 2014; Karimireddy et al., "Error Feedback Fixes SignSGD", 2019). A step that is left
+//! out, as its gradient is not finite, takes the residuals along that went into it.
 //!
 //! - **EF-1** A residual belongs to a slot, not to a worker. Who computes the slot next gets it from the node where it
 //!   was computed last.
@@ -17,19 +18,27 @@ use std::{
     time::Duration,
 };
 
-use footlight_cluster::{Node, Placement};
+use footlight_cluster::{Member, Node};
 use footlight_runtime::{
-    Actor, ActorAddr, Context, Down, Error, Handler, HostTensor, Message, NodeId, Result, System,
+    Actor, ActorRef, CallError, Context, Error, Handler, HostTensor, Message, NodeId, Result,
+    System, fence,
     tensor::{BufferPool, WireFormat, WireTensor},
 };
 use futures::{StreamExt, stream::FuturesUnordered};
 use serde::{Deserialize, Serialize};
+use tokio::{sync::OnceCell, time::timeout};
 
-use super::weights::VERSION_PATIENCE;
+use super::{
+    shards::{SUCCESSOR, is_loss},
+    weights::VERSION_PATIENCE,
+};
 use crate::parameters::layout::Layout;
 
 /// A trainer may be on its way to another node, and start its workers anew: a job's residuals wait for them so long.
 const FORGET: Duration = Duration::from_secs(300);
+
+/// After a node did not answer.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// One submission of a job: a later one of this name has other residuals.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -44,12 +53,16 @@ pub struct JobId {
 #[derive(Debug, Default)]
 pub struct Residuals {
     jobs: Mutex<HashMap<JobId, OfJob>>,
+    /// Who reads them for other nodes.
+    reader: OnceCell<ActorRef<ResidualReader>>,
 }
 
 #[derive(Debug, Default)]
 struct OfJob {
     /// Workers and trainers of the job on this node.
     users: usize,
+    /// How many there have been.
+    stays: u64,
     /// By the step that they are for, and the slot.
     held: BTreeMap<(u64, u32), HostTensor>,
 }
@@ -60,20 +73,49 @@ impl Residuals {
     }
 
     /// The residual of a slot for this step.
-    pub(super) fn get(&self, job: &JobId, step: u64, slot: u32) -> Option<HostTensor> {
+    fn get(&self, job: &JobId, step: u64, slot: u32) -> Option<HostTensor> {
         self.jobs().get(job)?.held.get(&(step, slot)).cloned()
     }
 
-    pub(super) fn put(&self, job: &JobId, step: u64, slot: u32, residual: HostTensor) {
+    fn put(&self, job: &JobId, step: u64, slot: u32, residual: HostTensor) {
         self.jobs().entry(job.clone()).or_default().held.insert((step, slot), residual);
     }
 
-    /// So many steps are applied everywhere, and the state is saved after each `every`: what is older goes.
-    pub(super) fn applied(&self, job: &JobId, steps: u64, every: Option<u64>) {
-        let saved = every.and_then(|every| Some(steps.checked_div(every)? * every));
+    /// So many steps are applied everywhere, and the state is saved after each `every`: what is older goes, but for the
+    /// last two that are saved, as who saves may come late.
+    fn applied(&self, job: &JobId, steps: u64, every: Option<u64>) {
+        let is_kept = |step: u64| {
+            let is_saved =
+                |every: u64| step.is_multiple_of(every) && step.saturating_add(2 * every) > steps;
+            step >= steps || every.is_some_and(is_saved)
+        };
+        if let Some(job) = self.jobs().get_mut(job) {
+            job.held.retain(|(step, _), _| is_kept(*step));
+        }
+    }
+
+    /// One more of a job is here. Another submission of its name that nobody works at any more is forgotten.
+    fn enter(&self, job: &JobId) {
         let mut jobs = self.jobs();
-        if let Some(job) = jobs.get_mut(job) {
-            job.held.retain(|(step, _), _| *step >= steps || Some(*step) == saved);
+        jobs.retain(|other, of| of.users > 0 || other.name != job.name || other == job);
+        let of = jobs.entry(job.clone()).or_default();
+        of.users += 1;
+        of.stays += 1;
+    }
+
+    /// One fewer. If it was the last: how many there have been.
+    fn leave(&self, job: &JobId) -> Option<u64> {
+        let mut jobs = self.jobs();
+        let of = jobs.get_mut(job)?;
+        of.users = of.users.saturating_sub(1);
+        (of.users == 0).then_some(of.stays)
+    }
+
+    /// Forgets a job if nobody has come since there had been so many.
+    fn forget(&self, job: &JobId, stays: u64) {
+        let mut jobs = self.jobs();
+        if jobs.get(job).is_some_and(|of| of.users == 0 && of.stays == stays) {
+            jobs.remove(job);
         }
     }
 
@@ -81,13 +123,6 @@ impl Residuals {
     #[cfg(test)]
     fn held(&self, job: &JobId) -> usize {
         self.jobs().get(job).map_or(0, |job| job.held.len())
-    }
-
-    fn forget_if_unused(&self, job: &JobId) {
-        let mut jobs = self.jobs();
-        if jobs.get(job).is_some_and(|job| job.users == 0) {
-            jobs.remove(job);
-        }
     }
 }
 
@@ -98,19 +133,28 @@ pub(super) struct Stay {
     job: JobId,
     /// After each so many steps the job's state is saved.
     every: Option<u64>,
-    system: System,
+    /// The job's parameters.
+    len: usize,
+    node: Node,
 }
 
 impl Stay {
     /// # Errors
     /// The node has no place for residuals.
-    pub(super) fn new(system: &System, job: &JobId, every: Option<u64>) -> Result<Self> {
-        let residuals = system.extension::<Residuals>();
-        let residuals = residuals.ok_or_else(|| {
-            Error::other("this node holds no residuals: register `footlight::actors::cast` with it")
-        })?;
-        residuals.jobs().entry(job.clone()).or_default().users += 1;
-        Ok(Stay { residuals, job: job.clone(), every, system: system.clone() })
+    pub(super) async fn new(
+        system: &System,
+        job: &JobId,
+        every: Option<u64>,
+        layout: &Layout,
+    ) -> Result<Self> {
+        let missing = || Error::other("int8 needs `footlight::actors::cast` on this node");
+        let node = Node::of(system).ok_or_else(missing)?;
+        let residuals = system.extension::<Residuals>().ok_or_else(missing)?;
+        // It outlives whoever is the first.
+        let reader = || fence::under(None, system.spawn::<ResidualReader>(()));
+        residuals.reader.get_or_try_init(reader).await?;
+        residuals.enter(job);
+        Ok(Stay { residuals, job: job.clone(), every, len: layout.len(), node })
     }
 
     /// Keeps a slot's residual for this step.
@@ -123,56 +167,74 @@ impl Stay {
         self.residuals.applied(&self.job, steps, self.every);
     }
 
-    /// Finds a residual on this node or another one; `me` asks. `None` if no node that can be reached has it.
-    pub(super) async fn find(
-        &self,
-        node: &Node,
-        me: ActorAddr,
-        step: u64,
-        slot: u32,
-    ) -> Option<HostTensor> {
+    /// Finds a residual on this node or another one. `None` if none has it that can be reached within a minute: a node
+    /// that does not answer and is not gone is asked again.
+    pub(super) async fn find(&self, step: u64, slot: u32) -> Option<HostTensor> {
         if let Some(here) = self.residuals.get(&self.job, step, slot) {
             return Some(here);
         }
         let ask = AskResidual { job: self.job.clone(), step, slot };
-        let hosts = node.members().into_iter().filter(|member| {
-            member.is_up()
-                && member.id != node.id()
-                && member.actors.iter().any(|hosted| hosted == ResidualReader::NAME)
+        let hosts = self.node.members().into_iter().filter(|member| {
+            let hosts_it = || member.actors.iter().any(|hosted| hosted == ResidualReader::NAME);
+            member.id != self.node.id() && !member.state.is_gone() && hosts_it()
         });
         let mut answers: FuturesUnordered<_> =
-            hosts.map(|member| ask_node(node, member.id, me, &ask)).collect();
+            hosts.map(|member| timeout(SUCCESSOR, self.ask(member.id, &ask))).collect();
         while let Some(answer) = answers.next().await {
-            match answer {
-                Ok(Some(residual)) => return Some(residual),
-                Ok(None) => {}
-                Err(error) => tracing::debug!(%error, "a node was not asked for a residual"),
+            if let Ok(Some(residual)) = answer {
+                return Some(residual);
             }
         }
         None
+    }
+
+    /// Asks a node until it answers or is gone.
+    async fn ask(&self, there: NodeId, ask: &AskResidual) -> Option<HostTensor> {
+        loop {
+            let is_there = |member: &Member| member.id == there && !member.state.is_gone();
+            if !self.node.members().iter().any(is_there) {
+                return None;
+            }
+            match self.try_ask(there, ask).await {
+                Ok(answer) => return answer,
+                Err(error) if is_loss(error.cause()) => return None,
+                Err(error) => {
+                    tracing::debug!(node = %there, %error, "a node was not asked for a residual");
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+            }
+        }
+    }
+
+    async fn try_ask(
+        &self,
+        there: NodeId,
+        ask: &AskResidual,
+    ) -> std::result::Result<Option<HostTensor>, CallError> {
+        for reader in self.node.find_on::<ResidualReader>(there).await? {
+            let answer = reader.call_within(ask.clone(), VERSION_PATIENCE).await?;
+            let Some(residual) = answer else { continue };
+            if residual.as_slice::<f32>().is_ok_and(|floats| floats.len() == self.len) {
+                return Ok(Some(residual));
+            }
+            tracing::warn!(node = %there, "a residual that came is none of this model's");
+        }
+        Ok(None)
     }
 }
 
 impl Drop for Stay {
     fn drop(&mut self) {
-        let is_last = {
-            let mut jobs = self.residuals.jobs();
-            jobs.get_mut(&self.job).is_some_and(|job| {
-                job.users = job.users.saturating_sub(1);
-                job.users == 0
-            })
-        };
-        if is_last {
-            let (residuals, job) = (self.residuals.clone(), self.job.clone());
-            drop(self.system.env().spawner.spawn(async move {
-                tokio::time::sleep(FORGET).await;
-                residuals.forget_if_unused(&job);
-            }));
-        }
+        let Some(stays) = self.residuals.leave(&self.job) else { return };
+        let (residuals, job) = (self.residuals.clone(), self.job.clone());
+        drop(self.node.system().env().spawner.spawn(async move {
+            tokio::time::sleep(FORGET).await;
+            residuals.forget(&job, stays);
+        }));
     }
 }
 
-/// Reads a node's residuals for another node. It ends with the actor that it was started for.
+/// Reads a node's residuals for other nodes. There is one where a job feeds back what it rounds off.
 #[derive(Debug)]
 pub struct ResidualReader {
     residuals: Arc<Residuals>,
@@ -196,19 +258,12 @@ impl Message for AskResidual {
 }
 
 impl Actor for ResidualReader {
-    /// Whom it serves.
-    type Args = ActorAddr;
+    type Args = ();
     const NAME: &'static str = "training.residual_reader";
 
-    async fn start(serves: ActorAddr, context: &Context<Self>) -> Result<Self> {
+    async fn start((): (), context: &Context<Self>) -> Result<Self> {
         let residuals = context.system().extension::<Residuals>().unwrap_or_default();
-        context.watch_addr(serves);
         Ok(ResidualReader { residuals })
-    }
-
-    async fn down(&mut self, _: ActorAddr, _: Down, context: &Context<Self>) -> Result<()> {
-        context.stop();
-        Ok(())
     }
 }
 
@@ -216,18 +271,6 @@ impl Handler<AskResidual> for ResidualReader {
     async fn handle(&mut self, ask: AskResidual, _: &Context<Self>) -> Option<HostTensor> {
         self.residuals.get(&ask.job, ask.step, ask.slot)
     }
-}
-
-async fn ask_node(
-    node: &Node,
-    there: NodeId,
-    me: ActorAddr,
-    ask: &AskResidual,
-) -> Result<Option<HostTensor>> {
-    let reader = node.spawn::<ResidualReader>(me).on(Placement::node(there)).await?;
-    let answer = reader.call_within(ask.clone(), VERSION_PATIENCE).await;
-    reader.stop();
-    Ok(answer?)
 }
 
 /// A slot's gradient as it goes to the shards, and the residual for its next step.
@@ -297,8 +340,10 @@ mod tests {
             residuals.applied(&job, step - 1, Some(5));
         }
         let has = |step| residuals.get(&job, step, 3).is_some();
-        assert_eq!((1..=13).filter(|step| has(*step)).collect::<Vec<_>>(), [10, 11, 12]);
-        assert_eq!(residuals.held(&job), 6);
+        assert_eq!((1..=13).filter(|step| has(*step)).collect::<Vec<_>>(), [5, 10, 11, 12]);
+        assert_eq!(residuals.held(&job), 8);
+        residuals.applied(&job, 12, Some(1));
+        assert_eq!((1..=13).filter(|step| has(*step)).collect::<Vec<_>>(), [11, 12]);
         residuals.applied(&job, 12, None);
         assert_eq!(residuals.held(&job), 2);
     }
@@ -306,10 +351,32 @@ mod tests {
     #[test]
     fn another_submission_of_a_job_has_residuals_of_its_own() {
         let residuals = Residuals::default();
+        residuals.enter(&job(1));
         residuals.put(&job(1), 1, 0, one(1.0));
         assert_eq!(residuals.get(&job(2), 1, 0), None);
-        residuals.forget_if_unused(&job(1));
-        assert_eq!(residuals.get(&job(1), 1, 0), None);
+        // Somebody still works at the first.
+        residuals.enter(&job(2));
+        assert_eq!(residuals.held(&job(1)), 1);
+        residuals.leave(&job(1)).unwrap();
+        residuals.enter(&job(3));
+        assert_eq!(residuals.held(&job(1)), 0);
+    }
+
+    #[test]
+    fn a_job_is_forgotten_if_nobody_has_come_since_the_last_one_left() {
+        let residuals = Residuals::default();
+        residuals.enter(&job(1));
+        residuals.enter(&job(1));
+        residuals.put(&job(1), 1, 0, one(1.0));
+        assert_eq!(residuals.leave(&job(1)), None, "another one is here");
+        let first = residuals.leave(&job(1)).unwrap();
+        // It comes back, and leaves again shortly before the first one's time is over.
+        residuals.enter(&job(1));
+        let second = residuals.leave(&job(1)).unwrap();
+        residuals.forget(&job(1), first);
+        assert_eq!(residuals.held(&job(1)), 1);
+        residuals.forget(&job(1), second);
+        assert_eq!(residuals.held(&job(1)), 0);
     }
 
     fn layout(len: usize) -> Layout {

@@ -3,7 +3,8 @@
 //! The shards are asked ahead of time for the state at the next step that is due. Each chunk is copied there in the
 //! moment it gets to that step, and goes on; all the rest happens here while the job runs.
 
-use footlight_runtime::{ActorAddr, Error, Result};
+use footlight_runtime::{Error, Result};
+use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::{event::JobEvent, job::JobSpec, log::Log, parts::Placed, residuals::Stay};
@@ -23,8 +24,7 @@ pub(super) fn job_of(spec: &JobSpec, data: &Description) -> JobOf {
 }
 
 /// Saves the job whenever that is due, from now, when so many steps are applied, to its end. A state that can't be
-/// written is told of and left out. Where `residuals` are fed back, they are got from the nodes that hold them; `me`
-/// asks.
+/// written is told of and left out. Where `residuals` are fed back, they are got from the nodes that hold them.
 ///
 /// # Errors
 /// A shard that is lost, or that can't go on.
@@ -33,7 +33,6 @@ pub(super) async fn save(
     log: &Log,
     applied: u64,
     residuals: Option<&Stay>,
-    me: ActorAddr,
 ) -> Result<()> {
     let Some(checkpoints) = &job.spec.checkpoints else { return Ok(()) };
     let steps = job.data.steps;
@@ -46,7 +45,7 @@ pub(super) async fn save(
             continue;
         };
         let began = Instant::now();
-        match write(job, checkpoints, state, residuals, me).await {
+        match write(job, checkpoints, state, residuals).await {
             Ok(None) => {}
             Ok(Some(bytes)) => {
                 log.tell(JobEvent::Saved { steps: due, bytes, took: began.elapsed() });
@@ -67,20 +66,30 @@ async fn write(
     checkpoints: &Checkpoints,
     mut state: JobState,
     residuals: Option<&Stay>,
-    me: ActorAddr,
 ) -> Result<Option<u64>> {
+    // First of all: they are not kept for ever.
+    if let Some(residuals) = residuals {
+        let steps = state.steps;
+        let slots = (0..job.spec.slots)
+            .map(|slot| async move { (slot, residuals.find(steps, slot).await) });
+        for (slot, found) in join_all(slots).await {
+            match found {
+                Some(residual) => drop(state.residuals.insert(slot, residual)),
+                // Nothing is computed after the last step, unless the job is given more of them.
+                None if steps == job.data.steps => {
+                    tracing::warn!(slot, "the last state is saved without what was rounded off");
+                }
+                None => {
+                    return Err(Error::other(format!(
+                        "what int8 had rounded off slot {slot} was lost before it was saved"
+                    )));
+                }
+            }
+        }
+    }
     let store = Store::open(checkpoints.at()).await.map_err(Error::other)?;
     if store.finished().await.map_err(Error::other)?.contains(&state.steps) {
         return Ok(None);
-    }
-    if let Some(residuals) = residuals {
-        for slot in 0..job.spec.slots {
-            let found = residuals.find(&job.node, me, state.steps, slot).await;
-            let found = found.ok_or_else(|| {
-                Error::other(format!("what int8 had rounded off slot {slot} is lost with its node"))
-            })?;
-            state.residuals.insert(slot, found);
-        }
     }
     let of = job_of(&job.spec, &job.data);
     let written = store.save(&job.weights.layout, &of, state).await.map_err(Error::other)?;

@@ -266,6 +266,7 @@ impl Placed {
     ) -> Result<TrainingReport> {
         let Description { steps, steps_per_epoch, samples, .. } = self.data;
         let first = self.loader.take();
+        let is_first = first.is_some();
         let mut feed = Feed::start(&self, first, me).await?;
         log.tell(JobEvent::Started {
             steps,
@@ -282,8 +283,8 @@ impl Placed {
         if seen > 0 {
             log.tell(JobEvent::FromCheckpoint { steps: seen, samples: trained });
         }
-        let stay = self.bring_residuals(applied).await?;
-        let mut saving = pin!(save(&self, log, applied, stay.as_ref(), me));
+        let stay = self.bring_residuals(applied, is_first, log).await?;
+        let mut saving = pin!(save(&self, log, applied, stay.as_ref()));
         let mut saved = false;
         // Asked for now, so that each is answered with exactly the version of its epoch's end.
         let per_epoch = u64::from(steps_per_epoch);
@@ -394,25 +395,43 @@ impl Placed {
     }
 
     /// The residuals of a job that goes on from a checkpoint, on this node: workers find them here. Needed until the
-    /// checkpoint's next step is applied, also by a trainer that has taken over.
-    async fn bring_residuals(&self, applied: u64) -> Result<Option<Stay>> {
+    /// checkpoint's next step is applied, also by a trainer that has taken over; such a one goes on without them if it
+    /// can't read them, as workers tell what is missing.
+    async fn bring_residuals(
+        &self,
+        applied: u64,
+        is_first: bool,
+        log: &Log,
+    ) -> Result<Option<Stay>> {
         if !self.spec.feeds_back() {
             return Ok(None);
         }
         let every = self.spec.checkpoints.as_ref().map(Checkpoints::every);
-        let stay = Stay::new(self.node.system(), &self.spec.id(), every)?;
-        if let Some(checkpoints) = &self.spec.checkpoints
-            && applied > 0
-            && applied == self.parts.from.steps
-        {
-            let (layout, of) = (&self.weights.layout, job_of(&self.spec, &self.data));
-            let store = Store::open(checkpoints.at()).await.map_err(Error::other)?;
-            let saved = store.load(applied, layout, &of).await.map_err(Error::other)?.residuals;
-            // A job whose gradients were not rounded has left none.
-            let none = HostTensor::from_vec(vec![0.0f32; layout.len()], &[layout.len()])?;
-            for slot in 0..self.spec.slots {
-                stay.put(applied, slot, saved.get(&slot).unwrap_or(&none).clone());
+        let layout = &self.weights.layout;
+        let stay = Stay::new(self.node.system(), &self.spec.id(), every, layout).await?;
+        let Some(checkpoints) = &self.spec.checkpoints else { return Ok(Some(stay)) };
+        if applied == 0 || applied != self.parts.from.steps {
+            return Ok(Some(stay));
+        }
+        let load = async || {
+            let store = Store::open(checkpoints.at()).await?;
+            store.load(applied, layout, &job_of(&self.spec, &self.data)).await
+        };
+        let saved = match load().await {
+            Ok(state) => state.residuals,
+            Err(error) if is_first => return Err(Error::other(error)),
+            Err(error) => {
+                tracing::warn!(%error, "the residuals of the checkpoint can't be read");
+                return Ok(Some(stay));
             }
+        };
+        // A job whose gradients were not rounded has left none.
+        let none = HostTensor::from_vec(vec![0.0f32; layout.len()], &[layout.len()])?;
+        for slot in 0..self.spec.slots {
+            if !saved.is_empty() && !saved.contains_key(&slot) {
+                log.tell(JobEvent::ResidualLost { slot, step: applied });
+            }
+            stay.put(applied, slot, saved.get(&slot).unwrap_or(&none).clone());
         }
         Ok(Some(stay))
     }

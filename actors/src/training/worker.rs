@@ -1,8 +1,7 @@
 //! The actor that computes gradients, slot by slot.
 
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
-use footlight_cluster::Node;
 use footlight_runtime::{
     Actor, ActorAddr, ActorRef, Cause, Context, Down, Error, Handler, HostTensor, Message, Result,
     compute::{Device, DeviceChoice},
@@ -40,10 +39,12 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// a loss, also that of a worker whose node leaves.
 ///
 /// It holds nothing that would be lost with it: the data comes from the loader, the parameters from
-/// the shards, and a slot that it did not finish is leased to another.
+/// the shards, a slot that it did not finish is leased to another, and what int8 rounds off is its node's.
 #[derive(Debug)]
 pub struct Worker {
     device: Device,
+    /// What was rounded off is wanted until the job is over, and not until there is nothing left to compute.
+    _residuals: Option<Arc<Stay>>,
     loader: watch::Sender<ActorRef<DataLoader>>,
     shards: Shards,
 }
@@ -130,16 +131,17 @@ impl Actor for Worker {
         let pool = system.pool().clone();
         let (loader, loaders) = watch::channel(spec.loader.clone());
         let shards = spec.weights.shards.clone();
-        let feedback = match spec.wire {
+        let residuals = match spec.wire {
             WireFormat::Int8 => {
-                let node = Node::of(system)
-                    .ok_or_else(|| Error::other("a worker runs on a node of a cluster"))?;
-                Some((Stay::new(system, &spec.job, spec.saved_every)?, node))
+                let stay = Stay::new(system, &spec.job, spec.saved_every, &spec.weights.layout);
+                Some(Arc::new(stay.await?))
             }
             _ => None,
         };
-        context.run(async move { Work { spec, me, replica, pool, loaders, feedback }.run().await });
-        Ok(Worker { device, loader, shards })
+        let _residuals = residuals.clone();
+        let work = Work { spec, me, replica, pool, loaders, residuals };
+        context.run(async move { work.run().await });
+        Ok(Worker { device, _residuals, loader, shards })
     }
 
     async fn down(&mut self, _: ActorAddr, _: Down, context: &Context<Self>) -> Result<()> {
@@ -176,8 +178,8 @@ struct Work {
     replica: ReplicaThread,
     pool: BufferPool,
     loaders: watch::Receiver<ActorRef<DataLoader>>,
-    /// Where what is rounded off gradients is kept, and how it is found.
-    feedback: Option<(Stay, Node)>,
+    /// What is rounded off gradients, if it is fed back.
+    residuals: Option<Arc<Stay>>,
 }
 
 /// A slot that was begun, and is not pushed yet.
@@ -378,9 +380,14 @@ impl Work {
                 "the gradient has {got} floats, and the job's parameters have {expected}"
             )));
         }
-        let chunks = match &self.feedback {
+        let chunks = match &self.residuals {
             None => self.encode(&computed.gradient)?,
-            Some(feedback) => self.compensated(feedback, step, slot, computed.gradient).await?,
+            Some(residuals) => {
+                let chunks = self.compensated(residuals, step, slot, computed.gradient).await?;
+                // Otherwise somebody else has pushed this slot, and it is applied.
+                let Some(chunks) = chunks else { return Ok(()) };
+                chunks
+            }
         };
         let pushes = (0..).zip(chunks).map(|(chunk, gradient)| async move {
             let metrics = (chunk == 0).then_some(metrics);
@@ -406,21 +413,26 @@ impl Work {
         chunks.collect()
     }
 
-    /// The same with what was rounded off the slot's step before; what is rounded off now is kept for the next.
+    /// The same with what was rounded off the slot's step before; what is rounded off now is kept for the next. `None`
+    /// for a step that is applied, whose residuals are gone.
     async fn compensated(
         &self,
-        (residuals, node): &(Stay, Node),
+        residuals: &Stay,
         step: u64,
         slot: u32,
         gradient: HostTensor,
-    ) -> Result<Vec<WireTensor>> {
+    ) -> Result<Option<Vec<WireTensor>>> {
         residuals.applied(step);
         let before = match step {
             0 => None,
-            _ => residuals.find(node, self.me, step, slot).await,
+            _ => residuals.find(step, slot).await,
         };
         if before.is_none() && step > 0 {
-            let trainer = ActorRef::<Trainer>::at(self.spec.owner, node.system());
+            if self.spec.weights.applied().await? > step {
+                return Ok(None);
+            }
+            let loader = self.loaders.borrow().clone();
+            let trainer = ActorRef::<Trainer>::at(self.spec.owner, loader.system());
             if let Err(error) = trainer.call(ResidualIsLost { slot, step }).await {
                 tracing::warn!(slot, step, %error, "a residual is lost, and the trainer was not told");
             }
@@ -430,7 +442,7 @@ impl Work {
         let done = tokio::task::spawn_blocking(work).await.map_err(Error::other)??;
         let Compensated { chunks, residual } = done;
         residuals.put(step + 1, slot, residual);
-        Ok(chunks)
+        Ok(Some(chunks))
     }
 }
 

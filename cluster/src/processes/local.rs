@@ -1,6 +1,9 @@
 //! A whole cluster on this machine, started by one command: each node in a process of its own.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use footlight_runtime::{Error, NodeId, Result};
 
@@ -67,7 +70,8 @@ impl LocalCluster {
     /// `join` makes, of role `driver`. Returns when all see each other.
     ///
     /// # Errors
-    /// A process that does not start, ends, or is not up `within` this time, with the end of its output.
+    /// A process that does not start, ends, or is not up `within` this time, with the end of its output; two parts of one
+    /// name.
     pub async fn start(
         parts: impl IntoIterator<Item = LocalPart>,
         within: Duration,
@@ -76,8 +80,14 @@ impl LocalCluster {
         let keys = tempfile::tempdir()
             .map_err(|error| Error::other(format!("no folder for the cluster's keys: {error}")))?;
         let keeper = Processes::new();
+        let until = Instant::now() + within;
+        let left = || until.saturating_duration_since(Instant::now());
         let (mut seed, mut started, mut processes) = (None, Vec::new(), BTreeMap::new());
+        let mut names = BTreeSet::new();
         for LocalPart { name, role, envs } in parts {
+            if !names.insert(name.clone()) {
+                return Err(Error::other(format!("two parts of the cluster are named {name}")));
+            }
             let label = format!("name={name}");
             let args = ["node", "--listen", "127.0.0.1:0", "--role", &role, "--label", &label];
             let mut spec = ProcessSpec::this_binary(&name)
@@ -93,12 +103,12 @@ impl LocalCluster {
                 started.push((name, process));
                 continue;
             }
-            let (id, addr) = up(&process, within).await?;
+            let (id, addr) = up(&process, left()).await?;
             seed = Some(addr);
             processes.insert(name, (process, id));
         }
         for (name, process) in started {
-            let (id, _) = up(&process, within).await?;
+            let (id, _) = up(&process, left()).await?;
             processes.insert(name, (process, id));
         }
         let args = NodeArgs {
@@ -110,7 +120,7 @@ impl LocalCluster {
         };
         let node = join(args).await?;
         let nodes = processes.len() + 1;
-        node.wait_for_members(within, |members| {
+        node.wait_for_members(left(), |members| {
             members.iter().filter(|member| member.is_up()).count() == nodes
         })
         .await?;
@@ -125,6 +135,11 @@ impl LocalCluster {
     /// The processes and their nodes, by name.
     pub fn processes(&self) -> impl Iterator<Item = (&str, &Process, NodeId)> {
         self.processes.iter().map(|(name, (process, id))| (name.as_str(), process, *id))
+    }
+
+    /// The process of this name, and its node.
+    pub fn process(&self, name: &str) -> Option<(&Process, NodeId)> {
+        self.processes.get(name).map(|(process, id)| (process, *id))
     }
 
     /// Leaves the cluster and ends it.

@@ -294,7 +294,7 @@ impl Node {
     pub async fn find_on<A: Actor>(
         &self,
         node: NodeId,
-    ) -> std::result::Result<Vec<ActorRef<A>>, CallError> {
+    ) -> std::result::Result<Vec<ActorRef<A>>, footlight_runtime::CallError> {
         let system = &self.0.system;
         let members = self.members();
         let incarnation = members.iter().find(|member| member.id == node);

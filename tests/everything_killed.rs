@@ -43,11 +43,7 @@ fn cluster_process() {
         println!("\npids {}", pids.join(" "));
         let checkpoints = Checkpoints::to(folder).every_steps(EVERY);
         let wire = wire(&env::var("TEST_WIRE").unwrap());
-        let job = match env::var("TEST_LARGE") {
-            Ok(epochs) => stage.large_job("struck").epochs(epochs.parse().unwrap()),
-            Err(_) => stage.job("struck").epochs(EPOCHS).wire(wire),
-        };
-        let job = job.workers(workers).servers(servers);
+        let job = stage.job("struck").epochs(EPOCHS).workers(workers).servers(servers).wire(wire);
         let mut job = match job.checkpoints(checkpoints).resume().submit(&stage.seed).await {
             Ok(job) => job,
             Err(error) => return println!("refused {error}"),
@@ -200,30 +196,6 @@ async fn a_job_is_resumed_from_an_object_store() {
     let kept = kept
         .filter(|folder| std::fs::read_dir(folder.as_ref().unwrap().path()).unwrap().count() == 3);
     assert_eq!(kept.count(), 3);
-}
-
-/// Files of more than 64 MiB go there in parts.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn so_is_one_whose_files_are_long() {
-    let (keeper, dir) = (Processes::new(), tempfile::tempdir().unwrap());
-    let bucket = dir.path().join("store").join("jobs");
-    std::fs::create_dir_all(&bucket).unwrap();
-    let server = s3::serve(bucket.parent().unwrap()).await;
-    let to_end = async |at: &str, epochs: u64, from: u64| {
-        let mut env = s3::env(server);
-        env.push(("TEST_LARGE", epochs.to_string()));
-        let place = Place { at: format!("s3://jobs/{at}"), env, wire: WireFormat::F32 };
-        let cluster = cluster(&keeper, dir.path(), &place, 1, 2).await;
-        if from > 0 {
-            assert_eq!(line(&cluster, "from ").await, format!("from {from}"));
-        }
-        line(&cluster, "done ").await
-    };
-    let calm = to_end("calm", 2, 0).await;
-    to_end("struck", 1, 0).await;
-    assert_eq!(to_end("struck", 2, 1).await, calm);
-    let model = bucket.join("struck/step-000000000002/model.safetensors");
-    assert!(std::fs::metadata(model).unwrap().len() > 64 << 20);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

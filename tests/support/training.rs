@@ -28,7 +28,7 @@ use footlight::{
         self,
         data::DataSpec,
         model::{Model, ModelSpec, Models},
-        parameters::optimizer::{Adam, Sgd},
+        parameters::optimizer::Adam,
         training::{JobEvent, RunningJob, Trainer, TrainingJob, TrainingReport},
     },
     cluster::{
@@ -158,31 +158,6 @@ impl Model for Counter {
 
     fn loss(&self, logits: &Tensor, _labels: &Tensor) -> Tensor {
         logits.sum(Kind::Float)
-    }
-}
-
-/// A model whose file is longer than what goes to an object store in one piece: 68 MB.
-#[derive(Debug)]
-pub(crate) struct Large {
-    out: nn::Linear,
-    scale: Tensor,
-}
-
-impl Model for Large {
-    const NAME: &'static str = "test.large";
-    const INPUT: &'static [usize] = &[SIDE, SIDE];
-    const CLASSES: usize = 10;
-    const RANDOM: bool = false;
-
-    fn new(vs: &nn::Path) -> Self {
-        Large {
-            out: nn::linear(vs / "out", (SIDE * SIDE) as i64, 10, Default::default()),
-            scale: vs.ones("scale", &[17_000_000]),
-        }
-    }
-
-    fn forward(&self, input: &Tensor, _train: bool) -> Tensor {
-        self.out.forward(&input.flatten(1, -1)) * self.scale.mean(Kind::Float)
     }
 }
 
@@ -477,16 +452,6 @@ impl Stage {
         job_on(&self.data(), name)
     }
 
-    /// A job of one step and one slot an epoch on the [`Large`] model.
-    pub(crate) fn large_job(&self, name: &str) -> TrainingJob {
-        TrainingJob::new(name, ModelSpec::of::<Large>(), DataSpec::idx(self.data()))
-            .device(DeviceChoice::Cpu)
-            .optimizer(Sgd::new(0.1))
-            .batch(SAMPLES)
-            .slots(1)
-            .seed(7)
-    }
-
     /// Lays an order out for whichever model takes it first.
     pub(crate) fn order(&self, order: Order) {
         fs::write(order.file(&self.dir.path().join("orders")), "").unwrap();
@@ -613,7 +578,6 @@ fn models(known: bool) -> Result<Models> {
     if known {
         models.register::<Tiny>().map_err(Error::other)?;
         models.register::<Counter>().map_err(Error::other)?;
-        models.register::<Large>().map_err(Error::other)?;
     }
     Ok(models)
 }

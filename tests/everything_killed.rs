@@ -46,7 +46,11 @@ fn cluster_process() {
         let job = stage.job("struck").epochs(EPOCHS).workers(workers).servers(servers).wire(wire);
         let mut job = match job.checkpoints(checkpoints).resume().submit(&stage.seed).await {
             Ok(job) => job,
-            Err(error) => return println!("refused {error}"),
+            Err(error) => {
+                // Whoever waits for something else sees it among the complaints.
+                eprintln!("refused {error}");
+                return println!("refused {error}");
+            }
         };
         let report = job.follow(|event| match event {
             JobEvent::FromCheckpoint { steps, .. } => println!("from {steps}"),

@@ -14,6 +14,7 @@ use footlight::{
     prelude::Placement,
     runtime::tensor::WireFormat,
 };
+use tokio::sync::Mutex;
 use training::*;
 
 #[test]
@@ -23,6 +24,8 @@ fn node_process() {
 }
 
 const EPOCHS: u64 = 7;
+/// Each test has up to eight processes: on a small machine two at once would hold each other for lost.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 fn job(stage: &Stage, name: &str) -> TrainingJob {
     stage.job(name).wire(WireFormat::Int8).epochs(EPOCHS)
@@ -40,6 +43,7 @@ fn are_same(one: &TrainingReport, other: &TrainingReport) {
 /// Slots go from one to another in the job with more workers, and all are computed by one in the other job.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_number_of_workers_gives_the_same_bits() {
+    let _alone = ALONE.lock().await;
     let stage = Stage::set(&["loader", "server"], &[Part::Worker; 3]).await;
     let one = job(&stage, "one").workers(1).servers(1);
     let (one, events) = finish(soon(one.submit(&stage.seed)).await.unwrap()).await;
@@ -61,6 +65,7 @@ async fn any_number_of_workers_gives_the_same_bits() {
 /// Nodes that may be workers and nothing else ask each other all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_joined_as_workers_get_residuals_from_each_other() {
+    let _alone = ALONE.lock().await;
     let stage = Stage::with_tokens(&["loader", "server"], &[Part::Worker; 2]).await;
     let one = job(&stage, "one").workers(1).submit(&stage.seed);
     let (one, _) = finish(soon(one).await.unwrap()).await;
@@ -78,6 +83,7 @@ async fn nodes_that_joined_as_workers_get_residuals_from_each_other() {
 /// A worker's node loses a worker to one that joins, with all its slots.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn residuals_come_along_when_workers_move_to_a_node_that_joins() {
+    let _alone = ALONE.lock().await;
     let mut stage = Stage::slow(&["server"], &[Part::Worker, Part::Loader], 10).await;
     let job = |name: &str| job(&stage, name).workers(2);
     let (alone, _) = finish(soon(job("alone").submit(&stage.seed)).await.unwrap()).await;
@@ -98,6 +104,7 @@ async fn residuals_come_along_when_workers_move_to_a_node_that_joins() {
 /// Nodes keep what their workers have rounded off when the trainer is lost, with whom its workers end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_loss_of_loader_and_trainer_leaves_no_trace() {
+    let _alone = ALONE.lock().await;
     // Neither of the two that are lost is one of the voters.
     let parts = [
         Part::Worker,
@@ -133,6 +140,7 @@ async fn the_loss_of_loader_and_trainer_leaves_no_trace() {
 /// What a lost process had rounded off is nowhere else. That is told, and the job goes on and learns.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_lost_with_a_workers_process_is_told() {
+    let _alone = ALONE.lock().await;
     let stage = Stage::set(&["loader", "server"], &[Part::Worker, Part::Worker]).await;
     let (calm, _) = finish(soon(job(&stage, "calm").submit(&stage.seed)).await.unwrap()).await;
     let mut struck = soon(job(&stage, "struck").submit(&stage.seed)).await.unwrap();
@@ -150,6 +158,7 @@ async fn what_is_lost_with_a_workers_process_is_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_has_no_step_before_or_another_scale_is_refused() {
+    let _alone = ALONE.lock().await;
     let stage = Stage::set(&["loader", "server"], &[Part::Worker]).await;
     for mode in [Consistency::BoundedStaleness(2), Consistency::Asynchronous] {
         let refused = job(&stage, "stale").consistency(mode).submit(&stage.seed).await;

@@ -14,6 +14,7 @@ use footlight::{
     cluster::processes::{Process, ProcessSpec, Processes, exit_with_parent},
     runtime::tensor::WireFormat,
 };
+use tokio::sync::Mutex;
 use training::*;
 
 #[test]
@@ -22,6 +23,8 @@ fn node_process() {
     play_node();
 }
 
+/// Each test has up to twelve processes: on a small machine two at once would hold each other for lost.
+static ALONE: Mutex<()> = Mutex::const_new(());
 const EPOCHS: u64 = 10;
 const EVERY: u64 = 25;
 
@@ -156,6 +159,7 @@ async fn so_is_one_whose_gradients_travel_as_int8() {
 }
 
 async fn is_resumed(wire: WireFormat) {
+    let _alone = ALONE.lock().await;
     let (keeper, dir) = (Processes::new(), tempfile::tempdir().unwrap());
     let folder = dir.path().join("checkpoints").to_str().unwrap().to_owned();
     let place = Place { at: folder, env: Vec::new(), wire };
@@ -179,6 +183,7 @@ async fn is_resumed(wire: WireFormat) {
 /// The same with a server that speaks S3's protocol, on loopback.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_is_resumed_from_an_object_store() {
+    let _alone = ALONE.lock().await;
     let (keeper, dir) = (Processes::new(), tempfile::tempdir().unwrap());
     let bucket = dir.path().join("store").join("jobs");
     std::fs::create_dir_all(&bucket).unwrap();
@@ -204,6 +209,7 @@ async fn a_job_is_resumed_from_an_object_store() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_object_store_that_does_not_answer_is_named() {
+    let _alone = ALONE.lock().await;
     let (keeper, dir) = (Processes::new(), tempfile::tempdir().unwrap());
     // Nobody listens there for TCP.
     let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -13,12 +13,12 @@
 //!   the job tells of it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use footlight_cluster::{Member, Node};
+use footlight_cluster::{Member, MemberState, Node};
 use footlight_runtime::{
     Actor, ActorRef, CallError, Context, Error, Handler, HostTensor, Message, NodeId, Result,
     System, fence,
@@ -135,6 +135,8 @@ pub(super) struct Stay {
     every: Option<u64>,
     /// The job's parameters.
     len: usize,
+    /// Nodes that may hold residuals, besides those that this one knows: it may have joined a moment ago.
+    peers: Vec<NodeId>,
     node: Node,
 }
 
@@ -146,6 +148,7 @@ impl Stay {
         job: &JobId,
         every: Option<u64>,
         layout: &Layout,
+        peers: Vec<NodeId>,
     ) -> Result<Self> {
         let missing = || Error::other("int8 needs `footlight::actors::cast` on this node");
         let node = Node::of(system).ok_or_else(missing)?;
@@ -154,7 +157,7 @@ impl Stay {
         let reader = || fence::under(None, system.spawn::<ResidualReader>(()));
         residuals.reader.get_or_try_init(reader).await?;
         residuals.enter(job);
-        Ok(Stay { residuals, job: job.clone(), every, len: layout.len(), node })
+        Ok(Stay { residuals, job: job.clone(), every, len: layout.len(), peers, node })
     }
 
     /// Keeps a slot's residual for this step.
@@ -174,12 +177,11 @@ impl Stay {
             return Some(here);
         }
         let ask = AskResidual { job: self.job.clone(), step, slot };
-        let hosts = self.node.members().into_iter().filter(|member| {
-            let hosts_it = || member.actors.iter().any(|hosted| hosted == ResidualReader::NAME);
-            member.id != self.node.id() && !member.state.is_gone() && hosts_it()
-        });
+        let hosts: BTreeSet<NodeId> =
+            holders(&self.node).into_iter().chain(self.peers.iter().copied()).collect();
+        let others = hosts.into_iter().filter(|node| *node != self.node.id());
         let mut answers: FuturesUnordered<_> =
-            hosts.map(|member| timeout(SUCCESSOR, self.ask(member.id, &ask))).collect();
+            others.map(|node| timeout(SUCCESSOR, self.ask(node, &ask))).collect();
         while let Some(answer) = answers.next().await {
             if let Ok(Some(residual)) = answer {
                 return Some(residual);
@@ -191,9 +193,14 @@ impl Stay {
     /// Asks a node until it answers or is gone.
     async fn ask(&self, there: NodeId, ask: &AskResidual) -> Option<HostTensor> {
         loop {
-            let is_there = |member: &Member| member.id == there && !member.state.is_gone();
-            if !self.node.members().iter().any(is_there) {
-                return None;
+            match self.node.members().iter().find(|member| member.id == there) {
+                Some(member) if member.state.is_gone() => return None,
+                Some(_) => {}
+                // This node is about to hear of it.
+                None => {
+                    tokio::time::sleep(ASK_AGAIN).await;
+                    continue;
+                }
             }
             match self.try_ask(there, ask).await {
                 Ok(answer) => return answer,
@@ -221,6 +228,16 @@ impl Stay {
         }
         Ok(None)
     }
+}
+
+/// The nodes that may hold residuals, as this one knows them.
+pub(super) fn holders(node: &Node) -> Vec<NodeId> {
+    let may_hold = |member: &Member| {
+        let hosts_it = || member.actors.iter().any(|hosted| hosted == ResidualReader::NAME);
+        // One that has not told about itself yet may.
+        !member.state.is_gone() && (member.state == MemberState::Joining || hosts_it())
+    };
+    node.members().iter().filter(|member| may_hold(member)).map(|member| member.id).collect()
 }
 
 impl Drop for Stay {

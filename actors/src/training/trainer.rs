@@ -408,7 +408,8 @@ impl Placed {
         }
         let every = self.spec.checkpoints.as_ref().map(Checkpoints::every);
         let layout = &self.weights.layout;
-        let stay = Stay::new(self.node.system(), &self.spec.id(), every, layout).await?;
+        let stay =
+            Stay::new(self.node.system(), &self.spec.id(), every, layout, Vec::new()).await?;
         let Some(checkpoints) = &self.spec.checkpoints else { return Ok(Some(stay)) };
         if applied == 0 || applied != self.parts.from.steps {
             return Ok(Some(stay));

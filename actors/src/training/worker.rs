@@ -3,7 +3,8 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use footlight_runtime::{
-    Actor, ActorAddr, ActorRef, Cause, Context, Down, Error, Handler, HostTensor, Message, Result,
+    Actor, ActorAddr, ActorRef, Cause, Context, Down, Error, Handler, HostTensor, Message, NodeId,
+    Result,
     compute::{Device, DeviceChoice},
     tensor::{BufferPool, DType, WireFormat, WireTensor},
 };
@@ -103,6 +104,8 @@ pub struct WorkerSpec {
     pub parts: u32,
     /// After each so many steps the job's state is saved.
     pub saved_every: Option<u64>,
+    /// The nodes that may hold what int8 has rounded off.
+    pub holders: Vec<NodeId>,
     /// Where to compute.
     pub device: DeviceChoice,
     /// Which of the job's workers on its machine this one is, from 0.
@@ -133,7 +136,8 @@ impl Actor for Worker {
         let shards = spec.weights.shards.clone();
         let residuals = match spec.wire {
             WireFormat::Int8 => {
-                let stay = Stay::new(system, &spec.job, spec.saved_every, &spec.weights.layout);
+                let (every, layout) = (spec.saved_every, &spec.weights.layout);
+                let stay = Stay::new(system, &spec.job, every, layout, spec.holders.clone());
                 Some(Arc::new(stay.await?))
             }
             _ => None,

@@ -8,7 +8,7 @@
 //! - **EF-1** A residual belongs to a slot, not to a worker. Who computes the slot next gets it from the node where it
 //!   was computed last.
 //! - **EF-2** It is kept until the step that it is for is applied everywhere, so that a slot that is computed twice has
-//!   the same bytes twice; and those of a step whose state is saved until the next such step.
+//!   the same bytes twice; and those of the last two steps whose state is saved.
 //! - **EF-3** It outlives the worker and the trainer. With its process it is lost: then the slot begins with none, and
 //!   the job tells of it.
 
@@ -20,8 +20,7 @@ use std::{
 
 use footlight_cluster::{Member, MemberState, Node};
 use footlight_runtime::{
-    Actor, ActorRef, CallError, Context, Error, Handler, HostTensor, Message, NodeId, Result,
-    System, fence,
+    Actor, CallError, Context, Error, Handler, HostTensor, Message, NodeId, Result, System, fence,
     tensor::{BufferPool, WireFormat, WireTensor},
 };
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -53,8 +52,8 @@ pub struct JobId {
 #[derive(Debug, Default)]
 pub struct Residuals {
     jobs: Mutex<HashMap<JobId, OfJob>>,
-    /// Who reads them for other nodes.
-    reader: OnceCell<ActorRef<ResidualReader>>,
+    /// Whether there is one who reads them for other nodes. Not who: a reference holds the node, and the node this.
+    has_reader: OnceCell<()>,
 }
 
 #[derive(Debug, Default)]
@@ -155,7 +154,7 @@ impl Stay {
         let residuals = system.extension::<Residuals>().ok_or_else(missing)?;
         // It outlives whoever is the first.
         let reader = || fence::under(None, system.spawn::<ResidualReader>(()));
-        residuals.reader.get_or_try_init(reader).await?;
+        residuals.has_reader.get_or_try_init(async || reader().await.map(drop)).await?;
         residuals.enter(job);
         Ok(Stay { residuals, job: job.clone(), every, len: layout.len(), peers, node })
     }

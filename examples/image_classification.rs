@@ -108,9 +108,13 @@ struct JobArgs {
     /// How often all samples are gone through [default: 6 for mnist, 10 for fashion-mnist]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     epochs: Option<u64>,
-    /// Workers at the same time; the batch has 4 slots, so more than 4 have nothing to do
+    /// Workers at the same time; more of them than slots have nothing to do
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: u32,
+    /// Parts of a batch, each for whichever worker is free. The parameters depend on it, and not on the workers: as many
+    /// as workers are fastest, more let other workers join
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    slots: u32,
     /// Shards of the parameter server
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     servers: u32,
@@ -118,7 +122,7 @@ struct JobArgs {
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=2))]
     replicas: u32,
     /// Samples of a batch, over all workers
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(4..=8192))]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=8192))]
     batch: u32,
     /// How far apart workers may be: bsp, stale:STEPS or async; only bsp gives the same bits each time
     #[arg(long, value_name = "MODE", default_value_t = Consistency::BulkSynchronous)]
@@ -245,14 +249,17 @@ impl JobArgs {
     }
 
     fn job(&self, seed: u64) -> Result<TrainingJob> {
+        let (slots, batch) = (self.slots, self.batch);
+        ensure!(slots <= batch, "a batch of {batch} can't have {slots} slots: see --slots");
         let data = DataSpec::idx(self.dir()?);
         let data = match self.limit {
             Some(limit) => data.limit(limit),
             None => data,
         };
         let rate = if self.dataset == DatasetName::Mnist { 5e-3 } else { 3e-3 };
-        // Each of the 4 slots is a step of the optimiser then.
-        let rate = if self.consistency.is_by_slot() { rate / 4.0 } else { rate };
+        // Each slot is a step of the optimiser then.
+        let steps = if self.consistency.is_by_slot() { f64::from(self.slots) } else { 1.0 };
+        let rate = rate / steps;
         let mut job = TrainingJob::new(self.dataset.name(), ModelSpec::of::<LeNet5>(), data);
         if let Some(dir) = &self.checkpoints {
             // Other processes have other working directories.
@@ -272,6 +279,7 @@ impl JobArgs {
             .consistency(self.consistency)
             .devices(self.devices.iter().copied())
             .batch(self.batch)
+            .slots(self.slots)
             .wire(self.wire)
             .precision(self.precision.into())
             .epochs(self.epochs())

@@ -86,6 +86,14 @@ pub(crate) fn cargo() -> Command {
         // configuration that the set-up has just written.
         cargo.env_remove("LIBTORCH");
     }
+    // So has it with the names of this package. Build scripts that watch them, as ring's does, would run again, and all
+    // that stands on them be built again, whenever a build by this command follows one by hand.
+    for (name, _) in std::env::vars_os() {
+        let told = name.to_string_lossy();
+        if told.starts_with("CARGO_PKG_") || told.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
+        }
+    }
     cargo
 }
 

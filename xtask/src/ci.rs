@@ -4,7 +4,7 @@ use crate::demo::Build;
 use crate::endurance::endurance;
 use crate::fuzz::fuzz;
 use crate::progress::Seconds;
-use crate::test::{PROFILE, tests};
+use crate::test::{PROFILE, WHOLE, tests};
 use crate::{command, dataset, demo, setup};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -28,7 +28,8 @@ const STEPS: &[Step] = &[
         cargo(&["fmt", "--manifest-path=fuzz/Cargo.toml", "--check"])
     }),
     ("Clippy", || {
-        cargo(&["clippy", "--workspace", "--all-targets", PROFILE, "--", "-D", "warnings"])
+        let [packages, features] = WHOLE;
+        cargo(&["clippy", packages, features, "--all-targets", PROFILE, "--", "-D", "warnings"])
     }),
     ("Clippy without libtorch", || {
         cargo(&[

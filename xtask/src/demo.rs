@@ -2,7 +2,7 @@
 
 use crate::dataset::Name;
 use crate::setup::{self, FlavourOptions};
-use crate::test::PROFILE;
+use crate::test::{PROFILE, WHOLE};
 use crate::{command, paths};
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
@@ -89,10 +89,10 @@ pub(crate) enum Build {
 
 impl Build {
     /// Its profile, the packages to choose the features for, and the folder where cargo puts it.
-    fn names(self) -> ([&'static str; 2], &'static str) {
+    fn names(self) -> (&'static str, &'static [&'static str], &'static str) {
         match self {
-            Build::Release => (["--profile=release", "--package=footlight"], "release"),
-            Build::Tests => ([PROFILE, "--workspace"], "debug"),
+            Build::Release => ("--profile=release", &["--package=footlight"], "release"),
+            Build::Tests => (PROFILE, &WHOLE, "debug"),
         }
     }
 }
@@ -111,9 +111,10 @@ pub(crate) fn prepare(options: &Options, build: Build) -> Result<Command> {
         .context("no current directory")?;
     let wish = options.flavour.wish();
     let ready = setup::prepare(wish, options.dataset, own)?;
-    let (how, folder) = build.names();
-    let build = ["build", how[0], how[1], "--example=image_classification"];
-    command::openly(command::cargo().args(build))?;
+    let (profile, packages, folder) = build.names();
+    let mut cargo = command::cargo();
+    cargo.args(["build", profile, "--example=image_classification"]).args(packages);
+    command::openly(&mut cargo)?;
     let program = target_directory()?.join(folder).join("examples/image_classification");
     Ok(job(options, &program, &ready.data))
 }

@@ -2,7 +2,7 @@
 //!
 //! All are one program, `tests/endurance`, which cargo builds and starts like a test. It judges its options itself.
 
-use crate::test::PROFILE;
+use crate::test::{PROFILE, WHOLE};
 use crate::{command, dataset, setup};
 use anyhow::{Result, anyhow};
 use clap::Args;
@@ -52,7 +52,7 @@ pub(crate) fn endurance(which: &str, options: &[String]) -> Command {
     // What is measured is measured as users run it.
     let profile = if which == "detect" { "--profile=release" } else { PROFILE };
     // The features of the whole workspace, as in the tests: without that, what is shared would be compiled anew.
-    cargo.args(["test", "--quiet", profile, "--workspace", "--test=endurance", "--", which]);
+    cargo.args(["test", "--quiet", profile]).args(WHOLE).args(["--test=endurance", "--", which]);
     cargo.args(options);
     cargo
 }
@@ -85,7 +85,7 @@ mod tests {
         let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
         assert_eq!(
             words.join(" "),
-            "test --quiet --profile=dev --workspace --test=endurance -- chaos --minutes 10"
+            "test --quiet --profile=dev --workspace --features=footlight/tokenizers --test=endurance -- chaos --minutes 10"
         );
     }
 }

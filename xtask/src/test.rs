@@ -9,6 +9,9 @@ use std::process::{Command, ExitCode};
 /// time to build that they would take optimised, and libtorch computes in them as fast.
 pub(crate) const PROFILE: &str = "--profile=dev";
 
+/// All packages, with what is off unless asked for: whatever is checked is built once, and all of it is checked.
+pub(crate) const WHOLE: [&str; 2] = ["--workspace", "--features=footlight/tokenizers"];
+
 const NO_FAIL_FAST: &str = "--no-fail-fast";
 
 /// Run every test: units, tests across processes, and the examples in the documentation. Not `chaos`, `detect` and `soak`.
@@ -33,7 +36,7 @@ pub(crate) fn tests(arguments: &[String]) -> Command {
     // A package that is named is meant alone.
     let named = |argument: &String| argument.starts_with("-p") || argument.starts_with("--package");
     if !cargos().any(named) {
-        cargo.arg("--workspace");
+        cargo.args(WHOLE);
     }
     cargo.args(arguments);
     cargo
@@ -58,11 +61,14 @@ mod tests {
 
     #[test]
     fn the_whole_workspace_unless_a_package_is_named() {
-        assert_eq!(line(&[]), "test --profile=dev --no-fail-fast --workspace");
+        assert_eq!(
+            line(&[]),
+            "test --profile=dev --no-fail-fast --workspace --features=footlight/tokenizers"
+        );
         assert_eq!(line(&["-p", "xtask"]), "test --profile=dev --no-fail-fast -p xtask");
         assert_eq!(
             line(&["name", "--", "-p"]),
-            "test --profile=dev --no-fail-fast --workspace name -- -p"
+            "test --profile=dev --no-fail-fast --workspace --features=footlight/tokenizers name -- -p"
         );
     }
 

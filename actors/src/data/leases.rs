@@ -4,7 +4,8 @@
 //! every shard has applied it, and with it all its slots are done. A worker may die at any time.
 //!
 //! - **DL-1** A slot is leased to at most one living worker at a time.
-//! - **DL-2** Slots are handed out in order of (step, slot), but for those of a lost worker, which come first.
+//! - **DL-2** Slots are handed out in order of (step, slot), but for those of a lost worker, which come first; where
+//!   slots stay (DL-8) in order of steps, and within a step in any.
 //! - **DL-3** No slot is handed out whose step is `ahead` or more steps past the committed ones.
 //! - **DL-4** No slot of a committed step is handed out again.
 //! - **DL-5** As long as workers ask and steps are committed, every slot of every step is leased in the end, whoever

@@ -3,7 +3,10 @@
 use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-use tokio::sync::oneshot;
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::Instant,
+};
 
 use crate::{
     CallError, Message, ReplyTo, System,
@@ -140,17 +143,12 @@ impl<A: Actor> ActorRef<A> {
         A: Receives<M, How>,
     {
         let deadline = deadline_after(patience);
-        let permit = match mailbox.try_room() {
-            Some(permit) => permit,
-            None => tokio::time::timeout_at(deadline, mailbox.room())
-                .await
-                .map_err(|_| Failure::not_sent(Cause::Overloaded))?,
-        };
+        let permit = room(mailbox, || deadline).await?;
         self.system.still_receives(self.addr, &mailbox.life)?;
         let (sender, answer) = oneshot::channel();
-        let reply = ReplyTo::local(sender, mailbox.in_hand());
+        let reply = ReplyTo::local(sender);
         let message = Box::new(Typed { message, reply, how: PhantomData });
-        mailbox.put(Envelope::Local { message, fence: self.fence(), permit, in_hand: None });
+        mailbox.put(Envelope::Local { message, fence: self.fence(), permit });
         match tokio::time::timeout_at(deadline, answer).await {
             Ok(Ok(outcome)) => outcome,
             // `ReplyTo` always answers; a lost sender can only be an actor torn down.
@@ -193,9 +191,11 @@ impl<A: Actor> ActorRef<A> {
     {
         let outcome = match &self.local {
             Some(mailbox) => {
-                let room = tokio::time::timeout(CALL_TIMEOUT, mailbox.room()).await;
-                room.map_err(|_| Failure::not_sent(Cause::Overloaded))
-                    .and_then(|permit| self.put(mailbox, message, permit))
+                // A task that only sends lets others have their turn, too.
+                tokio::task::coop::consume_budget().await;
+                let deadline = || deadline_after(CALL_TIMEOUT);
+                let room = room(mailbox, deadline).await;
+                room.and_then(|permit| self.put(mailbox, message, permit))
             }
             None => match self.outgoing(&message) {
                 Ok(outgoing) => self.send(outgoing, None, CALL_TIMEOUT).await,
@@ -230,15 +230,14 @@ impl<A: Actor> ActorRef<A> {
         &self,
         mailbox: &Mailbox<A>,
         message: M,
-        permit: tokio::sync::OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> Result<(), Failure>
     where
         A: Receives<M, How>,
     {
         self.system.still_receives(self.addr, &mailbox.life)?;
         let message = Box::new(Typed { message, reply: ReplyTo::nobody(), how: PhantomData });
-        let (fence, in_hand) = (self.fence(), mailbox.in_hand());
-        mailbox.put(Envelope::Local { message, fence, permit, in_hand });
+        mailbox.put(Envelope::Local { message, fence: self.fence(), permit });
         Ok(())
     }
 
@@ -294,6 +293,18 @@ impl<A: Actor> ActorRef<A> {
     fn error<M: Message>(&self, failure: Failure) -> CallError {
         CallError { to: self.addr, message: M::NAME, failure }
     }
+}
+
+/// Room in a mailbox: at once if there is some, as there mostly is, else until the deadline.
+async fn room<A: Actor>(
+    mailbox: &Mailbox<A>,
+    deadline: impl FnOnce() -> Instant,
+) -> Result<OwnedSemaphorePermit, Failure> {
+    if let Some(permit) = mailbox.try_room() {
+        return Ok(permit);
+    }
+    let room = tokio::time::timeout_at(deadline(), mailbox.room()).await;
+    room.map_err(|_| Failure::not_sent(Cause::Overloaded))
 }
 
 impl<A: Actor> Clone for ActorRef<A> {

@@ -93,7 +93,7 @@ impl<A: Actor> ractor::Actor for Cell<A> {
         birth: Birth<A>,
     ) -> Result<Living<A>, ActorProcessingErr> {
         let Birth { id, incarnation, args, fence, claim, system } = birth;
-        let mailbox = Arc::new(Mailbox::new(myself.clone(), system.work_of(id)));
+        let mailbox = Arc::new(Mailbox::new(myself.clone(), system.is_counted(id)));
         let tasks = CancellationToken::new();
         // Known before it starts, so that `start` can hand out references to itself.
         let entry = Entry::new(mailbox.clone(), tasks.clone(), claim.clone());
@@ -146,10 +146,11 @@ impl<A: Actor> ractor::Actor for Cell<A> {
 impl<A: Actor> Running<A> {
     async fn handle(&mut self, envelope: Envelope<A>) -> Result<(), ActorProcessingErr> {
         match envelope {
-            Envelope::Local { message, fence, permit, in_hand: _in_hand } => {
+            Envelope::Local { message, fence, permit } => {
+                let in_hand = self.context.in_hand();
                 drop(permit);
                 match self.pass(fence) {
-                    Ok(()) => message.deliver(&mut self.actor, &self.context).await,
+                    Ok(()) => message.deliver(&mut self.actor, &self.context, in_hand).await,
                     Err(failure) => message.refuse(failure),
                 }
                 self.context.system().telemetry().messages_handled.add(1);

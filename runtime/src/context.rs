@@ -11,7 +11,7 @@ use crate::{
     claim::Claim,
     id::{ActorAddr, ActorId, NodeId},
     mailbox::{Envelope, Mailbox},
-    work::{Handling, Work},
+    work::{Handling, InHand, Work},
 };
 
 /// An actor's view of itself and its node, handed to each handler.
@@ -58,6 +58,11 @@ impl<A: Actor> Context<A> {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.mailbox.life.is_stopping()
+    }
+
+    /// A message was taken out of the mailbox.
+    pub(crate) fn in_hand(&self) -> Option<InHand> {
+        self.mailbox.in_hand()
     }
 
     /// A handler runs that may answer before it is done.

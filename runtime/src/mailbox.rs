@@ -34,6 +34,7 @@ pub(crate) struct Mailbox<A: Actor> {
 pub(crate) struct Life {
     stopping: AtomicBool,
     ended: AtomicBool,
+    needed_here: AtomicBool,
 }
 
 impl Life {
@@ -54,11 +55,26 @@ impl Life {
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
+
+    /// Somebody on the actor's own node sends it something.
+    fn note_need(&self) {
+        // Mostly this is known, and a sender that only reads holds up no other.
+        if !self.is_needed_here() {
+            self.needed_here.store(true, Ordering::Release);
+        }
+    }
+
+    /// Somebody on the actor's own node has sent it something.
+    pub(crate) fn is_needed_here(&self) -> bool {
+        self.needed_here.load(Ordering::Acquire)
+    }
 }
 
 impl<A: Actor> Mailbox<A> {
-    pub(crate) fn new(queue: ractor::ActorRef<Envelope<A>>, work: Option<Arc<Work>>) -> Self {
+    /// What the actor has in hand is `counted`, unless it is one of the node's own.
+    pub(crate) fn new(queue: ractor::ActorRef<Envelope<A>>, counted: bool) -> Self {
         let permits = Arc::new(Semaphore::new(A::MAILBOX.max(1)));
+        let work = counted.then(|| Arc::new(Work::behind(permits.clone())));
         Mailbox { queue, permits, work, life: Arc::default() }
     }
 
@@ -73,7 +89,7 @@ impl<A: Actor> Mailbox<A> {
         self.put(Envelope::Wire(Queued::new(batch, self.work.clone())));
     }
 
-    /// A message, or a call that is not answered, until the result is dropped.
+    /// A message that was taken out, until it is handled and answered: until the result is dropped.
     pub(crate) fn in_hand(&self) -> Option<InHand> {
         self.work.as_ref().map(Work::take)
     }
@@ -93,8 +109,8 @@ impl<A: Actor> Mailbox<A> {
 
     /// Puts an envelope into the queue. That of an ended actor drops it, which answers its caller.
     pub(crate) fn put(&self, envelope: Envelope<A>) {
-        if let (Envelope::Local { .. }, Some(work)) = (&envelope, &self.work) {
-            work.note_need();
+        if matches!(envelope, Envelope::Local { .. }) {
+            self.life.note_need();
         }
         let _ = self.queue.send_message(envelope);
     }
@@ -103,12 +119,7 @@ impl<A: Actor> Mailbox<A> {
 /// What an actor's queue holds.
 pub(crate) enum Envelope<A: Actor> {
     /// From this node: the value itself, neither encoded nor copied.
-    Local {
-        message: Box<dyn Deliver<A>>,
-        fence: Option<Fence>,
-        permit: OwnedSemaphorePermit,
-        in_hand: Option<InHand>,
-    },
+    Local { message: Box<dyn Deliver<A>>, fence: Option<Fence>, permit: OwnedSemaphorePermit },
     /// From another node, not yet decoded.
     Wire(Queued),
     /// A node has read its answers: what was put aside of its messages goes on.
@@ -123,8 +134,12 @@ pub(crate) enum Envelope<A: Actor> {
 
 /// A message of a known type for an actor of a known type.
 pub(crate) trait Deliver<A: Actor>: Send {
-    fn deliver<'a>(self: Box<Self>, actor: &'a mut A, context: &'a Context<A>)
-    -> BoxFuture<'a, ()>;
+    fn deliver<'a>(
+        self: Box<Self>,
+        actor: &'a mut A,
+        context: &'a Context<A>,
+        in_hand: Option<InHand>,
+    ) -> BoxFuture<'a, ()>;
     fn refuse(self: Box<Self>, failure: Failure);
 }
 
@@ -139,10 +154,15 @@ impl<A: Receives<M, How>, M: Message, How: 'static> Deliver<A> for Typed<M, How>
         self: Box<Self>,
         actor: &'a mut A,
         context: &'a Context<A>,
+        in_hand: Option<InHand>,
     ) -> BoxFuture<'a, ()> {
         let Typed { message, mut reply, .. } = *self;
         reply.begin();
-        Box::pin(actor.receive(message, reply, context))
+        let in_hand = reply.hold(in_hand);
+        Box::pin(async move {
+            let _in_hand = in_hand;
+            actor.receive(message, reply, context).await;
+        })
     }
 
     fn refuse(self: Box<Self>, failure: Failure) {

@@ -52,7 +52,7 @@ pub struct ReplyTo<R> {
     port: Option<Port<R>>,
     begun: bool,
     /// Counted as work until it is answered.
-    _in_hand: Option<InHand>,
+    in_hand: Option<InHand>,
 }
 
 /// The way back to a caller on another node.
@@ -67,22 +67,19 @@ enum Port<R> {
 }
 
 impl<R: Serialize + DeserializeOwned + Send + 'static> ReplyTo<R> {
-    pub(crate) fn local(
-        sender: oneshot::Sender<Result<R, Failure>>,
-        in_hand: Option<InHand>,
-    ) -> Self {
-        ReplyTo { port: Some(Port::Local(sender)), begun: false, _in_hand: in_hand }
+    pub(crate) fn local(sender: oneshot::Sender<Result<R, Failure>>) -> Self {
+        ReplyTo { port: Some(Port::Local(sender)), begun: false, in_hand: None }
     }
 
     pub(crate) fn wire(port: WirePort) -> Self {
         let WirePort { port, in_hand } = port;
         let port = Some(Port::Wire(port, codec::encode::<R>));
-        ReplyTo { port, begun: false, _in_hand: in_hand }
+        ReplyTo { port, begun: false, in_hand }
     }
 
     /// For a cast: nobody waits.
     pub(crate) fn nobody() -> Self {
-        ReplyTo { port: None, begun: false, _in_hand: None }
+        ReplyTo { port: None, begun: false, in_hand: None }
     }
 
     /// Answers. A caller that has given up by now is no error.
@@ -111,6 +108,16 @@ impl<R> ReplyTo<R> {
     /// From here on the handler may have run.
     pub(crate) fn begin(&mut self) {
         self.begun = true;
+    }
+
+    /// A call is in hand until it is answered, whenever that is. A cast is only until it is handled: gives back what
+    /// counts it.
+    pub(crate) fn hold(&mut self, in_hand: Option<InHand>) -> Option<InHand> {
+        if self.port.is_none() {
+            return in_hand;
+        }
+        self.in_hand = in_hand;
+        None
     }
 
     /// Answers with a failure in place of a reply.

@@ -38,6 +38,8 @@ use crate::{
 /// Numbers below this one are for a node's own actors, whose number other nodes know beforehand.
 const FIRST_FREE_ACTOR: u64 = 16;
 
+/// Who waits for a node to be idle looks this often.
+const LOOK: Duration = Duration::from_millis(2);
 /// While a node drains, it looks this often which actors are done.
 const DISMISS: Duration = Duration::from_millis(50);
 
@@ -59,7 +61,8 @@ struct Inner {
     pids: DashMap<ractor::ActorId, ActorId>,
     next: AtomicU64,
     guardian: OnceLock<ractor::ActorRef<()>>,
-    work: Arc<Work>,
+    /// Of actors that have ended, while a call of theirs is not answered yet.
+    left_behind: Mutex<Vec<Arc<Work>>>,
     draining: AtomicBool,
     remote: RwLock<Option<Arc<dyn Remote>>>,
     identities: DashMap<TypeId, (u64, Fingerprint), RandomState>,
@@ -92,7 +95,7 @@ impl System {
             pids: DashMap::new(),
             next: AtomicU64::new(FIRST_FREE_ACTOR),
             guardian: OnceLock::new(),
-            work: Arc::default(),
+            left_behind: Mutex::default(),
             draining: AtomicBool::new(false),
             remote: RwLock::new(None),
             identities: DashMap::default(),
@@ -398,6 +401,7 @@ impl System {
         loop {
             for entry in &self.0.actors {
                 if entry.work.as_ref().is_some_and(|work| work.is_done())
+                    && !entry.life.is_needed_here()
                     && !entry.dismissed.swap(true, Ordering::AcqRel)
                 {
                     entry.stop();
@@ -418,12 +422,44 @@ impl System {
 
     /// How many messages the node's actors have in hand: waiting, handled, or taken and not answered.
     pub fn in_hand(&self) -> usize {
-        self.0.work.count()
+        let running =
+            self.0.actors.iter().filter_map(|entry| entry.work.as_ref().map(|work| work.count()));
+        running.sum::<usize>()
+            + self.left_behind().iter().map(|work| work.unanswered()).sum::<usize>()
     }
 
     /// Waits until the node's actors have nothing in hand.
     pub async fn idle(&self) {
-        self.0.work.done().await;
+        // They are looked at one by one, and one may send something to another that was looked at before it, and be
+        // done. So the second look must find that nothing has begun since the first.
+        loop {
+            let first = self.begun_if_idle();
+            if first.is_some() && self.begun_if_idle() == first {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// How many actors there are and what they have begun so far, if nothing is in hand.
+    fn begun_if_idle(&self) -> Option<(usize, u64)> {
+        let (mut actors, mut begun) = (0, 0u64);
+        for entry in &self.0.actors {
+            let Some(work) = &entry.work else { continue };
+            if !work.is_idle() {
+                return None;
+            }
+            actors += 1;
+            begun = begun.wrapping_add(work.begun());
+        }
+        self.left_behind().is_empty().then_some((actors, begun))
+    }
+
+    /// Those of actors that have ended that are not done yet.
+    fn left_behind(&self) -> MutexGuard<'_, Vec<Arc<Work>>> {
+        let mut left = self.0.left_behind.lock().unwrap_or_else(PoisonError::into_inner);
+        left.retain(|work| work.unanswered() > 0);
+        left
     }
 
     /// How many messages one actor of this node has in hand: waiting, handled, or taken and not
@@ -443,9 +479,9 @@ impl System {
         self.entry(actor, |entry| entry.name)
     }
 
-    /// Where an actor's work is counted; what the node's own actors do is not.
-    pub(crate) fn work_of(&self, id: ActorId) -> Option<Arc<Work>> {
-        (id.0 >= FIRST_FREE_ACTOR).then(|| Arc::new(Work::within(self.0.work.clone())))
+    /// Whether an actor's work is counted; what the node's own actors do is not.
+    pub(crate) fn is_counted(&self, id: ActorId) -> bool {
+        id.0 >= FIRST_FREE_ACTOR
     }
 
     /// Stops all actors and waits until those who watch them have been told, at most `patience`;
@@ -575,6 +611,9 @@ impl System {
                 down = Down::NodeLeft(self.0.node);
             }
             self.ends().note(id, down.clone());
+            if let Some(work) = entry.work.as_ref().filter(|work| work.unanswered() > 0) {
+                self.left_behind().push(work.clone());
+            }
             entry.life.end();
             true
         });

@@ -1,22 +1,26 @@
 //! What a node has in hand: so that it can finish it before it leaves, and tell how busy it is.
+//!
+//! Each actor counts its own, and the node adds up when it is asked, which is seldom. What this node sends itself is
+//! counted by the mailbox's permits while it waits, and from there on by the actor that takes it out: senders on
+//! other cores have nothing more to write to.
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-use tokio::sync::Notify;
+use tokio::sync::Semaphore;
 
-/// Counts the messages to one actor, or to all of a node, that wait, are handled, or are calls not
-/// answered yet.
-#[derive(Default)]
+/// Counts the messages to one actor that wait, are handled, or are calls not answered yet.
 pub(crate) struct Work {
-    count: AtomicUsize,
-    none: Notify,
-    /// What counts here counts there too.
-    within: Option<Arc<Work>>,
-    /// Somebody on the actor's own node has sent it something.
-    needed_here: AtomicBool,
+    /// Taken out of the mailbox, or come from another node; it only grows.
+    begun: AtomicU64,
+    /// Of those, handled and answered.
+    ended: AtomicU64,
+    /// A permit is out for each message from this node that waits.
+    permits: Arc<Semaphore>,
+    /// When none waits.
+    all_permits: usize,
     /// Tasks that the actor runs beside its messages.
     tasks: AtomicUsize,
     /// Handlers that run although their call may have been answered.
@@ -24,14 +28,16 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// A part of a whole.
-    pub(crate) fn within(whole: Arc<Work>) -> Self {
-        Work { within: Some(whole), ..Work::default() }
-    }
-
-    /// Somebody on the actor's own node sends it something.
-    pub(crate) fn note_need(&self) {
-        self.needed_here.store(true, Ordering::Release);
+    /// That of an actor into whose mailbox these permits lead.
+    pub(crate) fn behind(permits: Arc<Semaphore>) -> Self {
+        Work {
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            all_permits: permits.available_permits(),
+            permits,
+            tasks: AtomicUsize::new(0),
+            handlers: AtomicUsize::new(0),
+        }
     }
 
     /// The actor runs a task until the result is dropped.
@@ -40,19 +46,18 @@ impl Work {
         RunsTask(self.clone())
     }
 
-    /// Whether nothing is in hand and no task runs, and nobody on this node has ever sent anything:
-    /// then what others have in hand does not need it.
+    /// Whether nothing is in hand and no task runs.
     pub(crate) fn is_done(&self) -> bool {
-        self.is_idle()
-            && self.tasks.load(Ordering::Acquire) == 0
-            && !self.needed_here.load(Ordering::Acquire)
+        self.is_idle() && self.tasks.load(Ordering::Acquire) == 0
     }
 
-    fn is_idle(&self) -> bool {
+    /// Whether nothing waits, is handled, or is to be answered.
+    pub(crate) fn is_idle(&self) -> bool {
         self.count() == 0 && self.handlers.load(Ordering::Acquire) == 0
     }
 
-    /// One piece more, until the result is dropped.
+    /// One piece more, until the result is dropped. Before the permit of a message is given back, so that it counts
+    /// all the time.
     pub(crate) fn take(self: &Arc<Self>) -> InHand {
         self.add(1);
         InHand(self.clone())
@@ -60,44 +65,32 @@ impl Work {
 
     /// So many pieces more, each until what [`InHand::of_many`] makes of it is dropped.
     pub(crate) fn add(&self, pieces: usize) {
-        self.count.fetch_add(pieces, Ordering::AcqRel);
-        if let Some(whole) = &self.within {
-            whole.add(pieces);
-        }
-    }
-
-    fn remove(&self) {
-        if self.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.none.notify_waiters();
-        }
-        if let Some(whole) = &self.within {
-            whole.remove();
-        }
+        self.begun.fetch_add(pieces as u64, Ordering::AcqRel);
     }
 
     /// A handler runs until the result is dropped. For handlers that may answer and go on: those of
     /// others are counted by what they handle.
     pub(crate) fn handling(self: &Arc<Self>) -> Handling {
-        let all = std::iter::successors(Some(self), |work| work.within.as_ref());
-        for work in all {
-            work.handlers.fetch_add(1, Ordering::AcqRel);
-        }
+        self.handlers.fetch_add(1, Ordering::AcqRel);
         Handling(self.clone())
     }
 
+    /// Messages that wait, are handled, or are not answered.
     pub(crate) fn count(&self) -> usize {
-        self.count.load(Ordering::Acquire)
+        // What waits first, and what has begun last: whatever goes on from one to the next meanwhile is not missed.
+        let waiting = self.all_permits.saturating_sub(self.permits.available_permits());
+        waiting + self.unanswered()
     }
 
-    /// Waits until nothing is in hand.
-    pub(crate) async fn done(&self) {
-        loop {
-            let none = self.none.notified();
-            if self.is_idle() {
-                return;
-            }
-            none.await;
-        }
+    /// Messages that were taken out, or have come from another node, and are not answered.
+    pub(crate) fn unanswered(&self) -> usize {
+        let ended = self.ended.load(Ordering::Acquire);
+        self.begun().saturating_sub(ended) as usize
+    }
+
+    /// How many pieces there have been. If it is the same twice, nothing has come in between.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Acquire)
     }
 }
 
@@ -122,7 +115,7 @@ impl InHand {
 
 impl Drop for InHand {
     fn drop(&mut self) {
-        self.0.remove();
+        self.0.ended.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -131,11 +124,6 @@ pub(crate) struct Handling(Arc<Work>);
 
 impl Drop for Handling {
     fn drop(&mut self) {
-        let all = std::iter::successors(Some(&self.0), |work| work.within.as_ref());
-        for work in all {
-            if work.handlers.fetch_sub(1, Ordering::AcqRel) == 1 {
-                work.none.notify_waiters();
-            }
-        }
+        self.0.handlers.fetch_sub(1, Ordering::AcqRel);
     }
 }

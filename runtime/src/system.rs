@@ -430,15 +430,16 @@ impl System {
 
     /// Waits until the node's actors have nothing in hand.
     pub async fn idle(&self) {
-        // They are looked at one by one, and one may send something to another that was looked at before it, and be
-        // done. So the second look must find that nothing has begun since the first.
-        loop {
-            let first = self.begun_if_idle();
-            if first.is_some() && self.begun_if_idle() == first {
-                return;
-            }
+        while !self.look_idle() {
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Whether nothing is in hand. The actors are looked at one by one, and one may send something to another that was
+    /// looked at before it, and be done. So a second look must find that nothing has begun since the first.
+    pub(crate) fn look_idle(&self) -> bool {
+        let first = self.begun_if_idle();
+        first.is_some() && self.begun_if_idle() == first
     }
 
     /// How many actors there are and what they have begun so far, if nothing is in hand.

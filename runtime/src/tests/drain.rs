@@ -44,6 +44,58 @@ async fn what_an_actor_drops_when_it_ends_is_no_longer_in_hand() {
     soon(system.idle()).await;
 }
 
+/// Passes a message on to the other one, as often as it says.
+struct Passer {
+    passed: u32,
+}
+message!(Ball { to: ActorRef<Passer>, left: u32 } -> ());
+message!(Passed {} -> u32);
+
+impl Actor for Passer {
+    type Args = ();
+    const NAME: &'static str = "test.passer";
+
+    async fn start(_: (), _: &Context<Self>) -> Result<Self> {
+        Ok(Passer { passed: 0 })
+    }
+}
+
+impl Handler<Ball> for Passer {
+    async fn handle(&mut self, ball: Ball, context: &Context<Self>) {
+        self.passed += 1;
+        if let Some(left) = ball.left.checked_sub(1) {
+            ball.to.cast(Ball { to: context.me(), left }).await.unwrap();
+        }
+    }
+}
+
+impl Handler<Passed> for Passer {
+    async fn handle(&mut self, _: Passed, _: &Context<Self>) -> u32 {
+        self.passed
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_goes_from_actor_to_actor_is_in_hand_all_the_time() {
+    const HOPS: u32 = 20_000;
+    let system = system().await;
+    let first = system.spawn::<Passer>(()).await.unwrap();
+    let second = system.spawn::<Passer>(()).await.unwrap();
+    first.cast(Ball { to: second.clone(), left: HOPS - 1 }).await.unwrap();
+    // Without pauses, so that it is looked for at as many moments as possible.
+    let looks = async {
+        loop {
+            if system.look_idle() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(looks).await;
+    let passed = [first.call(Passed {}).await.unwrap(), second.call(Passed {}).await.unwrap()];
+    assert_eq!(passed.iter().sum::<u32>(), HOPS, "{passed:?} before it came to rest");
+}
+
 #[tokio::test]
 async fn a_node_that_drains_starts_nothing_for_others_and_goes_on_within() {
     let system = system().await;

@@ -237,12 +237,15 @@ impl Neighbour {
         let mut proof = [0; size_of::<Challenge>()];
         read(process, place.proof, &mut proof)?;
         let shown = challenge.iter().flat_map(|word| word.to_ne_bytes());
-        match proof.into_iter().eq(shown) {
-            true => Ok(into),
-            false => {
-                Err(io::Error::other("it is the memory of another process, or was taken back"))
-            }
+        if proof.into_iter().eq(shown) {
+            return Ok(into);
         }
+        // What [`Self::revoke`] leaves.
+        if proof == [0; size_of::<Challenge>()] {
+            let why = "the peer has taken back what it lent, as it does when it ends";
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, why));
+        }
+        Err(io::Error::other("it is the memory of another process"))
     }
 
     fn lent(&self) -> MutexGuard<'_, HashMap<u64, Tensor>> {

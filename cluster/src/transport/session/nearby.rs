@@ -152,7 +152,8 @@ impl Session {
                 self.segment(lent.id, buffer.freeze());
             }
             // The end of a session is told elsewhere.
-            Err(_) if !self.is_live() => {}
+            Err(error)
+                if !self.is_live() || error.kind() == std::io::ErrorKind::ConnectionAborted => {}
             Err(error) => tracing::warn!(
                 node = %self.peer.node, %error,
                 "tensors of another process of this host come over the network, which is slower: reading its \

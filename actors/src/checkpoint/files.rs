@@ -15,34 +15,47 @@ pub(super) const RESIDUALS: &str = "residuals.safetensors";
 /// Room for a file's header, besides its numbers: names and shapes of some 100,000 tensors.
 const HEADER: u64 = 16 << 20;
 
-/// The files of a state, by name.
-///
-/// # Errors
-/// What safetensors refuses.
-pub(super) fn write(
-    layout: &Layout,
-    state: &JobState,
-) -> Result<Vec<(&'static str, Vec<u8>)>, String> {
-    let model = named(layout, &state.params, |parameter| parameter.to_owned())?;
-    let mut buffers = Vec::new();
-    for (buffer, flat) in &state.buffers {
-        buffers.extend(named(layout, flat, |parameter| format!("{parameter}.{buffer}"))?);
-    }
-    let mut residuals = Vec::new();
-    for (slot, residual) in &state.residuals {
-        let flat = residual.as_slice::<f32>().map_err(|error| error.to_string())?;
-        residuals.extend(named(layout, flat, of_slot(*slot))?);
-    }
-    // PyTorch's tools look for it.
-    let about = || Some(HashMap::from([("format".to_owned(), "pt".to_owned())]));
-    let file = |tensors: Vec<(String, TensorView<'_>)>| {
-        safetensors::serialize(tensors, about()).map_err(|error| error.to_string())
-    };
-    let mut files = vec![(MODEL, file(model)?), (OPTIMIZER, file(buffers)?)];
+/// Makes a file's bytes.
+pub(super) type Make = Box<dyn FnOnce(&Layout) -> Result<Vec<u8>, String> + Send>;
+
+/// The files of a state, by name. Each takes its part of the state along, which is gone when the file is made.
+pub(super) fn of(state: JobState) -> Vec<(&'static str, Make)> {
+    let JobState { params, buffers, residuals, .. } = state;
+    let mut files: Vec<(_, Make)> = vec![
+        (MODEL, Box::new(move |layout| model(layout, &params))),
+        (OPTIMIZER, Box::new(move |layout| optimizer(layout, &buffers))),
+    ];
     if !residuals.is_empty() {
-        files.push((RESIDUALS, file(residuals)?));
+        files.push((RESIDUALS, Box::new(move |layout| rounded_off(layout, &residuals))));
     }
-    Ok(files)
+    files
+}
+
+fn model(layout: &Layout, params: &[f32]) -> Result<Vec<u8>, String> {
+    file(named(layout, params, |parameter| parameter.to_owned())?)
+}
+
+fn optimizer(layout: &Layout, buffers: &[(String, Vec<f32>)]) -> Result<Vec<u8>, String> {
+    let mut tensors = Vec::new();
+    for (buffer, flat) in buffers {
+        tensors.extend(named(layout, flat, |parameter| format!("{parameter}.{buffer}"))?);
+    }
+    file(tensors)
+}
+
+fn rounded_off(layout: &Layout, residuals: &BTreeMap<u32, HostTensor>) -> Result<Vec<u8>, String> {
+    let mut tensors = Vec::new();
+    for (slot, residual) in residuals {
+        let flat = residual.as_slice::<f32>().map_err(|error| error.to_string())?;
+        tensors.extend(named(layout, flat, of_slot(*slot))?);
+    }
+    file(tensors)
+}
+
+fn file(tensors: Vec<(String, TensorView<'_>)>) -> Result<Vec<u8>, String> {
+    // PyTorch's tools look for it.
+    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize(tensors, Some(about)).map_err(|error| error.to_string())
 }
 
 /// What a parameter's residual of a slot is called.
@@ -70,40 +83,35 @@ pub(super) fn longest(layout: &Layout, times: usize) -> u64 {
     (times as u64) * (HEADER + (layout.len() as u64) * size_of::<f32>() as u64)
 }
 
-/// The state that files hold; `file` gives their bytes.
+/// The state that files hold; `take` gives the bytes of each, which are freed when they are read.
 ///
 /// # Errors
 /// What does not fit this model.
 pub(super) fn read(
     layout: &Layout,
     manifest: &Manifest,
-    file: impl Fn(&str) -> Option<Vec<u8>>,
+    mut take: impl FnMut(&str) -> Option<Vec<u8>>,
 ) -> Result<JobState, String> {
-    let open = |name: &str| file(name).ok_or_else(|| format!("there is no {name}"));
-    let (model, optimizer) = (open(MODEL)?, open(OPTIMIZER)?);
+    let mut open = |name: &str| take(name).ok_or_else(|| format!("there is no {name}"));
+    let model = open(MODEL)?;
     let params = flat(layout, MODEL, &model, |parameter| parameter.to_owned())?;
+    no_others(layout, MODEL, model, 1)?;
+    let optimizer = open(OPTIMIZER)?;
     let mut buffers = Vec::new();
     for buffer in &manifest.buffers {
         let name = |parameter: &str| format!("{parameter}.{buffer}");
         buffers.push((buffer.clone(), flat(layout, OPTIMIZER, &optimizer, name)?));
     }
-    let mut files = vec![(MODEL, &model, 1), (OPTIMIZER, &optimizer, manifest.buffers.len())];
-    let saved_residuals;
+    no_others(layout, OPTIMIZER, optimizer, manifest.buffers.len())?;
     let mut residuals = BTreeMap::new();
     if !manifest.residuals.is_empty() {
-        saved_residuals = open(RESIDUALS)?;
+        let saved = open(RESIDUALS)?;
         for slot in &manifest.residuals {
-            let flat = flat(layout, RESIDUALS, &saved_residuals, of_slot(*slot))?;
+            let flat = flat(layout, RESIDUALS, &saved, of_slot(*slot))?;
             let residual = HostTensor::from_vec(flat, &[layout.len()]);
             residuals.insert(*slot, residual.map_err(|error| error.to_string())?);
         }
-        files.push((RESIDUALS, &saved_residuals, residuals.len()));
-    }
-    for (file, bytes, times) in files {
-        let (found, needed) = (open_tensors(file, bytes)?.len(), times * layout.parameters().len());
-        if found > needed {
-            return Err(format!("{file} has {found} tensors, and this model's has {needed}"));
-        }
+        no_others(layout, RESIDUALS, saved, residuals.len())?;
     }
     Ok(JobState {
         steps: manifest.steps,
@@ -114,6 +122,15 @@ pub(super) fn read(
         buffers,
         residuals,
     })
+}
+
+/// That a file has no more than so many times this model's tensors.
+fn no_others(layout: &Layout, file: &str, bytes: Vec<u8>, times: usize) -> Result<(), String> {
+    let (found, needed) = (open_tensors(file, &bytes)?.len(), times * layout.parameters().len());
+    if found > needed {
+        return Err(format!("{file} has {found} tensors, and this model's has {needed}"));
+    }
+    Ok(())
 }
 
 fn open_tensors<'a>(file: &str, bytes: &'a [u8]) -> Result<SafeTensors<'a>, String> {

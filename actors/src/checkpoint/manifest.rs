@@ -109,7 +109,8 @@ impl DataOf {
 }
 
 impl Manifest {
-    pub(super) fn new(of: &JobOf, state: &JobState, files: Vec<FileOf>) -> Self {
+    /// Of a state whose files are still to be written.
+    pub(super) fn of(of: &JobOf, state: &JobState) -> Self {
         Manifest {
             job: of.job.clone(),
             model: of.model.clone(),
@@ -121,7 +122,7 @@ impl Manifest {
             loss_scale: state.loss_scale,
             buffers: state.buffers.iter().map(|(name, _)| name.clone()).collect(),
             residuals: state.residuals.keys().copied().collect(),
-            files,
+            files: Vec::new(),
         }
     }
 

@@ -66,12 +66,13 @@ impl JobState {
                 .collect(),
             residuals: BTreeMap::new(),
         };
-        for (number, chunk) in chunks.iter().enumerate() {
-            if head(chunk) != of_first || chunk.buffers.len() != names.len() {
+        // Each is freed when it is copied.
+        for (number, chunk) in chunks.into_iter().enumerate() {
+            if head(&chunk) != of_first || chunk.buffers.len() != names.len() {
                 return Err(Error::other(format!(
                     "chunk {number} is at {:?} and chunk 0 at {of_first:?} (steps, taken, left out): \
                      their shards work on different jobs",
-                    head(chunk)
+                    head(&chunk)
                 )));
             }
             state.params.extend_from_slice(chunk.params.as_slice()?);

@@ -116,28 +116,31 @@ impl Store {
         state: JobState,
     ) -> Result<Written> {
         let steps = state.steps;
-        let (layout, of) = (layout.clone(), of.clone());
         let wrong = |why: String| CheckpointError::Store { at: self.at.clone(), why };
-        // Hashing takes its time for large models.
-        let made = tokio::task::spawn_blocking(move || {
-            let files = files::write(&layout, &state)?;
-            let told = files.iter().map(|(name, bytes)| FileOf {
-                name: (*name).to_owned(),
-                bytes: bytes.len() as u64,
-                sha256: sha256(bytes),
-            });
-            let manifest = Manifest::new(&of, &state, told.collect());
-            let manifest = manifest.written().map_err(|e| e.to_string())?;
-            Ok::<_, String>((files, manifest))
-        });
-        let (files, manifest) =
-            made.await.map_err(|error| wrong(error.to_string()))?.map_err(wrong)?;
-        let mut written = Written { bytes: 0 };
-        for (name, bytes) in files.into_iter().chain([(MANIFEST, manifest)]) {
-            written.bytes += bytes.len() as u64;
+        let put = async |name: &str, bytes: Vec<u8>| {
             let put = self.put(&key(steps, name), bytes.into()).await;
-            put.map_err(|error| self.wrong(&error))?;
+            put.map_err(|error| self.wrong(&error))
+        };
+        let mut manifest = Manifest::of(of, &state);
+        // One after another: of a large model all at once would take the memory twice.
+        for (name, make) in files::of(state) {
+            let layout = layout.clone();
+            // Hashing takes its time.
+            let made = tokio::task::spawn_blocking(move || {
+                let bytes = make(&layout)?;
+                let sha256 = sha256(&bytes);
+                Ok::<_, String>((bytes, sha256))
+            });
+            let (bytes, sha256) =
+                made.await.map_err(|error| wrong(error.to_string()))?.map_err(wrong)?;
+            let of = FileOf { name: name.to_owned(), bytes: bytes.len() as u64, sha256 };
+            put(name, bytes).await?;
+            manifest.files.push(of);
         }
+        let files: u64 = manifest.files.iter().map(|file| file.bytes).sum();
+        let manifest = manifest.written().map_err(|error| wrong(error.to_string()))?;
+        let written = Written { bytes: files + manifest.len() as u64 };
+        put(MANIFEST, manifest).await?;
         Ok(written)
     }
 
@@ -197,8 +200,8 @@ impl Store {
                     return Ok(Err(format!("the bytes of {name} are not those that were written")));
                 }
             }
-            let file = |name: &str| files.get(name).map(|(bytes, _)| bytes.clone());
-            files::read(&layout, &manifest, file).map(Ok)
+            let take = |name: &str| files.remove(name).map(|(bytes, _)| bytes);
+            files::read(&layout, &manifest, take).map(Ok)
         });
         let read = read.await.map_err(|error| damaged(error.to_string()))?;
         read.map_err(other)?.map_err(damaged)

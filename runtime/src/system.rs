@@ -3,6 +3,7 @@
 use std::{
     any::{Any, TypeId},
     fmt,
+    hash::BuildHasher,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -61,7 +62,7 @@ struct Inner {
     pids: DashMap<ractor::ActorId, ActorId>,
     next: AtomicU64,
     guardian: OnceLock<ractor::ActorRef<()>>,
-    /// Of actors that have ended, while a call of theirs is not answered yet.
+    /// Of actors that have ended, while a call of theirs is not answered yet or what came from other nodes not dropped.
     left_behind: Mutex<Vec<Arc<Work>>>,
     draining: AtomicBool,
     remote: RwLock<Option<Arc<dyn Remote>>>,
@@ -424,8 +425,8 @@ impl System {
     pub fn in_hand(&self) -> usize {
         let running =
             self.0.actors.iter().filter_map(|entry| entry.work.as_ref().map(|work| work.count()));
-        running.sum::<usize>()
-            + self.left_behind().iter().map(|work| work.unanswered()).sum::<usize>()
+        let running: usize = running.sum();
+        running + self.left_behind().iter().map(|work| work.unanswered()).sum::<usize>()
     }
 
     /// Waits until the node's actors have nothing in hand.
@@ -442,18 +443,19 @@ impl System {
         first.is_some() && self.begun_if_idle() == first
     }
 
-    /// How many actors there are and what they have begun so far, if nothing is in hand.
-    fn begun_if_idle(&self) -> Option<(usize, u64)> {
-        let (mut actors, mut begun) = (0, 0u64);
+    /// If nothing is in hand: a number that follows from which actors there are and how much each has begun so far.
+    fn begun_if_idle(&self) -> Option<u64> {
+        let mut all = 0u64;
         for entry in &self.0.actors {
             let Some(work) = &entry.work else { continue };
-            if !work.is_idle() {
+            let begun = work.begun();
+            // What begins after this look must not be counted as seen by it.
+            if !work.is_idle() || work.begun() != begun {
                 return None;
             }
-            actors += 1;
-            begun = begun.wrapping_add(work.begun());
+            all = all.wrapping_add(self.0.actors.hasher().hash_one((entry.key(), begun)));
         }
-        self.left_behind().is_empty().then_some((actors, begun))
+        self.left_behind().is_empty().then_some(all)
     }
 
     /// Those of actors that have ended that are not done yet.
@@ -613,7 +615,13 @@ impl System {
             }
             self.ends().note(id, down.clone());
             if let Some(work) = entry.work.as_ref().filter(|work| work.unanswered() > 0) {
-                self.left_behind().push(work.clone());
+                let left_behind = self.0.left_behind.lock();
+                let mut left_behind = left_behind.unwrap_or_else(PoisonError::into_inner);
+                // Now and then only: many may end together.
+                if left_behind.len() == left_behind.capacity() {
+                    left_behind.retain(|work| work.unanswered() > 0);
+                }
+                left_behind.push(work.clone());
             }
             entry.life.end();
             true

@@ -49,7 +49,7 @@ const STEPS: &[Step] = &[
     ("documentation", || {
         let mut doc = command::cargo();
         doc.env("RUSTDOCFLAGS", "-D warnings");
-        command::openly(doc.args(["doc", "--workspace", "--no-deps", PROFILE]))
+        command::openly(doc.arg("doc").args(WHOLE).args(["--no-deps", PROFILE]))
     }),
     ("tests", || command::openly(&mut tests(&[]))),
     ("20 s of fuzzing", || fuzz(20)),

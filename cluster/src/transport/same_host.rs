@@ -228,19 +228,19 @@ impl Neighbour {
         if lent.at.checked_add(lent.len).is_none() {
             return Err(io::Error::other("memory beyond the end of all memory"));
         }
-        let into = if into.len() > WIDE {
+        let fetched = if into.len() > WIDE {
             let wide = Handle::current().spawn_blocking(move || read_wide(process, lent.at, into));
-            wide.await.map_err(io::Error::other)??
+            wide.await.map_err(io::Error::other)?
         } else {
-            read_in_turns(process, lent.at, into).await?
+            read_in_turns(process, lent.at, into).await
         };
         let mut proof = [0; size_of::<Challenge>()];
         read(process, place.proof, &mut proof)?;
         let shown = challenge.iter().flat_map(|word| word.to_ne_bytes());
         if proof.into_iter().eq(shown) {
-            return Ok(into);
+            return fetched;
         }
-        // What [`Self::revoke`] leaves.
+        // What [`Self::revoke`] leaves: then the tensor may be gone from there, too.
         if proof == [0; size_of::<Challenge>()] {
             let why = "the peer has taken back what it lent, as it does when it ends";
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, why));
@@ -325,6 +325,10 @@ fn read(process: i32, mut at: u64, mut into: &mut [u8]) -> io::Result<()> {
                 into = &mut into[copied..];
             }
             Err(nix::errno::Errno::EINTR) => {}
+            Err(nix::errno::Errno::ESRCH) => {
+                let why = "the peer's process has ended";
+                return Err(io::Error::new(io::ErrorKind::ConnectionAborted, why));
+            }
             Err(error) => return Err(error.into()),
         }
     }

@@ -108,7 +108,9 @@ fn options_that_mean_nothing_are_refused_before_anything_is_started() {
         (&["--target=-0.1"], "--target"),
         (&["--limit", "0"], "--limit"),
         (&["--epochs", "0"], "--epochs"),
-        (&["--batch", "3"], "--batch"),
+        (&["--batch", "0"], "--batch"),
+        (&["--slots", "0"], "--slots"),
+        (&["--slots", "65"], "--slots"),
         (&["--epochs", "-1"], "-1"),
         (&["--seed", "one"], "one"),
         (&["--dataset", "cifar"], "cifar"),
@@ -122,6 +124,15 @@ fn options_that_mean_nothing_are_refused_before_anything_is_started() {
         assert_eq!(outcome.stderr.len(), 1, "{outcome:?}");
         says(&outcome, &[part, "see --help"]);
     }
+}
+
+#[test]
+fn more_slots_than_samples_of_a_batch_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    write_data(dir.path(), 100, 20);
+    let outcome = refused(&["--data", dir.path().to_str().unwrap(), "--batch", "3"]);
+    assert_eq!(outcome.stderr.len(), 1, "before anything is started: {outcome:?}");
+    says(&outcome, &["a batch of 3 can't have 4 slots: see --slots"]);
 }
 
 #[test]

@@ -52,6 +52,10 @@ const STEPS: &[Step] = &[
         command::openly(doc.arg("doc").args(WHOLE).args(["--no-deps", PROFILE]))
     }),
     ("tests", || command::openly(&mut tests(&[]))),
+    // What is refused without a feature is refused only there.
+    ("tests without features", || {
+        command::openly(&mut tests(&["--package=footlight-actors", "--lib"].map(str::to_owned)))
+    }),
     ("20 s of fuzzing", || fuzz(20)),
     ("30 s of chaos", || {
         let options = ["--minutes", "0.5"].map(str::to_owned);

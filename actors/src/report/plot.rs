@@ -37,7 +37,7 @@ pub struct Curves {
     pub losses: Vec<(u64, f32)>,
     /// Test accuracies (0 to 1), each with the number of steps that were done by then.
     pub accuracies: Vec<(u64, f64)>,
-    /// The accuracy that was asked for (0 to 1).
+    /// The accuracy that was asked for (0 to 1). Without it and without accuracies there is no axis for them.
     pub target: Option<f64>,
     /// What happened on the way, such as a kill: the step and a few words.
     pub marks: Vec<(u64, String)>,
@@ -72,7 +72,10 @@ impl Curves {
         let smooth = smoothed(&losses);
         let last = losses.iter().chain(&accuracies).map(|point| point.0).fold(1.0, f64::max);
         let (low, high) = loss_range(&losses, &smooth);
-        self.draw_heading(area)?;
+        // Only powers of it have numbers beside them: there must be some within.
+        let base = if high < 100.0 * low { 2.0 } else { 10.0 };
+        let has_accuracy = !accuracies.is_empty() || self.target.is_some();
+        self.draw_heading(area, has_accuracy)?;
 
         let mut chart = ChartBuilder::on(area)
             .margin_top(px(124))
@@ -81,8 +84,8 @@ impl Curves {
             .margin_left(px(24))
             .x_label_area_size(px(54))
             .y_label_area_size(px(84))
-            .right_y_label_area_size(px(84))
-            .build_cartesian_2d(0.0..last * 1.01, (low..high).log_scale())?
+            .right_y_label_area_size(px(if has_accuracy { 84 } else { 0 }))
+            .build_cartesian_2d(0.0..last * 1.01, (low..high).log_scale().base(base))?
             .set_secondary_coord(0.0..last * 1.01, accuracy_range(&accuracies, self.target));
         chart
             .configure_mesh()
@@ -97,14 +100,16 @@ impl Curves {
             .label_style(letters(17, SOFT))
             .axis_desc_style(letters(19, INK))
             .draw()?;
-        chart
-            .configure_secondary_axes()
-            .axis_style(stroke(SOFT, 1))
-            .y_label_formatter(&|accuracy| format!("{} %", plain(*accuracy)))
-            .y_desc("test accuracy")
-            .label_style(letters(17, SOFT))
-            .axis_desc_style(letters(19, INK))
-            .draw()?;
+        if has_accuracy {
+            chart
+                .configure_secondary_axes()
+                .axis_style(stroke(SOFT, 1))
+                .y_label_formatter(&|accuracy| format!("{} %", plain(*accuracy)))
+                .y_desc("test accuracy")
+                .label_style(letters(17, SOFT))
+                .axis_desc_style(letters(19, INK))
+                .draw()?;
+        }
 
         let inside = |(x, loss): (f64, f64)| (x, loss.clamp(low, high));
         // A hairline: thicker ones have long spikes where they turn sharply.
@@ -150,7 +155,7 @@ impl Curves {
     }
 
     /// Title and legend: above the curves, so that they never hide one.
-    fn draw_heading(&self, area: &Area) -> Result<(), Failure> {
+    fn draw_heading(&self, area: &Area, has_accuracy: bool) -> Result<(), Failure> {
         area.draw_text(&self.title, &from(HPos::Left, bold(28, INK)), at(40, 18))?;
         area.draw_text(&self.subtitle, &from(HPos::Left, letters(17, SOFT)), at(40, 56))?;
         let mut x = 40;
@@ -173,7 +178,9 @@ impl Curves {
         };
         entry(area, "loss of each step", LOSS_PALE, None, 2)?;
         entry(area, "loss, smoothed", LOSS, None, 3)?;
-        entry(area, "test accuracy", ACCURACY, None, 3)?;
+        if has_accuracy {
+            entry(area, "test accuracy", ACCURACY, None, 3)?;
+        }
         if let Some(target) = self.target {
             entry(
                 area,
@@ -251,13 +258,36 @@ fn accuracy_range(accuracies: &[(f64, f64)], target: Option<f64>) -> Range<f64> 
 mod tests {
     use super::*;
 
-    fn size_of_png(curves: &Curves) -> (u32, u32) {
+    /// The picture's size, and its bytes row by row.
+    fn drawn(curves: &Curves) -> ((u32, u32), Vec<u8>) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("loss.png");
         curves.write_png(&path).unwrap();
-        let reader = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(path).unwrap()))
-            .read_info();
-        reader.unwrap().info().size()
+        let file = std::io::BufReader::new(std::fs::File::open(path).unwrap());
+        let mut reader = png::Decoder::new(file).read_info().unwrap();
+        let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut bytes).unwrap();
+        (reader.info().size(), bytes)
+    }
+
+    fn size_of_png(curves: &Curves) -> (u32, u32) {
+        drawn(curves).0
+    }
+
+    /// Whether numbers stand beside the axis of losses.
+    fn has_losses_numbers(curves: &Curves) -> bool {
+        let (size, bytes) = drawn(curves);
+        let row = bytes.len() / size.1 as usize;
+        let pixel = row / size.0 as usize;
+        let beside = bytes.chunks(row).take(640).skip(130);
+        let mut beside = beside.flat_map(|row| row[60 * pixel..104 * pixel].chunks(pixel));
+        beside.any(|pixel| pixel != &bytes[..pixel.len()])
+    }
+
+    fn has_color(curves: &Curves, RGBColor(red, green, blue): RGBColor) -> bool {
+        let (size, bytes) = drawn(curves);
+        let pixel = bytes.len() / (size.0 * size.1) as usize;
+        bytes.chunks(pixel).any(|pixel| pixel.starts_with(&[red, green, blue]))
     }
 
     #[test]
@@ -272,6 +302,24 @@ mod tests {
             marks: vec![(2300, "a worker was killed".into())],
         };
         assert_eq!(size_of_png(&curves), SIZE);
+    }
+
+    #[test]
+    fn whatever_the_losses_numbers_stand_beside_their_axis() {
+        for (low, high) in [(1.8, 4.2f32), (0.001, 2.3), (0.5, 0.51), (20.0, 90.0)] {
+            let loss = |step| high - (high - low) * step as f32 / 100.0;
+            let losses = (1..=100).map(|step| (step, loss(step))).collect();
+            let curves = Curves { losses, steps_per_epoch: 100, ..Curves::default() };
+            assert!(has_losses_numbers(&curves), "from {low} to {high}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_said_of_an_accuracy_that_a_job_does_not_have() {
+        let mut curves = Curves { losses: vec![(1, 2.0), (2, 1.0)], ..Curves::default() };
+        assert!(!has_color(&curves, ACCURACY));
+        curves.accuracies = vec![(2, 0.97)];
+        assert!(has_color(&curves, ACCURACY));
     }
 
     #[test]

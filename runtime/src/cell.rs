@@ -24,7 +24,7 @@ use crate::{
     reply::{ReplyTo, WirePort},
     system::System,
     watch::Down,
-    work::InHand,
+    work::{InHand, Work},
 };
 
 /// The ractor actor that runs a user's actor. Stateless: ractor shares it between threads.
@@ -187,6 +187,7 @@ impl<A: Actor> Running<A> {
     /// Handles what has come from one node, as far as it reads its answers.
     async fn wires(&mut self, mut queued: Queued, mut rest: VecDeque<Queued>) {
         loop {
+            let work = queued.work();
             // A stop is heeded after each message, as for those that come one by one.
             while !self.context.is_stopping() {
                 if let Some(room) = queued.must_wait()
@@ -196,8 +197,8 @@ impl<A: Actor> Running<A> {
                     self.aside.insert(node, rest);
                     return self.context.go_on_after(room, node);
                 }
-                let Some((incoming, in_hand)) = queued.take() else { break };
-                self.wire(incoming, in_hand).await;
+                let Some(incoming) = queued.take() else { break };
+                self.wire(incoming, work.as_ref()).await;
                 self.context.system().telemetry().messages_handled.add(1);
             }
             match rest.pop_front() {
@@ -220,12 +221,15 @@ impl<A: Actor> Running<A> {
         Ok(())
     }
 
-    async fn wire(&mut self, incoming: Incoming, in_hand: Option<InHand>) {
+    async fn wire(&mut self, incoming: Incoming, work: Option<&Arc<Work>>) {
         let Incoming { key, fence, parcel, reply, .. } = incoming;
         // A call counts until it is answered, whenever that is; a cast until it is handled.
         let (reply, _in_hand) = match reply {
-            Some(port) => (Some(WirePort { port, in_hand }), None),
-            None => (None, in_hand),
+            Some(port) => {
+                let in_hand = work.cloned().map(InHand::of_many);
+                (Some(WirePort { port, in_hand }), None)
+            }
+            None => (None, work.map(|work| InHand::of_many(&**work))),
         };
         let handler = self.handlers.as_ref().and_then(|handlers| handlers.get(key));
         let refusal = match (handler, self.pass(fence)) {

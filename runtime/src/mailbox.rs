@@ -205,8 +205,13 @@ impl Queued {
         next.reply.as_ref().and_then(|_| self.credits.reads_slowly())
     }
 
-    /// The next message, and what counts it as work.
-    pub(crate) fn take(&mut self) -> Option<(Incoming, Option<InHand>)> {
+    /// What counts each message that is taken out, until it is handled or answered.
+    pub(crate) fn work(&self) -> Option<Arc<Work>> {
+        self.work.clone()
+    }
+
+    /// The next message.
+    pub(crate) fn take(&mut self) -> Option<Incoming> {
         let message = self.messages.next()?;
         self.taken.0 += 1;
         self.taken.1 = self.taken.1.saturating_add(message.bytes);
@@ -215,13 +220,14 @@ impl Queued {
             self.taken = (0, 0);
             self.credits.taken(messages, bytes);
         }
-        Some((message, self.work.as_ref().map(InHand::of_many)))
+        Some(message)
     }
 }
 
 impl Drop for Queued {
     fn drop(&mut self) {
-        while let Some((message, _in_hand)) = self.take() {
+        while let Some(message) = self.take() {
+            let _in_hand = self.work.as_deref().map(InHand::of_many);
             if let Some(reply) = message.reply {
                 reply.answer(Err(Failure::not_sent(Cause::Stopped)));
             }

@@ -80,19 +80,19 @@ fn receive<'a, A: Receives<M, How>, M: Message, How: 'static>(
     port: Option<WirePort>,
     context: &'a Context<A>,
 ) -> BoxFuture<'a, ()> {
-    Box::pin(async move {
-        let mut reply = port.map_or_else(ReplyTo::nobody, ReplyTo::wire);
-        match parcel.decode::<M>() {
-            Ok(message) => {
-                reply.begin();
-                actor.receive(message, reply, context).await;
-            }
-            Err(error) => {
-                tracing::warn!(message = M::NAME, %error, "a message could not be decoded");
-                reply.fail(Failure::not_sent(Cause::CannotDecode(error.to_string())));
-            }
+    let mut reply = port.map_or_else(ReplyTo::nobody, ReplyTo::wire);
+    // Before the future is made, so that this carries the message alone.
+    match parcel.decode::<M>() {
+        Ok(message) => {
+            reply.begin();
+            Box::pin(actor.receive(message, reply, context))
         }
-    })
+        Err(error) => {
+            tracing::warn!(message = M::NAME, %error, "a message could not be decoded");
+            reply.fail(Failure::not_sent(Cause::CannotDecode(error.to_string())));
+            Box::pin(std::future::ready(()))
+        }
+    }
 }
 
 /// One registered type, its Rust type forgotten.

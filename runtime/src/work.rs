@@ -4,9 +4,12 @@
 //! counted by the mailbox's permits while it waits, and from there on by the actor that takes it out: senders on
 //! other cores have nothing more to write to.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
 use tokio::sync::Semaphore;
@@ -104,16 +107,16 @@ impl Drop for RunsTask {
 }
 
 /// A piece of work, until it is dropped.
-pub(crate) struct InHand(Arc<Work>);
+pub(crate) struct InHand<W: Deref<Target = Work> = Arc<Work>>(W);
 
-impl InHand {
+impl<W: Deref<Target = Work>> InHand<W> {
     /// One of those that were [added](Work::add) together.
-    pub(crate) fn of_many(work: &Arc<Work>) -> Self {
-        InHand(work.clone())
+    pub(crate) fn of_many(work: W) -> Self {
+        InHand(work)
     }
 }
 
-impl Drop for InHand {
+impl<W: Deref<Target = Work>> Drop for InHand<W> {
     fn drop(&mut self) {
         self.0.ended.fetch_add(1, Ordering::AcqRel);
     }

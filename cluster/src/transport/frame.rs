@@ -226,11 +226,10 @@ impl Pieces {
             self.close();
         }
         let start = self.open.len();
-        let mut quick = [0; plain::LONGEST];
-        let header_length = if let Some(length) = plain::write(header, &mut quick) {
+        let mut plain = [0; LENGTHS + plain::LONGEST];
+        let header_length = if let Some(length) = plain::write(header, &mut plain[LENGTHS..]) {
             self.open.reserve(LENGTHS + length + body.len().min(COPIED));
-            self.open.put_bytes(0, LENGTHS);
-            self.open.extend_from_slice(&quick[..length]);
+            self.open.extend_from_slice(&plain[..LENGTHS + length]);
             length
         } else {
             self.open.put_bytes(0, LENGTHS);
@@ -364,32 +363,43 @@ pub(crate) fn open(mut bytes: Bytes) -> Result<Frame, FrameError> {
     if bytes.len() < header_length {
         return Err(FrameError::Lengths);
     }
-    let header_bytes = bytes.split_to(header_length);
-    let header = match plain::read(&header_bytes) {
+    // Only looked at: to cut the header off as a piece of its own would cost more than to read it.
+    let header_bytes = &bytes[..header_length];
+    let header = match plain::read(header_bytes) {
         Some(header) => header,
-        None => by_bincode(&header_bytes)?,
+        None => by_bincode(header_bytes)?,
     };
-    let mut body = Bytes::new();
+    bytes.advance(header_length);
+    let Some(payload) = header.payload() else {
+        return match bytes.is_empty() {
+            true => Ok(Frame { header, body: Bytes::new(), inline: Vec::new() }),
+            false => Err(FrameError::Lengths),
+        };
+    };
+    if payload.segments.len() > MAX_PARTS || payload.streams.len() > MAX_PARTS {
+        return Err(FrameError::Parts);
+    }
+    if payload.segments.is_empty() {
+        return match bytes.len() == payload.body as usize {
+            true => Ok(Frame { header, body: bytes, inline: Vec::new() }),
+            false => Err(FrameError::Lengths),
+        };
+    }
+    if bytes.len() < payload.body as usize {
+        return Err(FrameError::Lengths);
+    }
+    let body = bytes.split_to(payload.body as usize);
     let mut inline = Vec::new();
-    if let Some(payload) = header.payload() {
-        if payload.segments.len() > MAX_PARTS || payload.streams.len() > MAX_PARTS {
-            return Err(FrameError::Parts);
-        }
-        if bytes.len() < payload.body as usize {
-            return Err(FrameError::Lengths);
-        }
-        body = bytes.split_to(payload.body as usize);
-        for segment in &payload.segments {
-            match *segment {
-                Segment::Inline { len } if bytes.len() >= len as usize => {
-                    inline.push(bytes.split_to(len as usize));
-                }
-                Segment::Inline { .. } => return Err(FrameError::Lengths),
-                Segment::Stream { len, .. } if len > MAX_SEGMENT => {
-                    return Err(FrameError::Segment(len));
-                }
-                Segment::Stream { .. } => {}
+    for segment in &payload.segments {
+        match *segment {
+            Segment::Inline { len } if bytes.len() >= len as usize => {
+                inline.push(bytes.split_to(len as usize));
             }
+            Segment::Inline { .. } => return Err(FrameError::Lengths),
+            Segment::Stream { len, .. } if len > MAX_SEGMENT => {
+                return Err(FrameError::Segment(len));
+            }
+            Segment::Stream { .. } => {}
         }
     }
     if !bytes.is_empty() {

@@ -63,26 +63,24 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
+    /// Whether a frame that arrived can be delivered at once, as most can: nothing of it is still to come, and nothing
+    /// before it waits.
+    pub(crate) fn passes(&self, frame: &Frame) -> bool {
+        // Only what has an order has tensors.
+        large(frame).next().is_none()
+            && (self.held.is_empty()
+                || order(&frame.header).is_none_or(|order| !self.held.contains_key(&order)))
+    }
+
     /// A frame arrived. What can be delivered now is laid behind `ready`, in order.
     pub(crate) fn frame(&mut self, frame: Frame, ready: &mut Vec<Whole>) -> Result<(), InboxError> {
-        let order = match &frame.header {
-            Header::Message { to, .. } => Order::Actor(*to),
-            Header::Reply { call, .. } | Header::Failed { call, .. } => Order::Call(*call),
-            Header::StreamItem { stream, .. } | Header::StreamEnd { stream, .. } => {
-                Order::Stream(*stream)
-            }
+        let order = match order(&frame.header) {
+            Some(order) if !self.passes(&frame) => order,
             _ => {
-                let Frame { header, body, .. } = frame;
-                ready.push(Whole { header, body, segments: Vec::new() });
+                ready.push(frame.into());
                 return Ok(());
             }
         };
-        // Most messages: nothing of them is still to come, and nothing before them waits.
-        if large(&frame).next().is_none() && !self.held.contains_key(&order) {
-            let Frame { header, body, inline } = frame;
-            ready.push(Whole { header, body, segments: inline });
-            return Ok(());
-        }
         for (id, len) in large(&frame) {
             if let Some(bytes) = self.arrived.get(&id) {
                 self.unnamed = self.unnamed.saturating_sub(1);
@@ -144,6 +142,26 @@ impl Inbox {
         }
         self.held.remove(&order);
         Ok(())
+    }
+}
+
+/// Whose order a frame belongs to, if it has any.
+fn order(header: &Header) -> Option<Order> {
+    match header {
+        Header::Message { to, .. } => Some(Order::Actor(*to)),
+        Header::Reply { call, .. } | Header::Failed { call, .. } => Some(Order::Call(*call)),
+        Header::StreamItem { stream, .. } | Header::StreamEnd { stream, .. } => {
+            Some(Order::Stream(*stream))
+        }
+        _ => None,
+    }
+}
+
+impl From<Frame> for Whole {
+    /// Of a frame that has no large tensors.
+    fn from(frame: Frame) -> Self {
+        let Frame { header, body, inline } = frame;
+        Whole { header, body, segments: inline }
     }
 }
 

@@ -17,8 +17,8 @@ const MESSAGE: u8 = 0;
 const REPLY: u8 = 1;
 const CREDIT: u8 = 7;
 
-/// Writes a plain header and gives its length; `None` if it is not plain.
-pub(crate) fn write(header: &Header, into: &mut [u8; LONGEST]) -> Option<usize> {
+/// Writes a plain header into at least [`LONGEST`] bytes and gives its length; `None` if it is not plain.
+pub(crate) fn write(header: &Header, into: &mut [u8]) -> Option<usize> {
     let mut writer = Writer { into, at: 0 };
     match header {
         Header::Message { to, incarnation, key, fence, call, payload } if is_plain(payload) => {
@@ -85,7 +85,7 @@ pub(crate) fn read(bytes: &[u8]) -> Option<Header> {
 }
 
 struct Writer<'a> {
-    into: &'a mut [u8; LONGEST],
+    into: &'a mut [u8],
     at: usize,
 }
 

@@ -128,8 +128,8 @@ impl Parcel {
     }
 
     /// Decodes the value. Trailing bytes are an error: they mean that the two sides disagree.
-    pub fn decode<T: DeserializeOwned>(self) -> Result<T, CodecError> {
-        let body = self.body.clone();
+    pub fn decode<T: DeserializeOwned>(mut self) -> Result<T, CodecError> {
+        let body = std::mem::take(&mut self.body);
         let failed = |why: String| CodecError::Decode {
             type_name: std::any::type_name::<T>(),
             length: body.len(),

@@ -16,7 +16,6 @@ use crate::{
 };
 
 enum Scope {
-    Outside,
     Encoding {
         segments: Vec<Bytes>,
         streams: Vec<OutgoingStream>,
@@ -33,7 +32,8 @@ enum Scope {
 }
 
 thread_local! {
-    static SCOPE: RefCell<Scope> = const { RefCell::new(Scope::Outside) };
+    /// One within another: a value may encode another one while it is encoded.
+    static SCOPES: RefCell<Vec<Scope>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A tensor, stream or reference met serde where it can't travel.
@@ -47,32 +47,33 @@ pub enum ScopeError {
     Missing(u32),
 }
 
-/// Restores the surrounding scope, also when serde's code panics.
-struct Restore(Option<Scope>);
+/// The innermost scope, until it is left or dropped, as when serde's code panics.
+struct Within;
 
-impl Restore {
+impl Within {
     fn enter(scope: Scope) -> Self {
-        Restore(Some(SCOPE.with(|cell| cell.replace(scope))))
+        SCOPES.with_borrow_mut(|scopes| scopes.push(scope));
+        Within
     }
-    fn leave(mut self) -> Scope {
-        let outer = self.0.take().unwrap_or(Scope::Outside);
-        SCOPE.with(|cell| cell.replace(outer))
+
+    fn leave(self) -> Option<Scope> {
+        std::mem::forget(self);
+        SCOPES.with_borrow_mut(Vec::pop)
     }
 }
 
-impl Drop for Restore {
+impl Drop for Within {
     fn drop(&mut self) {
-        if let Some(outer) = self.0.take() {
-            SCOPE.with(|cell| cell.replace(outer));
-        }
+        // What was not taken is dropped when the scopes are free again: it may be a stream, and encode something.
+        let _scope = SCOPES.with_borrow_mut(Vec::pop);
     }
 }
 
 pub(super) fn encoding<R>(work: impl FnOnce() -> R) -> (R, Encoded) {
-    let scope = Restore::enter(Scope::Encoding { segments: Vec::new(), streams: Vec::new() });
+    let within = Within::enter(Scope::Encoding { segments: Vec::new(), streams: Vec::new() });
     let result = work();
-    match scope.leave() {
-        Scope::Encoding { segments, streams } => {
+    match within.leave() {
+        Some(Scope::Encoding { segments, streams }) => {
             (result, Encoded { body: Bytes::new(), segments, streams })
         }
         _ => (result, Encoded::default()),
@@ -80,30 +81,32 @@ pub(super) fn encoding<R>(work: impl FnOnce() -> R) -> (R, Encoded) {
 }
 
 pub(super) fn decoding<R>(parcel: Parcel, work: impl FnOnce() -> R) -> R {
-    let _scope = Restore::enter(Scope::Decoding {
-        segments: parcel.segments.into_iter().map(Some).collect(),
-        streams: parcel.streams.into_iter().map(Some).collect(),
-        system: parcel.system,
-        from: parcel.from,
-    });
+    let Parcel { segments, streams, system, from, .. } = parcel;
+    let (segments, streams) = (to_be_taken(segments), to_be_taken(streams));
+    let _within = Within::enter(Scope::Decoding { segments, streams, system, from });
     work()
+}
+
+fn to_be_taken<T>(parts: Vec<T>) -> Vec<Option<T>> {
+    // Most messages have none.
+    if parts.is_empty() { Vec::new() } else { parts.into_iter().map(Some).collect() }
 }
 
 /// Runs `work` while a type's shape is traced with made-up values.
 pub(crate) fn tracing<R>(system: &System, work: impl FnOnce() -> R) -> R {
-    let _scope = Restore::enter(Scope::Tracing { system: system.clone() });
+    let _within = Within::enter(Scope::Tracing { system: system.clone() });
     work()
 }
 
 /// Whether the values are made up to find out a type's shape.
 pub(crate) fn is_tracing() -> bool {
-    SCOPE.with_borrow(|scope| matches!(scope, Scope::Tracing { .. }))
+    SCOPES.with_borrow(|scopes| matches!(scopes.last(), Some(Scope::Tracing { .. })))
 }
 
 /// Lays a tensor's bytes beside the body; the index stands in the body.
 pub(crate) fn put_segment(data: Bytes) -> Result<u32, ScopeError> {
-    SCOPE.with_borrow_mut(|scope| match scope {
-        Scope::Encoding { segments, .. } => {
+    SCOPES.with_borrow_mut(|scopes| match scopes.last_mut() {
+        Some(Scope::Encoding { segments, .. }) => {
             segments.push(data);
             Ok(segments.len() as u32 - 1)
         }
@@ -113,8 +116,8 @@ pub(crate) fn put_segment(data: Bytes) -> Result<u32, ScopeError> {
 
 /// Takes the bytes that came beside the body under this index, once.
 pub(crate) fn take_segment(index: u32) -> Result<Bytes, ScopeError> {
-    SCOPE.with_borrow_mut(|scope| match scope {
-        Scope::Decoding { segments, .. } => segments
+    SCOPES.with_borrow_mut(|scopes| match scopes.last_mut() {
+        Some(Scope::Decoding { segments, .. }) => segments
             .get_mut(index as usize)
             .and_then(Option::take)
             .ok_or(ScopeError::Missing(index)),
@@ -123,8 +126,8 @@ pub(crate) fn take_segment(index: u32) -> Result<Bytes, ScopeError> {
 }
 
 pub(crate) fn put_stream(stream: OutgoingStream) -> Result<u32, ScopeError> {
-    SCOPE.with_borrow_mut(|scope| match scope {
-        Scope::Encoding { streams, .. } => {
+    SCOPES.with_borrow_mut(|scopes| match scopes.last_mut() {
+        Some(Scope::Encoding { streams, .. }) => {
             streams.push(stream);
             Ok(streams.len() as u32 - 1)
         }
@@ -133,8 +136,8 @@ pub(crate) fn put_stream(stream: OutgoingStream) -> Result<u32, ScopeError> {
 }
 
 pub(crate) fn take_stream(index: u32) -> Result<IncomingStream, ScopeError> {
-    SCOPE.with_borrow_mut(|scope| match scope {
-        Scope::Decoding { streams, .. } => {
+    SCOPES.with_borrow_mut(|scopes| match scopes.last_mut() {
+        Some(Scope::Decoding { streams, .. }) => {
             streams.get_mut(index as usize).and_then(Option::take).ok_or(ScopeError::Missing(index))
         }
         _ => Err(ScopeError::Outside),
@@ -143,17 +146,17 @@ pub(crate) fn take_stream(index: u32) -> Result<IncomingStream, ScopeError> {
 
 /// The node at which a value is being decoded.
 pub(crate) fn system() -> Result<System, ScopeError> {
-    SCOPE.with_borrow(|scope| match scope {
-        Scope::Decoding { system, .. } | Scope::Tracing { system } => Ok(system.clone()),
+    SCOPES.with_borrow(|scopes| match scopes.last() {
+        Some(Scope::Decoding { system, .. } | Scope::Tracing { system }) => Ok(system.clone()),
         _ => Err(ScopeError::Outside),
     })
 }
 
 /// The node that has sent the value that is being decoded.
 pub(crate) fn sender() -> Result<NodeId, ScopeError> {
-    SCOPE.with_borrow(|scope| match scope {
-        Scope::Decoding { from, .. } => Ok(*from),
-        Scope::Tracing { system } => Ok(system.node()),
+    SCOPES.with_borrow(|scopes| match scopes.last() {
+        Some(Scope::Decoding { from, .. }) => Ok(*from),
+        Some(Scope::Tracing { system }) => Ok(system.node()),
         _ => Err(ScopeError::Outside),
     })
 }

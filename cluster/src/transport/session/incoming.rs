@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use footlight_runtime::{
-    ActorId,
+    ActorId, System,
     codec::{Encoded, IncomingStream, Parcel},
     error::{Cause, Failure},
     remote::{Batch, Credits, Incoming, ReplyPort},
@@ -22,10 +22,10 @@ use crate::{
         bulk::{self, Head},
         flow,
         frame::{self, Frame, Header, Payload},
-        inbox::{Inbox, Whole},
+        inbox::Whole,
         outbox::Outbox,
         same_host::LendError,
-        window::{self, Ledger},
+        window,
     },
     trust::{Denied, Right, rights::Standing},
 };
@@ -43,15 +43,29 @@ impl Session {
         if !self.is_live() {
             return frames.clear();
         }
-        let mut ready = Vec::with_capacity(frames.len());
-        let breach = {
-            let mut ledger = lock(&self.ledger);
-            let taken = frames
-                .drain(..)
-                .try_for_each(|frame| self.take_in(&mut inbox, &mut ledger, frame, &mut ready));
-            taken.err()
-        };
-        self.dispatch_all(ready);
+        let (known, mut breach) = self.count_in(frames);
+        frames.truncate(known);
+        let mut batches = Batches::of_at_most(frames.len());
+        let mut ready = Vec::new();
+        for frame in frames.drain(..) {
+            if let Header::Lent(lent) = &frame.header
+                && !inbox.expects(lent.id, lent.len)
+            {
+                breach = Some(LendError::Unnamed(lent.id).to_string());
+                break;
+            }
+            if inbox.passes(&frame) {
+                self.hand_on(frame.into(), &mut batches);
+                continue;
+            }
+            let taken = inbox.frame(frame, &mut ready);
+            ready.drain(..).for_each(|whole| self.hand_on(whole, &mut batches));
+            if let Err(why) = taken {
+                breach = Some(why.to_string());
+                break;
+            }
+        }
+        batches.deliver(&self.system);
         if !inbox.is_empty() {
             self.announced.notify_waiters();
         }
@@ -61,30 +75,25 @@ impl Session {
         }
     }
 
-    fn take_in(
-        &self,
-        inbox: &mut Inbox,
-        ledger: &mut Ledger,
-        frame: Frame,
-        ready: &mut Vec<Whole>,
-    ) -> Result<(), String> {
-        // Counted now: a message may wait here for its tensors, and is unread all the same.
-        if let Header::Message { to, payload, .. } = &frame.header {
-            ledger.arrived(*to, payload.bytes()).map_err(|why| why.to_string())?;
+    /// Counts what has arrived; how many frames are in order, and what is wrong with the next one.
+    fn count_in(&self, frames: &[Frame]) -> (usize, Option<String>) {
+        let mut ledger = lock(&self.ledger);
+        for (at, frame) in frames.iter().enumerate() {
+            // Counted now: a message may wait here for its tensors, and is unread all the same.
+            if let Header::Message { to, payload, .. } = &frame.header
+                && let Err(why) = ledger.arrived(*to, payload.bytes())
+            {
+                return (at, Some(why.to_string()));
+            }
+            // Streams are known before their frame is delivered: it may wait for a large tensor while
+            // the first items are here already.
+            for &id in frame.header.payload().map_or(&[][..], |payload| &payload.streams) {
+                let (sender, receiver) = flow::channel();
+                self.incoming.insert(id, sender);
+                self.unclaimed.insert(id, receiver);
+            }
         }
-        if let Header::Lent(lent) = &frame.header
-            && !inbox.expects(lent.id, lent.len)
-        {
-            return Err(LendError::Unnamed(lent.id).to_string());
-        }
-        // Streams are known before their frame is delivered: it may wait for a large tensor while
-        // the first items are here already.
-        for &id in frame.header.payload().map_or(&[][..], |payload| &payload.streams) {
-            let (sender, receiver) = flow::channel();
-            self.incoming.insert(id, sender);
-            self.unclaimed.insert(id, receiver);
-        }
-        inbox.frame(frame, ready).map_err(|why| why.to_string())
+        (frames.len(), None)
     }
 
     /// A large tensor arrived on the bulk connection.
@@ -95,33 +104,31 @@ impl Session {
         }
         let mut ready = Vec::new();
         let taken = inbox.segment(id, bytes, &mut ready);
-        self.dispatch_all(ready);
+        let mut batches = Batches::of_at_most(ready.len());
+        ready.into_iter().for_each(|whole| self.hand_on(whole, &mut batches));
+        batches.deliver(&self.system);
         drop(inbox);
         if let Err(error) = taken {
             self.close(error.to_string());
         }
     }
 
-    /// Hands on what is whole, the messages to one actor together.
-    fn dispatch_all(self: &Arc<Self>, ready: Vec<Whole>) {
-        let mut batches = Vec::<Batch>::new();
-        for whole in ready {
-            match whole.header {
-                Header::Message { .. } => self.gather(whole, &mut batches),
-                // What answers, or gives room, has no order with messages.
-                Header::Reply { .. } | Header::Failed { .. } | Header::Credit { .. } => {
-                    self.dispatch(whole);
-                }
-                _ => {
-                    batches.drain(..).for_each(|batch| self.system.deliver(batch));
-                    self.dispatch(whole);
-                }
+    /// Hands on what is whole; a message goes with others to the same actor.
+    fn hand_on(self: &Arc<Self>, whole: Whole, batches: &mut Batches) {
+        match whole.header {
+            Header::Message { .. } => self.gather(whole, batches),
+            // What answers, or gives room, has no order with messages.
+            Header::Reply { .. } | Header::Failed { .. } | Header::Credit { .. } => {
+                self.dispatch(whole);
+            }
+            _ => {
+                batches.deliver(&self.system);
+                self.dispatch(whole);
             }
         }
-        batches.into_iter().for_each(|batch| self.system.deliver(batch));
     }
 
-    fn gather(self: &Arc<Self>, whole: Whole, batches: &mut Vec<Batch>) {
+    fn gather(self: &Arc<Self>, whole: Whole, batches: &mut Batches) {
         let Whole { header, body, segments } = whole;
         let Header::Message { to, incarnation, key, fence, call, payload } = header else { return };
         let bytes = u64::from(window::cost(payload.bytes()));
@@ -150,14 +157,10 @@ impl Session {
             return;
         }
         let message = Incoming { key, fence, parcel, reply, bytes };
-        match batches.iter_mut().rev().take(NEAR).find(|batch| batch.to == to) {
-            Some(batch) => batch.messages.push(message),
-            None => {
-                let (session, outbox) = (Arc::downgrade(self), self.outbox.clone());
-                let credits = Arc::new(Room { session, outbox, actor: to });
-                batches.push(Batch { to, messages: vec![message], credits });
-            }
-        }
+        batches.put(to, message, || {
+            let (session, outbox) = (Arc::downgrade(self), self.outbox.clone());
+            Arc::new(Room { session, outbox, actor: to })
+        });
     }
 
     /// An actor has taken messages out of its mailbox.
@@ -276,16 +279,19 @@ impl Session {
         segments: Vec<Bytes>,
         payload: &Payload,
     ) -> Parcel {
-        let streams = payload
-            .streams
-            .iter()
-            .filter_map(|&id| {
-                let (_, events) = self.unclaimed.remove(&id)?;
-                let items: IncomingStream =
-                    flow::Items::new(Arc::downgrade(self), id, events).boxed();
-                Some(items)
-            })
-            .collect();
+        let streams = match payload.streams.as_slice() {
+            // Mostly there are none.
+            [] => Vec::new(),
+            ids => ids
+                .iter()
+                .filter_map(|&id| {
+                    let (_, events) = self.unclaimed.remove(&id)?;
+                    let items: IncomingStream =
+                        flow::Items::new(Arc::downgrade(self), id, events).boxed();
+                    Some(items)
+                })
+                .collect(),
+        };
         Parcel { body, segments, streams, system: self.system.clone(), from: self.peer.node }
     }
 
@@ -345,6 +351,36 @@ impl Session {
 
 /// Among so many receivers, messages to one are gathered.
 const NEAR: usize = 16;
+
+/// Messages on their way to actors of this node, those to one actor together.
+struct Batches {
+    batches: Vec<Batch>,
+    /// So many messages come at most.
+    most: usize,
+}
+
+impl Batches {
+    fn of_at_most(most: usize) -> Self {
+        Batches { batches: Vec::new(), most }
+    }
+
+    fn put(&mut self, to: ActorId, message: Incoming, credits: impl FnOnce() -> Arc<Room>) {
+        match self.batches.iter_mut().rev().take(NEAR).find(|batch| batch.to == to) {
+            Some(batch) => batch.messages.push(message),
+            None => {
+                // Mostly all are for one actor.
+                let room = if self.batches.is_empty() { self.most } else { 1 };
+                let mut messages = Vec::with_capacity(room);
+                messages.push(message);
+                self.batches.push(Batch { to, messages, credits: credits() });
+            }
+        }
+    }
+
+    fn deliver(&mut self, system: &System) {
+        self.batches.drain(..).for_each(|batch| system.deliver(batch));
+    }
+}
 
 /// Gives a sender its room back.
 struct Room {

@@ -9,6 +9,7 @@ mod nearby;
 mod outgoing;
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -22,6 +23,7 @@ use foldhash::fast::RandomState;
 use footlight_runtime::{
     ActorId, System,
     error::{Cause, Failure},
+    message::Fingerprint,
     remote::Answer,
     tensor::BufferPool,
 };
@@ -131,6 +133,8 @@ pub(crate) struct Session {
     /// Bytes of frames without credit that are not written yet.
     backlog: Arc<AtomicUsize>,
     calls: DashMap<u64, Answer, RandomState>,
+    /// What actors of the peer take, looked up with each message.
+    takes: HashMap<u64, Fingerprint, RandomState>,
     windows: DashMap<ActorId, Arc<Window>, RandomState>,
     ledger: Mutex<Ledger>,
     inbox: Mutex<Inbox>,
@@ -171,6 +175,7 @@ impl Session {
         let standing = Standing { role: identity.role, purpose };
         // Without the node there is nobody left who would send.
         let own_standing = host.upgrade().map_or(standing, |host| host.standing());
+        let takes = peer.catalog.messages.iter().map(|(key, shape)| (*key, *shape)).collect();
         let session = Arc::new(Session {
             id,
             peer,
@@ -196,6 +201,7 @@ impl Session {
             asked: AtomicU64::new(1),
             backlog: Arc::default(),
             calls: DashMap::default(),
+            takes,
             windows: DashMap::default(),
             ledger: Mutex::default(),
             inbox: Mutex::default(),

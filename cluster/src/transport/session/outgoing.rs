@@ -125,6 +125,14 @@ impl Session {
         if !credited && self.is_overrun() {
             return Err(gone());
         }
+        let backlog = if credited { None } else { Some(&*self.backlog) };
+        if value.segments.is_empty() && value.streams.is_empty() {
+            // Most messages: nothing travels beside the frame.
+            let body = value.body;
+            let header = header(Payload { body: body.len() as u32, ..Payload::default() });
+            let put = |pieces: &mut Pieces| pieces.frame(&header, body, Vec::new());
+            return self.lanes.get(lane).put(backlog, put).ok_or_else(gone)?.map_err(refused);
+        }
         let mut laid = frame::lay_out(&mut value, || self.number()).map_err(refused)?;
         let streams: Vec<_> =
             value.streams.into_iter().map(|items| (self.number(), items)).collect();
@@ -136,7 +144,6 @@ impl Session {
             self.outgoing.insert(id, credits.clone());
             pumps.push((id, credits, items));
         }
-        let backlog = if credited { None } else { Some(&*self.backlog) };
         let put = self.lanes.get(lane).put(backlog, |pieces| laid.seal(pieces, header));
         let large = put.ok_or_else(gone).and_then(|sealed| sealed.map_err(refused));
         let large = large.inspect_err(|_| {
@@ -301,7 +308,7 @@ impl Session {
         {
             return refused(denied.to_string());
         }
-        match self.peer.catalog.messages.get(&message.key) {
+        match self.takes.get(&message.key) {
             Some(known) if *known == message.fingerprint => Ok(()),
             Some(_) => refused(format!(
                 "`{}` has another shape on node {}: run the same build on all nodes",

@@ -318,12 +318,16 @@ async fn puts(echo: &ActorRef<Echoes>) -> anyhow::Result<f64> {
 }
 
 /// The 99th percentile of calls to another actor while tensors of 256 MiB go to one, in ms.
+/// How large a tensor is that calls are made behind, and how many of them go while calls count.
+pub(crate) const BEHIND_MIB: usize = 256;
+pub(crate) const TRANSFERS: usize = 8;
+
 async fn behind_bulk(echo: &ActorRef<Echoes>, other: &ActorRef<Echoes>) -> anyhow::Result<f64> {
-    let tensor = tensor(256);
+    let tensor = tensor(BEHIND_MIB);
     other.call(Put { tensor: tensor.clone() }).await?;
     let transfers = other.clone();
     let bulk = tokio::spawn(async move {
-        for _ in 0..8 {
+        for _ in 0..TRANSFERS {
             transfers.call(Put { tensor: tensor.clone() }).await?;
         }
         Ok::<_, CallError>(())

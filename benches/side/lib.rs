@@ -2,7 +2,7 @@
 //!
 //! * The program `footlight-bench` is one side of a measurement between two processes; `cargo xtask
 //!   peers` runs it in turn with the peers. What it does is in `footlight_side`, `step` (a step of the
-//!   parameter server), `local` (within one process), and for the limits `raw`, `raw_step` (bare quinn) and
+//!   parameter server), `local` (within one process), and for the limits `raw`, `raw_behind`, `raw_step` (bare quinn) and
 //!   `raw_memory` (the other process's memory).
 //! * `cargo bench` measures the same and more with criterion, in `benches/criterion/`; `pair` gives it
 //!   an other side in a process of its own.
@@ -12,6 +12,7 @@ pub mod local;
 mod measure;
 pub mod pair;
 pub mod raw;
+mod raw_behind;
 pub mod raw_memory;
 mod raw_step;
 mod step;

@@ -15,7 +15,7 @@ use footlight_cluster::transport::{
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 use crate::{
-    Outcome, Work, measure,
+    Outcome, Work, measure, raw_behind,
     raw_step::{self, Steps},
     ready, until_stdin_ends,
 };
@@ -30,13 +30,22 @@ const TENSOR: usize = 100 << 20;
 /// What went wrong with it.
 pub fn run(work: Work, rank: u8, addr: SocketAddr) -> anyhow::Result<Outcome> {
     let step = raw_step::format(work);
-    let is_other = matches!(work, Work::CallRtt | Work::CastsPerSecond | Work::TensorPut100mib);
+    let is_other = matches!(
+        work,
+        Work::CallRtt | Work::CastsPerSecond | Work::TensorPut100mib | Work::CallBehindBulkP99
+    );
     if step.is_none() && !is_other {
         return Ok(Outcome::Cannot);
     }
     // One thread a side is what bare quinn is fastest with on two cores.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        if work == Work::CallBehindBulkP99 {
+            return match rank {
+                0 => raw_behind::serve(addr).await.map(|()| Outcome::Served),
+                _ => raw_behind::measure(addr).await.map(Outcome::Value),
+            };
+        }
         let purpose = purpose(work);
         if rank == 0 {
             let endpoint = endpoint(addr, purpose)?;
@@ -86,7 +95,7 @@ fn local(addr: SocketAddr) -> SocketAddr {
     }
 }
 
-async fn connect(
+pub(crate) async fn connect(
     addr: SocketAddr,
     purpose: Purpose,
 ) -> anyhow::Result<(quinn::Endpoint, quinn::Connection)> {
@@ -171,7 +180,7 @@ impl Client {
     }
 }
 
-async fn echo(connection: &quinn::Connection) -> anyhow::Result<()> {
+pub(crate) async fn echo(connection: &quinn::Connection) -> anyhow::Result<()> {
     while let Ok((mut send, mut recv)) = connection.accept_bi().await {
         while let Ok(Some(chunk)) = recv.read_chunk(usize::MAX, true).await {
             send.write_chunk(chunk.bytes).await?;
@@ -255,7 +264,7 @@ async fn casts(connection: &quinn::Connection) -> anyhow::Result<f64> {
 pub(crate) const WARM_PUTS: usize = 3;
 pub(crate) const PUTS: usize = 12;
 
-async fn take_tensors(connection: &quinn::Connection) -> anyhow::Result<()> {
+pub(crate) async fn take_tensors(connection: &quinn::Connection) -> anyhow::Result<()> {
     let mut destination = vec![0u8; TENSOR];
     loop {
         let Ok(mut stream) = connection.accept_uni().await else { return Ok(()) };
@@ -275,7 +284,7 @@ async fn take_tensors(connection: &quinn::Connection) -> anyhow::Result<()> {
 }
 
 /// Puts one tensor and waits until it is there.
-async fn put(connection: &quinn::Connection, tensor: Bytes) -> anyhow::Result<()> {
+pub(crate) async fn put(connection: &quinn::Connection, tensor: Bytes) -> anyhow::Result<()> {
     let mut stream = connection.open_uni().await?;
     stream.write_chunk(tensor).await?;
     stream.finish()?;
@@ -304,7 +313,7 @@ fn settings(addr: &SocketAddr, purpose: Purpose) -> Arc<quinn::TransportConfig> 
 
 /// TLS as the nodes have it, with a certificate that the client takes on trust: the handshake is not
 /// measured.
-fn endpoint(addr: SocketAddr, purpose: Purpose) -> anyhow::Result<quinn::Endpoint> {
+pub(crate) fn endpoint(addr: SocketAddr, purpose: Purpose) -> anyhow::Result<quinn::Endpoint> {
     let issued = rcgen::generate_simple_self_signed(vec!["bench".to_owned()])?;
     let key = PrivatePkcs8KeyDer::from(issued.signing_key.serialize_der());
     let certificate = CertificateDer::from(issued.cert);

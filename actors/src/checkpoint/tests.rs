@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use footlight_runtime::HostTensor;
 use tempfile::TempDir;
@@ -12,6 +12,9 @@ use crate::{
         rule::LossScale,
     },
 };
+
+#[path = "../../../tests/support/s3.rs"]
+mod s3;
 
 const MODEL_LEN: usize = 23;
 
@@ -135,12 +138,10 @@ async fn a_checkpoint_with_another_byte_or_more_of_them_is_not_used() {
     assert_eq!(newest(&store).await, Ok(Some(200)));
 }
 
-/// Longer ones go in parts.
-#[tokio::test]
-async fn a_file_of_more_than_64_mib_comes_back_as_it_was() {
+/// Saves a file of more than 64 MiB, which goes in parts, and reads it again.
+async fn comes_back_as_it_was(at: &Path) {
     const LEN: usize = (64 << 20) / 4 + 1000;
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).await.unwrap();
+    let store = Store::open(at).await.unwrap();
     let layout = Layout::new([("all", vec![LEN])], 2).unwrap();
     let of = JobOf { optimizer: Sgd::new(0.1).into(), ..of() };
     let params = (0..LEN).map(|at| (at % 1021) as f32).collect();
@@ -148,6 +149,37 @@ async fn a_file_of_more_than_64_mib_comes_back_as_it_was() {
     let state = JobState { params, buffers, residuals, ..state(100) };
     store.save(&layout, &of, state.clone()).await.unwrap();
     assert_eq!(store.load(100, &layout, &of).await.unwrap(), state);
+}
+
+#[tokio::test]
+async fn a_file_of_more_than_64_mib_comes_back_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    comes_back_as_it_was(dir.path()).await;
+}
+
+/// The process of the next test: its environment says where the server is.
+#[tokio::test]
+#[ignore = "run by the next test"]
+async fn saves_in_a_bucket() {
+    comes_back_as_it_was(Path::new("s3://jobs/large")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_does_one_from_a_server_that_speaks_s3() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("jobs")).unwrap();
+    let server = s3::serve(dir.path()).await;
+    let test = "checkpoint::tests::saves_in_a_bucket";
+    let saved = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored"])
+        .envs(s3::env(server))
+        .kill_on_drop(true)
+        .output();
+    let saved = tokio::time::timeout(Duration::from_secs(120), saved).await.unwrap().unwrap();
+    let told = String::from_utf8_lossy(&saved.stdout);
+    assert!(saved.status.success() && told.contains("1 passed"), "{told}");
+    let written = fs::metadata(dir.path().join("jobs/large/step-000000000100/model.safetensors"));
+    assert!(written.unwrap().len() > 64 << 20);
 }
 
 #[tokio::test]

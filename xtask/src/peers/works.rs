@@ -151,7 +151,7 @@ pub(crate) static WORKS: &[Work] = &[
         &[TimesAtLeast(0.9, RawQuinn), TimesAtLeast(1.0, Ray), TimesAtLeast(1.0, Monarch)]),
     work("tensor_put_same_host", "GB/s", Higher, TwoProcesses, &[Footlight, Ray, Monarch],
         &[TimesAtLeast(1.0, Ray), TimesAtLeast(1.0, Monarch)]),
-    work("call_behind_bulk_p99", "ms", Lower, TwoProcesses, &[Footlight], &[AtMost(3.0)]),
+    work("call_behind_bulk_p99", "ms", Lower, TwoProcesses, &[Footlight, RawQuinn], &[AtMost(3.0)]),
     work("parameter_step_f32", "ms", Lower, TwoProcesses, &[Footlight, RawQuinn, Gloo, TorchRpc, TorchRpcTcp, TorchRpcSharded, Ray, RaySharded],
         &[TimesAtMost(1.3, Gloo), TimesAtMost(0.6, TorchRpc), TimesAtMost(0.6, TorchRpcTcp), TimesAtMost(0.3, Ray)]),
     work("parameter_step_replicated", "ms", Lower, TwoProcesses, &[Footlight], &[]),

@@ -138,9 +138,22 @@ fn messages(criterion: &mut Criterion) {
             in_a_task(&runtime, calls_behind(echo.clone(), other.clone(), count))
         });
     });
+    let (_raw_behind_served, raw_behind) =
+        runtime.block_on(Served::raw_behind(program())).expect("bare quinn starts");
+    group.bench_function("call_behind_256mib/raw_quinn", |bench| {
+        bench.iter_custom(|count| {
+            runtime.block_on(raw_behind.calls_behind(count)).expect("bare quinn answers")
+        });
+    });
     group.throughput(Throughput::Elements(1));
     group.bench_function("calls_256_at_once/footlight", |bench| {
         bench.iter_custom(|count| in_a_task(&runtime, calls_at_once(echo.clone(), count)));
+    });
+    group.bench_function("calls_256_at_once/raw_quinn", |bench| {
+        bench.iter_custom(|count| {
+            let echoed = raw.echoes_at_once(count, 64, IN_FLIGHT as usize);
+            runtime.block_on(echoed).expect("bare quinn answers")
+        });
     });
     group.bench_function("casts_100b/footlight", |bench| {
         bench.iter_custom(|count| in_a_task(&runtime, casts(echo.clone(), count)));

@@ -12,7 +12,7 @@ pub mod local;
 mod measure;
 pub mod pair;
 pub mod raw;
-mod raw_behind;
+pub mod raw_behind;
 pub mod raw_memory;
 mod raw_step;
 mod step;

@@ -13,7 +13,7 @@ use footlight::{cluster::SameHost, prelude::*};
 use crate::{
     Work,
     footlight_side::{self, Echoes},
-    raw,
+    raw, raw_behind,
 };
 
 /// A process that serves one work until it is dropped.
@@ -51,6 +51,16 @@ impl Served {
         let name = work.to_possible_value().context("it has no name")?;
         let served = Self::start(program, "raw_quinn", name.get_name())?;
         let client = raw::Client::connect(work, served.addr).await?;
+        Ok((served, client))
+    }
+
+    /// Bare quinn that takes tensors and answers calls meanwhile, and a connection for either.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn raw_behind(program: &Path) -> anyhow::Result<(Self, raw_behind::Client)> {
+        let served = Self::start(program, "raw_quinn", "call_behind_bulk_p99")?;
+        let client = raw_behind::Client::connect(served.addr).await?;
         Ok((served, client))
     }
 

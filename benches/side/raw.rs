@@ -136,6 +136,31 @@ impl Client {
         Ok(began.elapsed())
     }
 
+    /// So many round trips of so many bytes, of which `in_flight` are under way (`Work::CallRtt`).
+    ///
+    /// # Errors
+    /// If the connection ends.
+    pub async fn echoes_at_once(
+        &self,
+        count: u64,
+        bytes: usize,
+        in_flight: usize,
+    ) -> anyhow::Result<Duration> {
+        let (mut send, mut recv) = self.connection.open_bi().await?;
+        let messages = vec![7; bytes * in_flight];
+        let all = count as usize * bytes;
+        let (mut sent, mut back) = (0, 0);
+        let began = Instant::now();
+        while back < all {
+            let room = all.min(back + messages.len()) - sent;
+            send.write_all(&messages[..room]).await?;
+            sent += room;
+            let chunk = recv.read_chunk(usize::MAX, true).await?;
+            back += chunk.context("the other side has ended")?.bytes.len();
+        }
+        Ok(began.elapsed())
+    }
+
     /// So many frames of 100 bytes one way (`Work::CastsPerSecond`).
     ///
     /// # Errors

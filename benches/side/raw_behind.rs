@@ -30,8 +30,11 @@ pub(crate) async fn serve(addr: SocketAddr) -> anyhow::Result<()> {
     let _tensors = on_a_thread(async move {
         let tensors = endpoint(SocketAddr::new(addr.ip(), 0), Purpose::Bulk)?;
         let _ = tell.send(tensors.local_addr()?.port());
-        let incoming = tensors.accept().await.context("the endpoint has closed")?;
-        take_tensors(&incoming.await?).await
+        // One after the other: each measurement has a connection of its own.
+        while let Some(incoming) = tensors.accept().await {
+            take_tensors(&incoming.await?).await?;
+        }
+        Ok(())
     })?;
     let port = told.await.context("there is no endpoint for tensors")?;
     ready();
@@ -52,38 +55,125 @@ pub(crate) async fn serve(addr: SocketAddr) -> anyhow::Result<()> {
 
 /// Rank 1: the p99 of a call, in ms.
 pub(crate) async fn measure(addr: SocketAddr) -> anyhow::Result<f64> {
-    let (_endpoint, connection) = connect(addr, Purpose::Control).await?;
-    let mut port = [0; 2];
-    connection.accept_uni().await?.read_exact(&mut port).await?;
-    let there = SocketAddr::new(addr.ip(), u16::from_le_bytes(port));
-    let are_warm = Arc::new(AtomicBool::new(false));
-    let transfers = on_a_thread({
-        let are_warm = are_warm.clone();
-        async move {
-            let (_endpoint, tensors) = connect(there, Purpose::Bulk).await?;
+    let client = Client::connect(addr).await?;
+    let mut transfers = client.transfers(Some(TRANSFERS)).await?;
+    let mut calls = client.calls().await?;
+    let mut samples = Vec::new();
+    while !transfers.are_over() {
+        samples.push(calls.call().await?);
+    }
+    transfers.end()?;
+    Ok(measure::us(measure::percentile(&mut samples, 0.99)) / 1e3)
+}
+
+/// This side of the two connections.
+#[derive(Debug)]
+pub struct Client {
+    _endpoint: quinn::Endpoint,
+    connection: quinn::Connection,
+    /// Where tensors go.
+    tensors: SocketAddr,
+}
+
+impl Client {
+    /// Connects with the other side at `addr`.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn connect(addr: SocketAddr) -> anyhow::Result<Self> {
+        let (endpoint, connection) = connect(addr, Purpose::Control).await?;
+        let mut port = [0; 2];
+        connection.accept_uni().await?.read_exact(&mut port).await?;
+        let tensors = SocketAddr::new(addr.ip(), u16::from_le_bytes(port));
+        Ok(Client { _endpoint: endpoint, connection, tensors })
+    }
+
+    /// So many calls behind tensors: the time that the calls took.
+    ///
+    /// # Errors
+    /// If a connection ends.
+    pub async fn calls_behind(&self, count: u64) -> anyhow::Result<Duration> {
+        let mut transfers = self.transfers(None).await?;
+        let mut calls = self.calls().await?;
+        let mut took = Duration::ZERO;
+        for _ in 0..count {
+            took += calls.call().await?;
+        }
+        transfers.end()?;
+        Ok(took)
+    }
+
+    async fn calls(&self) -> anyhow::Result<Calls> {
+        let (send, recv) = self.connection.open_bi().await?;
+        Ok(Calls { send, recv })
+    }
+
+    /// Begins to put tensors, so many or until told to end; the first one, which is not counted, is there.
+    async fn transfers(&self, most: Option<usize>) -> anyhow::Result<Transfers> {
+        let there = self.tensors;
+        let (warm, is_warm) = tokio::sync::oneshot::channel();
+        let ends = Arc::new(AtomicBool::new(false));
+        let is_ending = ends.clone();
+        let thread = on_a_thread(async move {
+            let (endpoint, tensors) = connect(there, Purpose::Bulk).await?;
             let tensor = Bytes::from(vec![5; BEHIND_MIB << 20]);
             put(&tensors, tensor.clone()).await?;
-            are_warm.store(true, Ordering::Release);
-            for _ in 0..TRANSFERS {
+            let _ = warm.send(());
+            let mut left = most.unwrap_or(usize::MAX);
+            while left > 0 && !is_ending.load(Ordering::Acquire) {
                 put(&tensors, tensor.clone()).await?;
+                left -= 1;
             }
+            // The other side frees its memory, and takes the next one's.
+            tensors.close(0u32.into(), b"done");
+            endpoint.wait_idle().await;
             Ok(())
-        }
-    })?;
-    let (mut send, mut recv) = connection.open_bi().await?;
-    let mut message = [7; 64];
-    let mut samples = Vec::new();
-    while !transfers.is_finished() {
-        let began = Instant::now();
-        send.write_all(&message).await?;
-        recv.read_exact(&mut message).await?;
-        if are_warm.load(Ordering::Acquire) {
-            samples.push(began.elapsed());
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        })?;
+        is_warm.await.context("the first tensor did not arrive")?;
+        Ok(Transfers { thread: Some(thread), ends })
     }
-    transfers.join().map_err(|_| anyhow!("the thread of the transfers panicked"))??;
-    Ok(measure::us(measure::percentile(&mut samples, 0.99)) / 1e3)
+}
+
+struct Calls {
+    send: quinn::SendStream,
+    recv: quinn::RecvStream,
+}
+
+impl Calls {
+    /// A call, after a pause as between calls in earnest; how long it took.
+    async fn call(&mut self) -> anyhow::Result<Duration> {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let mut message = [7; 64];
+        let began = Instant::now();
+        self.send.write_all(&message).await?;
+        self.recv.read_exact(&mut message).await?;
+        Ok(began.elapsed())
+    }
+}
+
+/// Tensors on their way, until dropped.
+struct Transfers {
+    thread: Option<JoinHandle<anyhow::Result<()>>>,
+    ends: Arc<AtomicBool>,
+}
+
+impl Transfers {
+    fn are_over(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits for the tensor that is on its way.
+    fn end(&mut self) -> anyhow::Result<()> {
+        self.ends.store(true, Ordering::Release);
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        thread.join().map_err(|_| anyhow!("the thread of the transfers panicked"))?
+    }
+}
+
+impl Drop for Transfers {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Release);
+    }
 }
 
 fn on_a_thread(

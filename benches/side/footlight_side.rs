@@ -317,11 +317,12 @@ async fn puts(echo: &ActorRef<Echoes>) -> anyhow::Result<f64> {
     Ok((100u64 << 20) as f64 / median.as_secs_f64() / 1e9)
 }
 
-/// The 99th percentile of calls to another actor while tensors of 256 MiB go to one, in ms.
-/// How large a tensor is that calls are made behind, and how many of them go while calls count.
+/// How large a tensor is that calls are made behind, in MiB.
 pub(crate) const BEHIND_MIB: usize = 256;
+/// How many of them go while calls count.
 pub(crate) const TRANSFERS: usize = 8;
 
+/// The 99th percentile of calls to another actor while such tensors go to one, in ms.
 async fn behind_bulk(echo: &ActorRef<Echoes>, other: &ActorRef<Echoes>) -> anyhow::Result<f64> {
     let tensor = tensor(BEHIND_MIB);
     other.call(Put { tensor: tensor.clone() }).await?;

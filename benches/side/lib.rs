@@ -2,8 +2,8 @@
 //!
 //! * The program `footlight-bench` is one side of a measurement between two processes; `cargo xtask
 //!   peers` runs it in turn with the peers. What it does is in `footlight_side`, `step` (a step of the
-//!   parameter server), `local` (within one process), and for the limits `raw`, `raw_behind`, `raw_step` (bare quinn) and
-//!   `raw_memory` (the other process's memory).
+//!   parameter server), `local` (within one process), and for the limits `raw`, `raw_behind`, `raw_step`
+//!   (bare quinn) and `raw_memory` (the other process's memory).
 //! * `cargo bench` measures the same and more with criterion, in `benches/criterion/`; `pair` gives it
 //!   an other side in a process of its own.
 

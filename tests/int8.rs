@@ -9,10 +9,10 @@ use footlight::{
     actors::{
         consistency::Consistency,
         model::Precision,
-        training::{JobEvent, Trainer, TrainingJob, TrainingReport},
+        training::{JobEvent, RunningJob, Trainer, TrainingJob, TrainingReport, Worker},
     },
     prelude::Placement,
-    runtime::tensor::WireFormat,
+    runtime::{NodeId, tensor::WireFormat},
 };
 use tokio::sync::Mutex;
 use training::*;
@@ -38,6 +38,12 @@ fn lost(events: &[JobEvent]) -> usize {
 fn are_same(one: &TrainingReport, other: &TrainingReport) {
     assert_eq!(one.parameters_sha256, other.parameters_sha256);
     assert_eq!((one.samples, one.test_accuracy), (other.samples, other.test_accuracy));
+}
+
+async fn worker_up(job: &mut RunningJob, there: NodeId) {
+    let is_there =
+        |event: &JobEvent| matches!(event, JobEvent::WorkerUp { node, .. } if *node == there);
+    soon(async { while !is_there(&job.next().await.unwrap().expect("it goes on")) {} }).await;
 }
 
 /// Slots go from one to another in the job with more workers, and all are computed by one in the other job.
@@ -137,19 +143,90 @@ async fn the_loss_of_loader_and_trainer_leaves_no_trace() {
     stage.is_cleared().await;
 }
 
-/// What a lost process had rounded off is nowhere else. That is told, and the job goes on and learns.
+/// What a process has rounded off is on another node, too: that is where the next one gets it, which then is lost as well.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_lost_with_a_workers_process_is_told() {
+async fn the_loss_of_workers_processes_leaves_no_trace() {
     let _alone = ALONE.lock().await;
-    let stage = Stage::set(&["loader", "server"], &[Part::Worker, Part::Worker]).await;
+    let mut stage = Stage::slow(&["loader", "server"], &[Part::Worker; 2], 10).await;
     let (calm, _) = finish(soon(job(&stage, "calm").submit(&stage.seed)).await.unwrap()).await;
     let mut struck = soon(job(&stage, "struck").submit(&stage.seed)).await.unwrap();
     until_step(&mut struck, STEPS_PER_EPOCH + 10).await;
     stage.processes[1].1.kill();
+    until_step(&mut struck, 2 * STEPS_PER_EPOCH + 10).await;
+    stage.add(Part::Worker).await;
+    let second = stage.processes[2].0;
+    worker_up(&mut struck, second).await;
+    stage.processes[0].1.kill();
+    let (report, events) = finish(struck).await;
+    assert!(events.iter().any(|event| matches!(event, JobEvent::WorkerLost { .. })), "{events:?}");
+    assert_eq!(lost(&events), 0);
+    are_same(&report, &calm);
+    stage.is_cleared().await;
+}
+
+/// One that is declared down, and wakes up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_workers_process_leaves_no_trace() {
+    let _alone = ALONE.lock().await;
+    let stage = Stage::set(&["loader", "server"], &[Part::Worker; 2]).await;
+    let (calm, _) = finish(soon(job(&stage, "calm").submit(&stage.seed)).await.unwrap()).await;
+    let mut struck = soon(job(&stage, "struck").submit(&stage.seed)).await.unwrap();
+    until_step(&mut struck, STEPS_PER_EPOCH + 10).await;
+    stage.processes[1].1.freeze();
+    until_step(&mut struck, 2 * STEPS_PER_EPOCH).await;
+    stage.processes[1].1.thaw();
+    let (report, events) = finish(struck).await;
+    assert_eq!(lost(&events), 0);
+    are_same(&report, &calm);
+    stage.is_cleared().await;
+}
+
+/// All that the job computes and who holds it together are in one process: a shard's node has what was rounded off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_loss_of_the_only_worker_together_with_the_trainer_leaves_no_trace() {
+    let _alone = ALONE.lock().await;
+    let parts = [Part::Worker, Part::Loader, Part::Voter, Part::Voter];
+    let mut stage = Stage::slow(&["server"], &parts, 10).await;
+    three_voters(&stage.seed).await;
+    let job = |name: &str| job(&stage, name).workers(1).trainer_on(Placement::role("worker"));
+    let (calm, _) = finish(soon(job("calm").submit(&stage.seed)).await.unwrap()).await;
+
+    let struck = job("struck");
+    let mut struck = soon(struck.submit(&stage.seed)).await.unwrap();
+    until_step(&mut struck, 10).await;
+    stage.add(Part::Worker).await;
+    until_step(&mut struck, STEPS_PER_EPOCH + 10).await;
+    let (first, process) = &stage.processes[0];
+    assert_eq!(stage.seed.find::<Trainer>().await[0].addr().node, *first);
+    process.kill();
+    let (report, events) = finish(struck).await;
+    assert!(events.iter().any(|event| matches!(event, JobEvent::Resumed { .. })), "{events:?}");
+    assert_eq!(lost(&events), 0);
+    are_same(&report, &calm);
+    stage.is_cleared().await;
+}
+
+/// Both nodes that had a residual at once: that is told, and the job goes on and learns.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_lost_with_two_nodes_at_once_is_told() {
+    let _alone = ALONE.lock().await;
+    let stage = Stage::set(&["loader", "server"], &[Part::Worker; 3]).await;
+    let (calm, _) = finish(soon(job(&stage, "calm").submit(&stage.seed)).await.unwrap()).await;
+    let mut struck = soon(job(&stage, "struck").submit(&stage.seed)).await.unwrap();
+    until_step(&mut struck, STEPS_PER_EPOCH + 10).await;
+    // One that starts anew has its residuals kept where the other one is, not by the shards' node, as one may that was
+    // there first.
+    stage.order(Order::Panic);
+    until_step(&mut struck, 2 * STEPS_PER_EPOCH + 10).await;
+    assert!(!stage.has_order(Order::Panic));
+    let workers = stage.seed.find::<Worker>().await;
+    for worker in &workers {
+        stage.process(worker.addr().node).kill();
+    }
     let (report, events) = finish(struck).await;
     // So what is rounded off is fed back otherwise.
     assert_ne!(report.parameters_sha256, calm.parameters_sha256);
-    // At most one for each of its slots; the other worker's go on.
+    // At most one for each slot.
     assert!((1..=4).contains(&lost(&events)), "{events:?}");
     assert_eq!(report.samples, EPOCHS * u64::from(SAMPLES));
     assert!(report.test_accuracy > Some(0.5), "{report:?}");

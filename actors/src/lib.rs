@@ -90,7 +90,7 @@ pub fn sources(sources: data::Sources) -> impl FnOnce(NodeBuilder) -> NodeBuilde
 pub fn cast(models: model::Models) -> impl FnOnce(NodeBuilder) -> NodeBuilder {
     use serving::inference::{Inference, Predict};
     use training::{
-        residuals::{AskResidual, ResidualReader, Residuals},
+        residuals::{AskResidual, KeepResidual, ResidualKeeper, Residuals},
         trainer::{
             AskJob, AskOver, AskWeights, DismissParts, FollowJob, ResidualIsLost, Trainer,
             UnfitData,
@@ -114,7 +114,9 @@ pub fn cast(models: model::Models) -> impl FnOnce(NodeBuilder) -> NodeBuilder {
                     .handles::<UnfitData>()
                     .handles::<ResidualIsLost>()
             })
-            .register::<ResidualReader>(|reader| reader.handles::<AskResidual>())
+            .register::<ResidualKeeper>(|keeper| {
+                keeper.handles::<AskResidual>().handles::<KeepResidual>()
+            })
             .register::<Inference>(|inference| inference.handles::<Predict>())
     }
 }

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use footlight_runtime::HostTensor;
+use footlight_runtime::{
+    HostTensor,
+    tensor::{WireFormat, WireTensor},
+};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use super::{JobState, Manifest};
@@ -26,7 +29,7 @@ pub(super) fn of(state: JobState) -> Vec<(&'static str, Make)> {
         (OPTIMIZER, Box::new(move |layout| optimizer(layout, &buffers))),
     ];
     if !residuals.is_empty() {
-        files.push((RESIDUALS, Box::new(move |layout| rounded_off(layout, &residuals))));
+        files.push((RESIDUALS, Box::new(move |layout| rounded_off(layout, residuals))));
     }
     files
 }
@@ -43,9 +46,11 @@ fn optimizer(layout: &Layout, buffers: &[(String, Vec<f32>)]) -> Result<Vec<u8>,
     file(tensors)
 }
 
-fn rounded_off(layout: &Layout, residuals: &BTreeMap<u32, HostTensor>) -> Result<Vec<u8>, String> {
+fn rounded_off(layout: &Layout, residuals: BTreeMap<u32, WireTensor>) -> Result<Vec<u8>, String> {
+    let residuals: Vec<(u32, HostTensor)> =
+        residuals.into_iter().map(|(slot, residual)| (slot, residual.into_tensor())).collect();
     let mut tensors = Vec::new();
-    for (slot, residual) in residuals {
+    for (slot, residual) in &residuals {
         let flat = residual.as_slice::<f32>().map_err(|error| error.to_string())?;
         tensors.extend(named(layout, flat, of_slot(*slot))?);
     }
@@ -109,7 +114,9 @@ pub(super) fn read(
         for slot in &manifest.residuals {
             let flat = flat(layout, RESIDUALS, &saved, of_slot(*slot))?;
             let residual = HostTensor::from_vec(flat, &[layout.len()]);
-            residuals.insert(*slot, residual.map_err(|error| error.to_string())?);
+            let residual = residual.map_err(|error| error.to_string())?;
+            // The same bytes as before it was written: rounding to int8 again changes nothing.
+            residuals.insert(*slot, residual.encoded(WireFormat::Int8));
         }
         no_others(layout, RESIDUALS, saved, residuals.len())?;
     }

@@ -6,7 +6,7 @@ use super::CheckpointError;
 use crate::parameters::{
     layout::Layout, optimizer::OptimizerSpec, rule::LossScale, server::SavedChunk,
 };
-use footlight_runtime::{Error, HostTensor, Result};
+use footlight_runtime::{Error, HostTensor, Result, tensor::WireTensor};
 
 /// The state of a job between two steps: all that the steps after it depend on but its settings.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,7 +24,7 @@ pub struct JobState {
     /// What the optimiser remembers: each buffer's name, and as many floats as there are parameters.
     pub buffers: Vec<(String, Vec<f32>)>,
     /// What int8 had rounded off each slot's gradients, in the layout's order; of a job that feeds it back.
-    pub residuals: BTreeMap<u32, HostTensor>,
+    pub residuals: BTreeMap<u32, WireTensor>,
 }
 
 impl JobState {

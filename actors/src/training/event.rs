@@ -127,7 +127,7 @@ pub enum JobEvent {
         /// Why.
         why: String,
     },
-    /// What int8 had rounded off a slot's gradient was lost with a worker's process: the slot goes on without.
+    /// What int8 had rounded off a slot's gradient was lost with both nodes that had it: the slot goes on without.
     ResidualLost {
         /// Which slot.
         slot: u32,

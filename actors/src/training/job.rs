@@ -176,10 +176,11 @@ impl TrainingJob {
     /// what crosses the network. The shards sum and keep f32 all the same; workers compute with rounded parameters.
     ///
     /// int8 halves what gradients take once more, and parameters travel as bf16. What is rounded off a slot's gradient
-    /// is added to its next one ([error feedback](crate::training::residuals)), which takes memory where slots are
-    /// computed: two times the parameters for each slot, four in a job that is saved. It needs the bulk synchronous mode, and can't be
-    /// had with fp16 on the worker. The one loss that shows in such a job's result is that of a worker's process,
-    /// also of one that leaves: what it had rounded off last is lost with it ([`JobEvent::ResidualLost`](super::JobEvent::ResidualLost)).
+    /// is added to its next one ([error feedback](crate::training::residuals)), which takes memory: for each slot two
+    /// bytes a parameter, four in a job that is saved, where it is computed, and as much on another node, to which
+    /// a copy goes in each step. It needs the bulk synchronous mode, and can't be had with fp16 on the worker. If both
+    /// nodes are lost at once, that shows in the job's result, and it tells of it
+    /// ([`JobEvent::ResidualLost`](super::JobEvent::ResidualLost)).
     pub fn wire(mut self, wire: WireFormat) -> Self {
         self.spec.wire = wire;
         self

@@ -70,7 +70,7 @@ impl Shown {
             }
             JobEvent::ResidualLost { slot, step } => {
                 progress.note(&format!(
-                    "what int8 had rounded off slot {slot} before step {step} is lost with its worker's process"
+                    "what int8 had rounded off slot {slot} before step {step} is lost with the two nodes that had it"
                 ));
             }
             JobEvent::NotSaved { steps, why } => {

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
 use footlight_cluster::{ClusterEvent, Member, MemberState, Node};
 use footlight_runtime::{
     Actor, ActorAddr, ActorRef, Context, Down, Error, Handler, HostTensor, Message, Result,
-    Streamed,
+    Streamed, tensor::WireFormat,
 };
 use futures::{StreamExt, stream::FuturesOrdered};
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use super::{
     keeper::{Cast, Keeper, Loss, Moved},
     log::Log,
     parts::{Placed, place},
-    residuals::Stay,
+    residuals::{Stay, bring_keepers},
     saver::{job_of, save},
     weights::{Version, Weights},
 };
@@ -407,9 +407,11 @@ impl Placed {
             return Ok(None);
         }
         let every = self.spec.checkpoints.as_ref().map(Checkpoints::every);
-        let layout = &self.weights.layout;
-        let stay =
-            Stay::new(self.node.system(), &self.spec.id(), every, layout, Vec::new()).await?;
+        let (system, id, layout) = (self.node.system(), self.spec.id(), &self.weights.layout);
+        let stay = Stay::new(system, &id, every, &self.weights, Vec::new()).await?;
+        // So that there is another node for what is computed on this one, though all workers are here.
+        let shards = self.cast.members().into_iter().map(|shard| shard.addr().node);
+        bring_keepers(&self.node, shards.collect()).await;
         let Some(checkpoints) = &self.spec.checkpoints else { return Ok(Some(stay)) };
         if applied == 0 || applied != self.parts.from.steps {
             return Ok(Some(stay));
@@ -428,6 +430,7 @@ impl Placed {
         };
         // A job whose gradients were not rounded has left none.
         let none = HostTensor::from_vec(vec![0.0f32; layout.len()], &[layout.len()])?;
+        let none = none.encoded(WireFormat::Int8);
         for slot in 0..self.spec.slots {
             if !saved.is_empty() && !saved.contains_key(&slot) {
                 log.tell(JobEvent::ResidualLost { slot, step: applied });

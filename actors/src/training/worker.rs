@@ -40,7 +40,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// a loss, also that of a worker whose node leaves.
 ///
 /// It holds nothing that would be lost with it: the data comes from the loader, the parameters from
-/// the shards, a slot that it did not finish is leased to another, and what int8 rounds off is its node's.
+/// the shards, a slot that it did not finish is leased to another, and what int8 rounds off lies on two nodes.
 #[derive(Debug)]
 pub struct Worker {
     device: Device,
@@ -136,9 +136,9 @@ impl Actor for Worker {
         let shards = spec.weights.shards.clone();
         let residuals = match spec.wire {
             WireFormat::Int8 => {
-                let (every, layout) = (spec.saved_every, &spec.weights.layout);
-                let stay = Stay::new(system, &spec.job, every, layout, spec.holders.clone());
-                Some(Arc::new(stay.await?))
+                let (every, peers) = (spec.saved_every, spec.holders.clone());
+                let stay = Stay::new(system, &spec.job, every, &spec.weights, peers).await?;
+                Some(Arc::new(stay))
             }
             _ => None,
         };
@@ -445,7 +445,8 @@ impl Work {
         let work = move || compensate(&layout, &gradient, before.as_ref(), &pool);
         let done = tokio::task::spawn_blocking(work).await.map_err(Error::other)??;
         let Compensated { chunks, residual } = done;
-        residuals.put(step + 1, slot, residual);
+        // Before the gradient goes out: once the step is applied, nobody can compute this again.
+        residuals.put_twice(step + 1, slot, residual).await;
         Ok(Some(chunks))
     }
 }

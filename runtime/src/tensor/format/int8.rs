@@ -89,3 +89,17 @@ pub(super) fn decode(bytes: &[u8], out: &mut [f32], put: impl Fn(&mut f32, f32))
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So what was decoded has the same bytes when it is encoded again.
+    #[test]
+    fn the_scale_of_what_has_been_rounded_is_the_same_again() {
+        for mantissa in 0..1 << 23 {
+            let (once, _) = scale(f32::from_bits(127 << 23 | mantissa));
+            assert_eq!(scale(127.0 * once).0, once, "{mantissa:#x}");
+        }
+    }
+}

@@ -201,6 +201,17 @@ fn bytes_of_another_length_are_refused_and_nothing_is_touched() {
 }
 
 proptest! {
+    /// Error feedback saves what it had as int8 as f32.
+    #[test]
+    fn what_int8_gave_has_the_same_bytes_as_int8_again(values in values()) {
+        // Beyond this a scale is rounded down, so that it gives no infinity.
+        let values: Vec<f32> =
+            values.into_iter().filter(|value| value.abs() < 3e38 || !value.is_finite()).collect();
+        let once = encoded(WireFormat::Int8, &values);
+        let again = encoded(WireFormat::Int8, &decoded(WireFormat::Int8, &once, values.len()));
+        prop_assert_eq!(once, again);
+    }
+
     #[test]
     fn f32_keeps_every_bit(values in values()) {
         prop_assert_eq!(bits(&round_trip(WireFormat::F32, &values)), bits(&values));

@@ -116,6 +116,32 @@ async fn a_killed_shard_that_steps_together_with_others_goes_on_with_the_same_re
     stage.is_cleared().await;
 }
 
+/// Each has a backup elsewhere, and both backups take over; the shards talk with each other in every step.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_shards_that_are_killed_at_once_go_on_with_the_same_result() {
+    let _alone = ALONE.lock().await;
+    let stage = stage(4).await;
+    let job = |name: &str| {
+        let job = job(&stage, name).servers(2);
+        job.optimizer(Adam::new(3e-3).schedule(Schedule::Cosine)).clip_norm(0.5)
+    };
+    let calm = calm(job("calm"), &stage).await;
+    let (job, servers) = struck(job("struck").replicas(1), &stage).await;
+    for primary in &servers {
+        stage.process(*primary).kill();
+    }
+    let (report, events) = finish(job).await;
+    same(&report, &calm);
+    for shard in 0..2 {
+        let has_moved = |event: &JobEvent| match event {
+            JobEvent::ShardUp { shard: up, node } => *up == shard && !servers.contains(node),
+            _ => false,
+        };
+        assert!(events.iter().any(has_moved), "{events:?}");
+    }
+    stage.is_cleared().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_backup_is_replaced_while_the_job_goes_on() {
     let _alone = ALONE.lock().await;

@@ -41,7 +41,7 @@ enum Command {
         /// Folder with the four IDX files of MNIST
         #[arg(long, value_name = "DIR")]
         data: PathBuf,
-        /// Slots of a batch, in `train_lenet`; a job has 4 unless told
+        /// Slots of a batch, in `train_lenet`
         #[arg(long, value_name = "N", default_value_t = train::SLOTS)]
         slots: u32,
     },

@@ -15,6 +15,7 @@ mod cudart;
 mod deterministic;
 mod device;
 mod error;
+mod memory;
 mod thread;
 mod transfer;
 

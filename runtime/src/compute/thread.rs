@@ -15,7 +15,7 @@ use tokio::{
     task::unconstrained,
 };
 
-use super::{ComputeError, Device, load_cuda};
+use super::{ComputeError, Device, load_cuda, memory::keep_freed};
 
 /// How a [`ComputeThread`] is set up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -132,6 +132,7 @@ impl<S: 'static> ComputeThread<S> {
             .spawn(move || {
                 let made = attempt(|| {
                     load_cuda();
+                    keep_freed();
                     if let Some(threads) = options.threads {
                         // libtorch sets a new thread up at the first question about it, from
                         // what another thread set last; after that this thread has its own.

@@ -9,11 +9,16 @@ use footlight::{
     actors::{
         consistency::Consistency,
         model::Precision,
-        training::{JobEvent, RunningJob, Trainer, TrainingJob, TrainingReport, Worker},
+        training::{
+            JobEvent, RunningJob, Trainer, TrainingJob, TrainingReport, Worker,
+            residuals::{AskResidual, ResidualKeeper},
+            trainer::AskJob,
+        },
     },
     prelude::Placement,
     runtime::{NodeId, tensor::WireFormat},
 };
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::Mutex;
 use training::*;
 
@@ -24,6 +29,7 @@ fn node_process() {
 }
 
 const EPOCHS: u64 = 7;
+const SLOTS: u32 = 4;
 /// Each test has up to eight processes: on a small machine two at once would hold each other for lost.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
@@ -40,10 +46,18 @@ fn are_same(one: &TrainingReport, other: &TrainingReport) {
     assert_eq!((one.samples, one.test_accuracy), (other.samples, other.test_accuracy));
 }
 
+/// Follows a job until a worker is up on a node.
 async fn worker_up(job: &mut RunningJob, there: NodeId) {
     let is_there =
         |event: &JobEvent| matches!(event, JobEvent::WorkerUp { node, .. } if *node == there);
     soon(async { while !is_there(&job.next().await.unwrap().expect("it goes on")) {} }).await;
+}
+
+/// The same until one is lost there.
+async fn worker_lost(job: &mut RunningJob, there: NodeId) {
+    let is_lost =
+        |event: &JobEvent| matches!(event, JobEvent::WorkerLost { node, .. } if *node == there);
+    soon(async { while !is_lost(&job.next().await.unwrap().expect("it goes on")) {} }).await;
 }
 
 /// Slots go from one to another in the job with more workers, and all are computed by one in the other job.
@@ -147,7 +161,7 @@ async fn the_loss_of_loader_and_trainer_leaves_no_trace() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_loss_of_workers_processes_leaves_no_trace() {
     let _alone = ALONE.lock().await;
-    let mut stage = Stage::slow(&["loader", "server"], &[Part::Worker; 2], 10).await;
+    let mut stage = Stage::slow(&["loader", "server"], &[Part::Worker; 2], 20).await;
     let (calm, _) = finish(soon(job(&stage, "calm").submit(&stage.seed)).await.unwrap()).await;
     let mut struck = soon(job(&stage, "struck").submit(&stage.seed)).await.unwrap();
     until_step(&mut struck, STEPS_PER_EPOCH + 10).await;
@@ -164,20 +178,61 @@ async fn the_loss_of_workers_processes_leaves_no_trace() {
     stage.is_cleared().await;
 }
 
-/// One that is declared down, and wakes up.
+/// One that is declared down, and wakes up; then it has the only copies, as the other one is killed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_frozen_workers_process_leaves_no_trace() {
+async fn a_frozen_workers_process_leaves_no_trace_and_helps_again() {
     let _alone = ALONE.lock().await;
-    let stage = Stage::set(&["loader", "server"], &[Part::Worker; 2]).await;
+    let stage = Stage::slow(&["loader", "server"], &[Part::Worker; 2], 20).await;
     let (calm, _) = finish(soon(job(&stage, "calm").submit(&stage.seed)).await.unwrap()).await;
     let mut struck = soon(job(&stage, "struck").submit(&stage.seed)).await.unwrap();
     until_step(&mut struck, STEPS_PER_EPOCH + 10).await;
-    stage.processes[1].1.freeze();
-    until_step(&mut struck, 2 * STEPS_PER_EPOCH).await;
-    stage.processes[1].1.thaw();
+    let (frozen, process) = &stage.processes[1];
+    process.freeze();
+    worker_lost(&mut struck, *frozen).await;
+    process.thaw();
+    worker_up(&mut struck, *frozen).await;
+    // All actors of its life before are gone.
+    assert_eq!(stage.seed.find_on::<ResidualKeeper>(*frozen).await.unwrap().len(), 1);
+    until_step(&mut struck, 0).await;
+    until_step(&mut struck, 0).await;
+    stage.processes[0].1.kill();
     let (report, events) = finish(struck).await;
     assert_eq!(lost(&events), 0);
     are_same(&report, &calm);
+    stage.is_cleared().await;
+}
+
+/// While a slot is computed, what was rounded off the step before is on two nodes, of each slot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_residual_is_on_two_nodes() {
+    let _alone = ALONE.lock().await;
+    let stage = Stage::set(&["loader", "server"], &[Part::Worker; 2]).await;
+    let mut running = soon(job(&stage, "held").submit(&stage.seed)).await.unwrap();
+    until_step(&mut running, 10).await;
+    let spec = soon(stage.seed.find::<Trainer>().await[0].call(AskJob)).await.unwrap();
+    stage.order(Order::Hold);
+    soon(stage.holding()).await;
+    let keepers = stage.seed.find::<ResidualKeeper>().await;
+    let mut on_nodes = BTreeMap::<u64, Vec<usize>>::new();
+    for (step, slot) in
+        (1..EPOCHS * STEPS_PER_EPOCH).flat_map(|step| (0..SLOTS).map(move |slot| (step, slot)))
+    {
+        let mut nodes = BTreeSet::new();
+        for keeper in &keepers {
+            let ask = AskResidual { job: spec.id(), step, slot };
+            if soon(keeper.call(ask)).await.unwrap().is_some() {
+                nodes.insert(keeper.addr().node);
+            }
+        }
+        on_nodes.entry(step).or_default().push(nodes.len());
+    }
+    // The slot that is held has none for the step after its own.
+    let is_whole = |(_, nodes): &(&u64, &Vec<usize>)| !nodes.contains(&0);
+    let (_, nodes) = on_nodes.iter().rfind(is_whole).expect("the step that is under way");
+    assert!(nodes.iter().all(|nodes| *nodes >= 2), "{on_nodes:?}");
+    stage.let_go();
+    let (_, events) = finish(running).await;
+    assert_eq!(lost(&events), 0);
     stage.is_cleared().await;
 }
 
@@ -210,18 +265,16 @@ async fn the_loss_of_the_only_worker_together_with_the_trainer_leaves_no_trace()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_lost_with_two_nodes_at_once_is_told() {
     let _alone = ALONE.lock().await;
-    let stage = Stage::set(&["loader", "server"], &[Part::Worker; 3]).await;
+    let stage = Stage::slow(&["loader", "server"], &[Part::Worker; 3], 10).await;
     let (calm, _) = finish(soon(job(&stage, "calm").submit(&stage.seed)).await.unwrap()).await;
     let mut struck = soon(job(&stage, "struck").submit(&stage.seed)).await.unwrap();
     until_step(&mut struck, STEPS_PER_EPOCH + 10).await;
-    // One that starts anew has its residuals kept where the other one is, not by the shards' node, as one may that was
-    // there first.
-    stage.order(Order::Panic);
-    until_step(&mut struck, 2 * STEPS_PER_EPOCH + 10).await;
-    assert!(!stage.has_order(Order::Panic));
-    let workers = stage.seed.find::<Worker>().await;
+    // Each has its residuals kept where the other one is: the shards' node is the last that is asked.
+    let workers: Vec<_> =
+        stage.seed.find::<Worker>().await.iter().map(|worker| worker.addr().node).collect();
+    assert_eq!(workers.len(), 2);
     for worker in &workers {
-        stage.process(worker.addr().node).kill();
+        stage.process(*worker).kill();
     }
     let (report, events) = finish(struck).await;
     // So what is rounded off is fed back otherwise.

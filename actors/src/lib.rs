@@ -90,7 +90,7 @@ pub fn sources(sources: data::Sources) -> impl FnOnce(NodeBuilder) -> NodeBuilde
 pub fn cast(models: model::Models) -> impl FnOnce(NodeBuilder) -> NodeBuilder {
     use serving::inference::{Inference, Predict};
     use training::{
-        residuals::{AskResidual, KeepResidual, ResidualKeeper, Residuals},
+        residuals::{AreWanted, AskResidual, KeepResidual, ResidualKeeper, Residuals},
         trainer::{
             AskJob, AskOver, AskWeights, DismissParts, FollowJob, ResidualIsLost, Trainer,
             UnfitData,
@@ -115,7 +115,7 @@ pub fn cast(models: model::Models) -> impl FnOnce(NodeBuilder) -> NodeBuilder {
                     .handles::<ResidualIsLost>()
             })
             .register::<ResidualKeeper>(|keeper| {
-                keeper.handles::<AskResidual>().handles::<KeepResidual>()
+                keeper.handles::<AskResidual>().handles::<KeepResidual>().handles::<AreWanted>()
             })
             .register::<Inference>(|inference| inference.handles::<Predict>())
     }

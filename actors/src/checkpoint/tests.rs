@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use footlight_runtime::{HostTensor, tensor::WireFormat};
 use tempfile::TempDir;
@@ -181,7 +181,8 @@ async fn so_does_one_from_a_server_that_speaks_s3() {
         .envs(s3::env(server))
         .kill_on_drop(true)
         .output();
-    let saved = tokio::time::timeout(Duration::from_secs(120), saved).await.unwrap().unwrap();
+    let saved =
+        tokio::time::timeout(std::time::Duration::from_secs(120), saved).await.unwrap().unwrap();
     let told = String::from_utf8_lossy(&saved.stdout);
     assert!(saved.status.success() && told.contains("1 passed"), "{told}");
     let written = fs::metadata(dir.path().join("jobs/large/step-000000000100/model.safetensors"));

@@ -102,7 +102,7 @@ impl JobSpec {
     }
 
     /// Which of all jobs it is.
-    pub(super) fn id(&self) -> JobId {
+    pub fn id(&self) -> JobId {
         JobId { name: self.name.clone(), submission: self.submission }
     }
 

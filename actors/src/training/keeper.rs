@@ -6,6 +6,7 @@
 //! that has not. A trainer that is no longer the only one can't write, and gives up.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -117,6 +118,11 @@ impl Cast {
     pub(super) fn members(&self) -> Vec<ActorRef<ParameterServer>> {
         let all: Vec<_> = self.groups().iter().flat_map(|group| group.members.clone()).collect();
         self.refs(all)
+    }
+
+    /// Where they are.
+    pub(super) fn nodes(&self) -> BTreeSet<NodeId> {
+        self.groups().iter().flat_map(|group| &group.members).map(|member| member.node).collect()
     }
 
     /// Those to whom one talks, in the layout's order.

@@ -20,7 +20,7 @@ use super::{
     keeper::{Cast, Keeper, Loss, Moved},
     log::Log,
     parts::{Placed, place},
-    residuals::{Stay, bring_keepers},
+    residuals::Stay,
     saver::{job_of, save},
     weights::{Version, Weights},
 };
@@ -285,6 +285,12 @@ impl Placed {
         }
         let stay = self.bring_residuals(applied, is_first, log).await?;
         let mut saving = pin!(save(&self, log, applied, stay.as_ref()));
+        let mut caring = pin!(async {
+            match &stay {
+                Some(stay) => stay.are_cared_for(|| self.cast.nodes()).await,
+                None => std::future::pending().await,
+            }
+        });
         let mut saved = false;
         // Asked for now, so that each is answered with exactly the version of its epoch's end.
         let per_epoch = u64::from(steps_per_epoch);
@@ -355,6 +361,7 @@ impl Placed {
                         nodes: members.len() as u32,
                     });
                 }
+                () = &mut caring => {}
                 ended = &mut saving, if !saved => {
                     ended?;
                     saved = true;
@@ -379,6 +386,9 @@ impl Placed {
         if let Some(supervisor) = supervisor {
             supervisor.stop().await;
         }
+        if let Some(stay) = &stay {
+            stay.are_wanted(false).await;
+        }
         let (evaluation, version) =
             last.ok_or_else(|| Error::other("a job of no epochs has no result"))?;
         let mut hash = Sha256::new();
@@ -394,7 +404,7 @@ impl Placed {
         })
     }
 
-    /// The residuals of a job that goes on from a checkpoint, on this node: workers find them here. Needed until the
+    /// The residuals of a job that goes on from a checkpoint, on this node and another one: workers find them there. Needed until the
     /// checkpoint's next step is applied, also by a trainer that has taken over; such a one goes on without them if it
     /// can't read them, as workers tell what is missing.
     async fn bring_residuals(
@@ -409,9 +419,7 @@ impl Placed {
         let every = self.spec.checkpoints.as_ref().map(Checkpoints::every);
         let (system, id, layout) = (self.node.system(), self.spec.id(), &self.weights.layout);
         let stay = Stay::new(system, &id, every, &self.weights, Vec::new()).await?;
-        // So that there is another node for what is computed on this one, though all workers are here.
-        let shards = self.cast.members().into_iter().map(|shard| shard.addr().node);
-        bring_keepers(&self.node, shards.collect()).await;
+        stay.bring_keepers(self.cast.nodes()).await;
         let Some(checkpoints) = &self.spec.checkpoints else { return Ok(Some(stay)) };
         if applied == 0 || applied != self.parts.from.steps {
             return Ok(Some(stay));
@@ -435,7 +443,7 @@ impl Placed {
             if !saved.is_empty() && !saved.contains_key(&slot) {
                 log.tell(JobEvent::ResidualLost { slot, step: applied });
             }
-            stay.put(applied, slot, saved.get(&slot).unwrap_or(&none).clone());
+            stay.put(applied, slot, saved.get(&slot).unwrap_or(&none).clone()).await;
         }
         Ok(Some(stay))
     }

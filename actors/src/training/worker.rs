@@ -10,7 +10,7 @@ use footlight_runtime::{
 };
 use futures::{
     FutureExt, StreamExt, TryStreamExt,
-    future::{maybe_done, try_join_all},
+    future::{maybe_done, try_join, try_join_all},
     poll,
     stream::FuturesUnordered,
 };
@@ -191,6 +191,16 @@ struct Begun {
     step: u64,
     slot: u32,
     pending: PendingGradient,
+    /// What was rounded off the slot's step before.
+    residual: Before,
+}
+
+/// The residual of a slot's step before.
+enum Before {
+    /// It is fed back to this step, or there was no step before.
+    Is(Option<WireTensor>),
+    /// Nobody has it.
+    IsLost,
 }
 
 impl Work {
@@ -249,7 +259,10 @@ impl Work {
             let _ = poll!(&mut asked);
             // Otherwise the step was applied already: this slot had been pushed by another.
             if version <= work.step {
-                let begun = beside(&mut pushes, self.begin(work)).await?;
+                let residual = self.residual_for(work.step, work.slot);
+                let begun = try_join(self.begin(work), residual.map(Ok));
+                let (begun, residual) = beside(&mut pushes, begun).await?;
+                let begun = Begun { residual, ..begun };
                 // The gradient before the one before is out of the device's way.
                 while pushes.len() > 1 {
                     pushes.try_next().await?;
@@ -360,7 +373,7 @@ impl Work {
             })
             .await?;
         match begun {
-            Ok(pending) => Ok(Begun { step, slot, pending }),
+            Ok(pending) => Ok(Begun { step, slot, pending, residual: Before::Is(None) }),
             Err(why) => {
                 let loader = self.loaders.borrow().clone();
                 Err(self.unfit(why, &loader).await)
@@ -370,7 +383,7 @@ impl Work {
 
     /// Pushes a slot's gradient when it is there, all chunks at once.
     async fn push(&self, begun: Begun) -> Result<()> {
-        let Begun { step, slot, pending } = begun;
+        let Begun { step, slot, pending, residual } = begun;
         let computed = self.replica.wait(pending).await?;
         let metrics = SlotMetrics {
             samples: computed.samples as u32,
@@ -387,7 +400,8 @@ impl Work {
         let chunks = match &self.residuals {
             None => self.encode(&computed.gradient)?,
             Some(residuals) => {
-                let chunks = self.compensated(residuals, step, slot, computed.gradient).await?;
+                let gradient = computed.gradient;
+                let chunks = self.compensated(residuals, step, slot, gradient, residual).await?;
                 // Otherwise somebody else has pushed this slot, and it is applied.
                 let Some(chunks) = chunks else { return Ok(()) };
                 chunks
@@ -417,6 +431,21 @@ impl Work {
         chunks.collect()
     }
 
+    /// What was rounded off the slot's step before, from wherever it is.
+    async fn residual_for(&self, step: u64, slot: u32) -> Before {
+        match &self.residuals {
+            Some(residuals) if step > 0 => match residuals.find(step, slot).await {
+                Some(residual) => {
+                    // Until this step is applied, whoever it came from may be lost.
+                    residuals.hold(step, slot, residual.clone());
+                    Before::Is(Some(residual))
+                }
+                None => Before::IsLost,
+            },
+            _ => Before::Is(None),
+        }
+    }
+
     /// The same with what was rounded off the slot's step before; what is rounded off now is kept for the next. `None`
     /// for a step that is applied, whose residuals are gone.
     async fn compensated(
@@ -425,28 +454,27 @@ impl Work {
         step: u64,
         slot: u32,
         gradient: HostTensor,
+        before: Before,
     ) -> Result<Option<Vec<WireTensor>>> {
         residuals.applied(step);
-        let before = match step {
-            0 => None,
-            _ => residuals.find(step, slot).await,
+        let before = match before {
+            Before::Is(before) => before,
+            Before::IsLost if self.spec.weights.applied().await? > step => return Ok(None),
+            Before::IsLost => {
+                let loader = self.loaders.borrow().clone();
+                let trainer = ActorRef::<Trainer>::at(self.spec.owner, loader.system());
+                if let Err(error) = trainer.call(ResidualIsLost { slot, step }).await {
+                    tracing::warn!(slot, step, %error, "a residual is lost, and the trainer was not told");
+                }
+                None
+            }
         };
-        if before.is_none() && step > 0 {
-            if self.spec.weights.applied().await? > step {
-                return Ok(None);
-            }
-            let loader = self.loaders.borrow().clone();
-            let trainer = ActorRef::<Trainer>::at(self.spec.owner, loader.system());
-            if let Err(error) = trainer.call(ResidualIsLost { slot, step }).await {
-                tracing::warn!(slot, step, %error, "a residual is lost, and the trainer was not told");
-            }
-        }
         let (layout, pool) = (self.spec.weights.layout.clone(), self.pool.clone());
         let work = move || compensate(&layout, &gradient, before.as_ref(), &pool);
         let done = tokio::task::spawn_blocking(work).await.map_err(Error::other)??;
         let Compensated { chunks, residual } = done;
         // Before the gradient goes out: once the step is applied, nobody can compute this again.
-        residuals.put_twice(step + 1, slot, residual).await;
+        residuals.put(step + 1, slot, residual).await;
         Ok(Some(chunks))
     }
 }

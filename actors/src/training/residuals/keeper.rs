@@ -5,7 +5,7 @@ use std::sync::Arc;
 use footlight_runtime::{Actor, Context, Handler, Message, Result, tensor::WireTensor};
 use serde::{Deserialize, Serialize};
 
-use super::{FORGET, JobId, Residuals};
+use super::{JobId, Residuals};
 
 /// Answers for a node's residuals to other nodes. There is one wherever a job that feeds back what it rounds off has a
 /// part.
@@ -52,19 +52,26 @@ impl Message for KeepResidual {
     const NAME: &'static str = "training.keep_residual";
 }
 
+/// Tells a node that a job's residuals are wanted still, or not any more.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AreWanted {
+    /// Which job's.
+    pub job: JobId,
+    /// Otherwise the job is over.
+    pub wanted: bool,
+}
+
+impl Message for AreWanted {
+    type Reply = ();
+    const NAME: &'static str = "training.are_residuals_wanted";
+}
+
 impl Actor for ResidualKeeper {
     type Args = ();
     const NAME: &'static str = "training.residual_keeper";
 
     async fn start((): (), context: &Context<Self>) -> Result<Self> {
         let residuals = context.system().extension::<Residuals>().unwrap_or_default();
-        let swept = residuals.clone();
-        context.run(async move {
-            loop {
-                tokio::time::sleep(FORGET / 10).await;
-                swept.sweep();
-            }
-        });
         Ok(ResidualKeeper { residuals })
     }
 }
@@ -76,7 +83,15 @@ impl Handler<AskResidual> for ResidualKeeper {
 }
 
 impl Handler<KeepResidual> for ResidualKeeper {
-    async fn handle(&mut self, keep: KeepResidual, _: &Context<Self>) -> bool {
-        self.residuals.keep(keep)
+    async fn handle(&mut self, keep: KeepResidual, context: &Context<Self>) -> bool {
+        let is_kept = self.residuals.keep(keep);
+        self.residuals.are_swept(context.system());
+        is_kept
+    }
+}
+
+impl Handler<AreWanted> for ResidualKeeper {
+    async fn handle(&mut self, told: AreWanted, _: &Context<Self>) {
+        self.residuals.are_wanted(&told.job, told.wanted);
     }
 }

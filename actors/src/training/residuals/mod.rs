@@ -10,8 +10,8 @@
 //! - **EF-2** It is kept until the step that it is for is applied everywhere, so that a slot that is computed twice has
 //!   the same bytes twice; and those of the last two steps whose state is saved.
 //! - **EF-3** Before a slot's gradient goes to the shards, its residual is on two nodes: where it was computed, and on
-//!   another one, on another machine if there is one. So it outlives worker, trainer, process and machine. If both are
-//!   lost before the slot's next step, it begins with none there, and the job tells of it.
+//!   another one, on another machine if one there has a part of the job. So it outlives worker, trainer, process and
+//!   machine. If both are lost before the slot's next step, or leave, it begins with none there, and the job tells of it.
 
 mod compensate;
 mod keeper;
@@ -19,18 +19,21 @@ mod stay;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use footlight_runtime::tensor::WireTensor;
+use footlight_runtime::{System, tensor::WireTensor};
 use serde::{Deserialize, Serialize};
-use tokio::{sync::OnceCell, time::Instant};
+use tokio::time::Instant;
 
-pub use self::keeper::{AskResidual, KeepResidual, ResidualKeeper};
+pub use self::keeper::{AreWanted, AskResidual, KeepResidual, ResidualKeeper};
 pub(super) use self::{
     compensate::{Compensated, compensate},
-    stay::{Stay, bring_keepers, holders},
+    stay::{Stay, holders},
 };
 
 /// A trainer may be on its way to another node, and start its workers anew: a job's residuals wait for them so long.
@@ -51,15 +54,17 @@ pub struct JobId {
 #[derive(Debug, Default)]
 pub struct Residuals {
     jobs: Mutex<HashMap<JobId, OfJob>>,
-    /// Whether an actor answers for them to other nodes. Not which: a reference holds the node, and the node this.
-    has_keeper: OnceCell<()>,
+    /// Held by who looks whether an actor answers for them to other nodes, and starts it.
+    starting: tokio::sync::Mutex<()>,
+    /// There is a task that forgets.
+    is_swept: AtomicBool,
 }
 
 #[derive(Debug)]
 struct OfJob {
     /// Workers and trainers of the job on this node.
     users: usize,
-    /// When the last one left, or another node's residual came.
+    /// When the last one left, another node's residual came, or the trainer said that the job goes on.
     touched: Instant,
     /// By the step that they are for, and the slot.
     held: BTreeMap<(u64, u32), Held>,
@@ -114,6 +119,12 @@ impl Residuals {
             // It is computed from parameters that have had all the steps before.
             of.applied(step.saturating_sub(1), saved_every);
         }
+        let had = jobs.get_mut(&job).and_then(|of| of.held.get_mut(&(step, slot)));
+        if let Some(held) = had {
+            // A slot that is computed twice has the same residual twice, unless what it needs was lost in between.
+            held.residual = residual;
+            return true;
+        }
         let held = jobs.values().flat_map(|of| of.held.values());
         let for_others = held.filter(|held| held.is_for_others);
         let has: usize = for_others.map(|held| held.residual.bytes().len()).sum();
@@ -122,8 +133,7 @@ impl Residuals {
         }
         let of = jobs.entry(job).or_insert_with(OfJob::new);
         of.touched = Instant::now();
-        // A slot that is computed twice has the same residual twice.
-        of.held.entry((step, slot)).or_insert(Held { residual, is_for_others: true });
+        of.held.insert((step, slot), Held { residual, is_for_others: true });
         true
     }
 
@@ -134,11 +144,9 @@ impl Residuals {
         }
     }
 
-    /// One more of a job is here. Another submission of its name that nobody works at any more is forgotten.
+    /// One more of a job is here.
     fn enter(&self, job: &JobId) {
-        let mut jobs = self.jobs();
-        jobs.retain(|other, of| of.users > 0 || other.name != job.name || other == job);
-        jobs.entry(job.clone()).or_insert_with(OfJob::new).users += 1;
+        self.jobs().entry(job.clone()).or_insert_with(OfJob::new).users += 1;
     }
 
     /// One fewer.
@@ -149,9 +157,38 @@ impl Residuals {
         }
     }
 
-    /// Forgets the jobs that nobody here has worked at, and nobody elsewhere, for a while.
-    fn sweep(&self) {
-        self.jobs().retain(|_, of| of.users > 0 || of.touched.elapsed() < FORGET);
+    /// A job goes on, or it is over.
+    fn are_wanted(&self, job: &JobId, wanted: bool) {
+        let mut jobs = self.jobs();
+        let Some(of) = jobs.get_mut(job) else { return };
+        of.touched = Instant::now();
+        if !wanted && of.users == 0 {
+            jobs.remove(job);
+        }
+    }
+
+    /// Forgets the jobs that nobody here has worked at, and nobody elsewhere, for a while. Says whether any are left.
+    fn sweep(&self) -> bool {
+        let mut jobs = self.jobs();
+        jobs.retain(|_, of| of.users > 0 || of.touched.elapsed() < FORGET);
+        // Before anybody can add one.
+        self.is_swept.store(!jobs.is_empty(), Ordering::Release);
+        !jobs.is_empty()
+    }
+
+    /// Has a task forget what is not wanted any more, though all actors may end that used it.
+    fn are_swept(self: &Arc<Self>, system: &System) {
+        if !self.is_swept.swap(true, Ordering::AcqRel) {
+            let residuals = self.clone();
+            drop(system.env().spawner.spawn(async move {
+                loop {
+                    tokio::time::sleep(FORGET / 10).await;
+                    if !residuals.sweep() {
+                        return;
+                    }
+                }
+            }));
+        }
     }
 
     /// How many are held of a job.
@@ -223,6 +260,7 @@ mod tests {
             assert!(residuals.keep(keep(slot)));
         }
         assert!(!residuals.keep(keep(fits)));
+        assert!(residuals.keep(keep(0)), "it is here already");
         // What is its own is.
         residuals.put(&job, 1, fits, huge.clone());
         assert_eq!(residuals.held(&job), fits as usize + 1);
@@ -238,10 +276,12 @@ mod tests {
         residuals.put(&job(1), 1, 0, one(1.0));
         assert_eq!(residuals.get(&job(2), 1, 0), None);
         // Somebody still works at the first.
-        residuals.enter(&job(2));
+        residuals.are_wanted(&job(1), false);
         assert_eq!(residuals.held(&job(1)), 1);
         residuals.leave(&job(1));
-        residuals.enter(&job(3));
+        residuals.are_wanted(&job(2), false);
+        assert_eq!(residuals.held(&job(1)), 1);
+        residuals.are_wanted(&job(1), false);
         assert_eq!(residuals.held(&job(1)), 0);
     }
 
@@ -267,8 +307,13 @@ mod tests {
         advance(FORGET / 2).await;
         residuals.sweep();
         assert_eq!(residuals.held(&job(1)), 2);
+        // Its trainer says that it goes on.
+        residuals.are_wanted(&job(1), true);
         advance(FORGET / 2).await;
-        residuals.sweep();
+        assert!(residuals.sweep());
+        assert_eq!(residuals.held(&job(1)), 2);
+        advance(FORGET / 2).await;
+        assert!(!residuals.sweep());
         assert_eq!(residuals.held(&job(1)), 0);
     }
 }

@@ -120,7 +120,11 @@ async fn a_killed_shard_that_steps_together_with_others_goes_on_with_the_same_re
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_shards_that_are_killed_at_once_go_on_with_the_same_result() {
     let _alone = ALONE.lock().await;
-    let stage = stage(4).await;
+    // Servers vote: of five, three are left.
+    let mut parts = vec![Part::Worker, Part::Worker, Part::Voter];
+    parts.extend([Part::Server; 4]);
+    let stage = Stage::set(&["loader"], &parts).await;
+    voters(&stage.seed, 5).await;
     let job = |name: &str| {
         let job = job(&stage, name).servers(2);
         job.optimizer(Adam::new(3e-3).schedule(Schedule::Cosine)).clip_norm(0.5)

@@ -603,9 +603,14 @@ async fn start_for_trainers(args: NodeArgs) -> Result<Node> {
 
 /// Waits until the ledger bears the loss of a voter.
 pub(crate) async fn three_voters(node: &Node) {
-    until("there are three voters", async || {
+    voters(node, 3).await;
+}
+
+/// Waits until so many vote in the ledger, and all of them are there.
+pub(crate) async fn voters(node: &Node, count: usize) {
+    until("there are as many voters", async || {
         node.ledger().status().is_some_and(|ledger| {
-            ledger.voters.len() == 3 && ledger.missing.is_empty() && ledger.leader.is_some()
+            ledger.voters.len() == count && ledger.missing.is_empty() && ledger.leader.is_some()
         })
     })
     .await;

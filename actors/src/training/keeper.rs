@@ -18,7 +18,11 @@ use footlight_cluster::{
 use footlight_runtime::{
     Actor, ActorAddr, ActorRef, Cause, Error, Message, NodeId, Result, actor::Receives, fence,
 };
-use futures::future::{join_all, try_join_all};
+use futures::{
+    StreamExt,
+    future::{join_all, try_join_all},
+    stream::FuturesUnordered,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
@@ -282,17 +286,21 @@ impl Keeper {
         mut losses: mpsc::UnboundedReceiver<usize>,
         moved: mpsc::UnboundedSender<Moved>,
     ) -> Result<()> {
+        // Those who must know of a move may need another shard first, which is lost as well and has still to move.
+        let mut telling = FuturesUnordered::new();
         loop {
-            let is_short = self.short().is_some();
+            let is_short = telling.is_empty() && self.short().is_some();
             tokio::select! {
                 biased;
                 loss = losses.recv() => match loss {
-                    Some(shard) => self.take_over(shard, &moved).await?,
+                    Some(shard) => telling.extend(self.take_over(shard, &moved).await?),
                     None => return Ok(()),
                 },
+                Some(_) = telling.next() => {}
                 () = tokio::time::sleep(LOOK_AGAIN), if is_short => {}
             }
-            while losses.is_empty()
+            while telling.is_empty()
+                && losses.is_empty()
                 && let Some(shard) = self.short()
                 && self.add_backup(shard).await?
             {}
@@ -305,23 +313,24 @@ impl Keeper {
         self.cast.groups().iter().position(|group| group.members.len() < whole)
     }
 
-    /// One of those who hold a shard is gone: the first of the others is the primary.
+    /// One of those who hold a shard is gone: the first of the others is the primary. If it was not, gives what tells
+    /// that all who must know do.
     async fn take_over(
         &mut self,
         shard: usize,
         moved: &mpsc::UnboundedSender<Moved>,
-    ) -> Result<()> {
+    ) -> Result<Option<oneshot::Receiver<()>>> {
         let before = self.shards.get(shard)?.addr();
         self.cast.groups()[shard].view += 1;
         self.write().await?;
         if !self.configure(shard, None).await? {
             // It is lost, too: that is the next news.
-            return Ok(());
+            return Ok(None);
         }
         let primaries = self.cast.primaries();
         let now = primaries.get(shard).map(ActorRef::addr);
         if now == Some(before) {
-            return Ok(());
+            return Ok(None);
         }
         if self.spec.rule.is_global() {
             meet(&primaries).await?;
@@ -331,10 +340,7 @@ impl Keeper {
             self.log.tell(JobEvent::ShardUp { shard: shard as u32, node: now.node });
         }
         let (told, is_told) = oneshot::channel();
-        if moved.send(told).is_ok() {
-            let _ = is_told.await;
-        }
-        Ok(())
+        Ok(moved.send(told).is_ok().then_some(is_told))
     }
 
     /// Tells a shard's primary who its backups are, and waits until they have all. False if one of them is lost.

@@ -115,6 +115,16 @@ impl Gate {
         self.before.into_iter().chain(own)
     }
 
+    /// What this shard has told the others of the last step whose verdict is known.
+    pub(crate) fn before(&self) -> Option<TellSquares> {
+        self.before
+    }
+
+    /// This shard has told that as another actor.
+    pub(crate) fn has_told_before(&mut self, told: Option<TellSquares>) {
+        self.before = told;
+    }
+
     /// Steps before this one were taken elsewhere: the first to be told of is this one.
     pub(crate) fn begin(&mut self, step: u64) {
         if step > self.step {

@@ -38,6 +38,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    gate::TellSquares,
     rule::Verdict,
     server::{Floats, ParameterServer, PushError, SavedChunk, StepDone, refused, tensor},
     shard::ShardError,
@@ -105,6 +106,8 @@ pub struct Copy {
     pub state: SavedChunk,
     /// With the first chunk: the steps that the shard remembers.
     pub history: Vec<StepDone>,
+    /// With the first chunk: what the other shards were told last.
+    pub squares: Option<TellSquares>,
 }
 
 impl Message for Copy {
@@ -150,6 +153,8 @@ pub enum Record {
         step: u64,
         /// What becomes of it.
         verdict: Verdict,
+        /// What the other shards were told for it: one that is replaced at the same time may need it again.
+        squares: Option<TellSquares>,
         /// What is told of it.
         done: Option<StepDone>,
     },
@@ -274,7 +279,9 @@ impl DeferredHandler<Configure> for ParameterServer {
         if !self.replication.is_primary() {
             tracing::info!(view, version, "a backup is the primary of its shard now");
             self.shard.forget_unapplied();
+            let before = self.gate.before();
             self.gate = self.gate.anew(version);
+            self.gate.has_told_before(before);
             self.replication.role = Replication::default().role;
         }
         self.replication.view.store(view, Ordering::Release);
@@ -308,7 +315,7 @@ impl DeferredHandler<Configure> for ParameterServer {
 
 impl Handler<Copy> for ParameterServer {
     async fn handle(&mut self, copy: Copy, _: &Context<Self>) -> Taken {
-        let Copy { view, chunk, state, history } = copy;
+        let Copy { view, chunk, state, history, squares } = copy;
         let given = match self.replication.heed(view) {
             Ok(given) => given,
             Err(taken) => return taken,
@@ -327,6 +334,9 @@ impl Handler<Copy> for ParameterServer {
         (self.skipped, self.loss_scale) = (skipped, loss_scale);
         if !history.is_empty() {
             self.history = history.into();
+        }
+        if squares.is_some() {
+            self.gate.has_told_before(squares);
         }
         if let Role::Backup { given } = &mut self.replication.role {
             given.insert(chunk, view);
@@ -428,7 +438,7 @@ impl ParameterServer {
                     Err(error) => drop(self.refuse(error)),
                 }
             }
-            Record::Verdict { step, verdict, done } => {
+            Record::Verdict { step, verdict, done, .. } => {
                 if let Err(error) = self.conclude(step, verdict) {
                     drop(self.refuse(error));
                     return;
@@ -473,12 +483,15 @@ impl ParameterServer {
                 };
                 (followed, done)
             }
-            Record::Verdict { step, verdict, done } => {
+            Record::Verdict { step, verdict, squares, done } => {
                 let is_new = self.shard.version().is_none_or(|version| version <= step);
                 let followed = match is_new {
                     true => self.conclude(step, verdict).map(|()| true),
                     false => Ok(false),
                 };
+                if followed == Ok(true) {
+                    self.gate.has_told_before(squares);
+                }
                 (followed, done)
             }
         };
@@ -549,10 +562,11 @@ impl ParameterServer {
     /// The state of all chunks.
     fn copies(&self, view: u64) -> std::result::Result<Arc<Vec<Copy>>, PushError> {
         let mut history = Vec::from(self.history.clone());
+        let mut squares = self.gate.before();
         let copies = self.shard.chunks().map(|chunk| {
             let state = self.saved(self.shard.state(chunk)?)?;
             let history = std::mem::take(&mut history);
-            Ok(Copy { view, chunk: chunk as u32, state, history })
+            Ok(Copy { view, chunk: chunk as u32, state, history, squares: squares.take() })
         });
         copies.collect::<std::result::Result<Vec<_>, _>>().map(Arc::new)
     }

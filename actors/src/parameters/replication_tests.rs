@@ -236,3 +236,47 @@ async fn shards_that_step_together_go_on_when_one_is_replaced_between_the_two_ph
     assert_eq!(pulled(&backup, 2, 0).await, undisturbed(2, 0, 2).await);
     assert_eq!(pulled(&second, 2, 1).await, undisturbed(2, 1, 2).await);
 }
+
+/// Both primaries are lost when the backup of one knows what became of the step, and that of the other does not.
+#[tokio::test]
+async fn so_do_shards_of_which_two_are_replaced_at_once() {
+    let rule = StepRule::default().clip_norm(1e9);
+    let stage = Stage::new(2, rule).await;
+    let primaries = [stage.primary(0).await, stage.primary(1).await];
+    let backups = [stage.server(0).await, stage.server(1).await];
+    let meet = async |shards: &[ActorRef<ParameterServer>; 2]| {
+        for shard in shards {
+            soon(shard.call(Meet { shards: shards.to_vec() })).await.unwrap().unwrap();
+        }
+    };
+    let step = async |shards: &[ActorRef<ParameterServer>; 2], step: u64| {
+        for (chunk, shard) in (0..).zip(shards) {
+            for slot in 0..SLOTS {
+                push(shard, step, slot, chunk).await;
+            }
+        }
+    };
+    meet(&primaries).await;
+    for (primary, backup) in primaries.iter().zip(&backups) {
+        configure(primary, 1, &[backup]).await.unwrap();
+    }
+    step(&primaries, 0).await;
+    pulled(&primaries[1], 1, 1).await;
+    // What becomes of the second step its backup does not hear.
+    configure(&primaries[1], 2, &[]).await.unwrap();
+    step(&primaries, 1).await;
+    pulled(&primaries[0], 2, 0).await;
+    for primary in &primaries {
+        let down = primary.watch();
+        primary.kill();
+        soon(down).await;
+    }
+    for backup in &backups {
+        configure(backup, 3, &[]).await.unwrap();
+    }
+    meet(&backups).await;
+    step(&backups, 1).await;
+    for (chunk, backup) in (0..).zip(&backups) {
+        assert_eq!(pulled(backup, 2, chunk).await, undisturbed(2, chunk, 2).await);
+    }
+}

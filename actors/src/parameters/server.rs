@@ -538,7 +538,8 @@ impl ParameterServer {
         let done = self
             .reported_with
             .and_then(|chunk| self.done(chunk, step, Some(norm), verdict == Verdict::Skip));
-        self.replicate(Record::Verdict { step, verdict, done }, context);
+        let squares = self.gate.before();
+        self.replicate(Record::Verdict { step, verdict, squares, done }, context);
         match &self.failed {
             Some(failed) => Err(failed.clone()),
             None => Ok(()),

@@ -327,18 +327,21 @@ impl Keeper {
             // It is lost, too: that is the next news.
             return Ok(None);
         }
-        let primaries = self.cast.primaries();
-        let now = primaries.get(shard).map(ActorRef::addr);
-        if now == Some(before) {
+        let Some(now) = self.cast.primaries().into_iter().nth(shard) else { return Ok(None) };
+        let at = now.addr();
+        if at == before {
             return Ok(None);
+        }
+        // Of another shard that is lost, too, the first that is left is no primary yet.
+        let mut primaries = self.shards.now();
+        if let Some(place) = primaries.get_mut(shard) {
+            *place = now;
         }
         if self.spec.rule.is_global() {
             meet(&primaries).await?;
         }
         self.shards.move_to(primaries);
-        if let Some(now) = now {
-            self.log.tell(JobEvent::ShardUp { shard: shard as u32, node: now.node });
-        }
+        self.log.tell(JobEvent::ShardUp { shard: shard as u32, node: at.node });
         let (told, is_told) = oneshot::channel();
         Ok(moved.send(told).is_ok().then_some(is_told))
     }

@@ -154,7 +154,7 @@ pub enum Record {
         /// What becomes of it.
         verdict: Verdict,
         /// What the other shards were told for it: one that is replaced at the same time may need it again.
-        squares: Option<TellSquares>,
+        squares: Option<Box<TellSquares>>,
         /// What is told of it.
         done: Option<StepDone>,
     },
@@ -490,7 +490,7 @@ impl ParameterServer {
                     false => Ok(false),
                 };
                 if followed == Ok(true) {
-                    self.gate.has_told_before(squares);
+                    self.gate.has_told_before(squares.map(|squares| *squares));
                 }
                 (followed, done)
             }

@@ -538,7 +538,7 @@ impl ParameterServer {
         let done = self
             .reported_with
             .and_then(|chunk| self.done(chunk, step, Some(norm), verdict == Verdict::Skip));
-        let squares = self.gate.before();
+        let squares = self.gate.before().map(Box::new);
         self.replicate(Record::Verdict { step, verdict, squares, done }, context);
         match &self.failed {
             Some(failed) => Err(failed.clone()),

@@ -14,6 +14,7 @@ use std::{
     net::TcpStream,
     path::Path,
     process::Command,
+    time::{Duration, Instant},
 };
 
 use example::*;
@@ -120,11 +121,17 @@ async fn a_cluster_started_by_hand_trains_a_job_and_serves_its_model() {
     let sure: Vec<f64> = serde_json::from_value(output["data"].clone()).unwrap();
     assert!((sure.iter().sum::<f64>() - 1.0).abs() < 1e-3, "{answer}");
 
-    // Any node tells of all: the four, and the one that serves.
-    let told = status(hand.state.path(), &last);
-    let members = told["members"].as_array().unwrap();
-    let up = members.iter().filter(|member| member["state"] == "up").count();
-    assert_eq!(up, 5, "{told}");
+    // Any node tells of all: the four, and the one that serves. On a busy machine one may be a suspect for a moment.
+    let deadline = Instant::now() + LONG;
+    loop {
+        let told = status(hand.state.path(), &last);
+        let members = told["members"].as_array().unwrap();
+        if members.iter().filter(|member| member["state"] == "up").count() == 5 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{told}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     for process in [&serve, &seed] {
         process.terminate();
         assert!(process.wait(LONG).await.unwrap().success());

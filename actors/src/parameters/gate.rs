@@ -102,9 +102,10 @@ impl Gate {
         }
     }
 
-    /// The same shard's, at a step of which nothing is known.
+    /// The same shard's, at a step of which nothing is known but what was told of the one before.
     pub(crate) fn anew(&self, step: u64) -> Self {
         let mut gate = Gate::new(self.own.shard, self.told.len(), self.chunks, self.window);
+        gate.before = self.before;
         gate.begin(step);
         gate
     }

@@ -279,9 +279,7 @@ impl DeferredHandler<Configure> for ParameterServer {
         if !self.replication.is_primary() {
             tracing::info!(view, version, "a backup is the primary of its shard now");
             self.shard.forget_unapplied();
-            let before = self.gate.before();
             self.gate = self.gate.anew(version);
-            self.gate.has_told_before(before);
             self.replication.role = Replication::default().role;
         }
         self.replication.view.store(view, Ordering::Release);

@@ -259,10 +259,11 @@ impl Work {
             let _ = poll!(&mut asked);
             // Otherwise the step was applied already: this slot had been pushed by another.
             if version <= work.step {
-                let residual = self.residual_for(work.step, work.slot);
-                let begun = try_join(self.begin(work), residual.map(Ok));
-                let (begun, residual) = beside(&mut pushes, begun).await?;
-                let begun = Begun { residual, ..begun };
+                let (step, slot) = (work.step, work.slot);
+                let residual = self.residual_for(step, slot).map(Ok);
+                let both = try_join(self.begin(work), residual);
+                let (pending, residual) = beside(&mut pushes, both).await?;
+                let begun = Begun { step, slot, pending, residual };
                 // The gradient before the one before is out of the device's way.
                 while pushes.len() > 1 {
                     pushes.try_next().await?;
@@ -359,7 +360,7 @@ impl Work {
     }
 
     /// Has the device compute one slot. On the processor it is computed when this returns.
-    async fn begin(&self, work: SlotWork) -> Result<Begun> {
+    async fn begin(&self, work: SlotWork) -> Result<PendingGradient> {
         let SlotWork { step, slot, batch, inputs, targets } = work;
         let (seed, parts) = (self.spec.seed, self.spec.parts as usize);
         let begun = self
@@ -373,7 +374,7 @@ impl Work {
             })
             .await?;
         match begun {
-            Ok(pending) => Ok(Begun { step, slot, pending, residual: Before::Is(None) }),
+            Ok(pending) => Ok(pending),
             Err(why) => {
                 let loader = self.loaders.borrow().clone();
                 Err(self.unfit(why, &loader).await)

@@ -2,13 +2,20 @@
 //! those, so that the result has the same bits.
 #![cfg(feature = "torch")]
 
+#[path = "support/second_node.rs"]
+mod second_node;
 #[path = "support/training.rs"]
 mod training;
 
 use footlight::{
     actors::{
+        checkpoint::Checkpoints,
         consistency::Consistency,
         model::Precision,
+        parameters::{
+            ParameterServer,
+            message::{AskVersion, AwaitVersion},
+        },
         training::{
             JobEvent, RunningJob, Trainer, TrainingJob, TrainingReport, Worker,
             residuals::{AskResidual, ResidualKeeper},
@@ -18,8 +25,12 @@ use footlight::{
     prelude::Placement,
     runtime::{NodeId, tensor::WireFormat},
 };
-use std::collections::{BTreeMap, BTreeSet};
-use tokio::sync::Mutex;
+use second_node::{Asked, second_node, take_all};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+use tokio::{sync::Mutex, time::timeout};
 use training::*;
 
 #[test]
@@ -233,6 +244,76 @@ async fn each_residual_is_on_two_nodes() {
     stage.let_go();
     let (_, events) = finish(running).await;
     assert_eq!(lost(&events), 0);
+    stage.is_cleared().await;
+}
+
+/// A slot's gradient goes to the shards when another node has what was rounded off it, and not before. That node is
+/// exchanged for a better one that joins, here for one without a shard; and for another one if it is slow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gradient_goes_out_once_another_node_has_its_residual() {
+    let _alone = ALONE.lock().await;
+    let stage = Stage::slow(&["loader", "server"], &[Part::Worker], 10).await;
+    let job = |name: &str| job(&stage, name).workers(1);
+    let (calm, _) = finish(soon(job("calm").submit(&stage.seed)).await.unwrap()).await;
+    let mut held = soon(job("held").submit(&stage.seed)).await.unwrap();
+    until_step(&mut held, 5).await;
+    let shard = &stage.seed.find::<ParameterServer>().await[0];
+    let (second, mut asked) = second_node(&stage).await;
+    for _ in 0..3 {
+        let Asked { keep, reply } = soon(asked.recv()).await.unwrap();
+        // The slot's own step, and the one that its residual is for.
+        let (step, next) = (keep.step - 1, keep.step);
+        let applied = shard.call(AwaitVersion { version: next });
+        // Long enough for a dozen steps.
+        assert!(timeout(Duration::from_millis(500), applied).await.is_err(), "{step} was applied");
+        assert_eq!(soon(shard.call(AskVersion)).await.unwrap(), Some(step));
+        reply.send(true);
+        tokio::select! {
+            applied = soon(shard.call(AwaitVersion { version: next })) => drop(applied.unwrap()),
+            () = take_all(&mut asked) => {}
+        }
+    }
+    // Now it takes none for as long as the job does not go on.
+    let Asked { keep, reply: _unanswered } = soon(asked.recv()).await.unwrap();
+    soon(shard.call(AwaitVersion { version: keep.step })).await.unwrap().unwrap();
+    let (report, events) = tokio::select! {
+        finished = finish(held) => finished,
+        () = take_all(&mut asked) => unreachable!("it has no end"),
+    };
+    assert_eq!(lost(&events), 0);
+    are_same(&report, &calm);
+    second.leave().await.unwrap();
+    stage.is_cleared().await;
+}
+
+/// Those of a job that goes on from a checkpoint are on two nodes before anything is computed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resumed_job_begins_with_its_residuals_on_another_node() {
+    let _alone = ALONE.lock().await;
+    let stage = Stage::set(&["loader", "server"], &[Part::Worker]).await;
+    let job = |name: &str, epochs| job(&stage, name).epochs(epochs).workers(1);
+    let (calm, _) = finish(soon(job("calm", 2).submit(&stage.seed)).await.unwrap()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let saved = |epochs| job("saved", epochs).checkpoints(Checkpoints::to(folder.path()));
+    finish(soon(saved(1).submit(&stage.seed)).await.unwrap()).await;
+    stage.is_cleared().await;
+
+    let (second, mut asked) = second_node(&stage).await;
+    let resumed = soon(saved(2).resume().submit(&stage.seed)).await.unwrap();
+    for slot in 0..SLOTS {
+        let Asked { keep, reply } = soon(asked.recv()).await.unwrap();
+        assert_eq!((keep.step, keep.slot), (STEPS_PER_EPOCH, slot));
+        assert!(stage.seed.find::<Worker>().await.is_empty());
+        reply.send(true);
+    }
+    let (report, events) = tokio::select! {
+        finished = finish(resumed) => finished,
+        () = take_all(&mut asked) => unreachable!("it has no end"),
+    };
+    assert!(events.iter().any(|event| matches!(event, JobEvent::FromCheckpoint { .. })));
+    assert_eq!(lost(&events), 0);
+    are_same(&report, &calm);
+    second.leave().await.unwrap();
     stage.is_cleared().await;
 }
 

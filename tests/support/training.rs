@@ -427,15 +427,19 @@ impl Stage {
         (*part, process)
     }
 
-    /// Another node in this process, which has no part of its own.
-    pub(crate) async fn joiner(&self) -> Node {
-        let args = NodeArgs {
+    /// What another node is started with that has no part of its own.
+    pub(crate) fn joiner_args(&self) -> NodeArgs {
+        NodeArgs {
             seeds: vec![self.seed.addr().to_string()],
             state: Some(self.dir.path().join("keys")),
             roles: vec!["client".to_owned()],
             ..NodeArgs::default()
-        };
-        start(args, true).await.unwrap()
+        }
+    }
+
+    /// Such a node in this process.
+    pub(crate) async fn joiner(&self) -> Node {
+        start(self.joiner_args(), true).await.unwrap()
     }
 
     /// The process of a node.

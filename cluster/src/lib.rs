@@ -54,7 +54,7 @@ pub use leaving::DRAIN_TIMEOUT;
 pub use ledger::{LedgerId, LedgerView};
 pub use network::{
     events::{ClusterEvent, Events},
-    view::{Member, MemberState},
+    view::{Member, MemberState, are_cut, cut_between},
 };
 pub use node::Node;
 pub use node_actor::{AskStatus, Drain, Draining, NodeActor, Status};

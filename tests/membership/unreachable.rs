@@ -3,92 +3,13 @@
 
 use std::{
     collections::BTreeSet,
-    fmt, io,
-    net::SocketAddr,
     ops::RangeInclusive,
-    pin::Pin,
-    sync::{Arc, Mutex},
-    task::{Context as Task, Poll},
     time::{Duration, Instant},
 };
 
-use footlight::{
-    cluster::transport::socket::{SocketError, Sockets, SystemSockets},
-    prelude::*,
-    runtime::NodeId,
-};
-use quinn::{AsyncUdpSocket, Runtime, UdpPoller, udp};
+use footlight::{prelude::*, runtime::NodeId};
 
-use crate::support::*;
-
-/// From where to where nothing passes.
-type Cuts = Arc<Mutex<BTreeSet<(SocketAddr, SocketAddr)>>>;
-
-/// The system's sockets, some of whose packets are lost.
-#[derive(Debug)]
-struct Lossy(SystemSockets, Cuts);
-
-impl Sockets for Lossy {
-    fn bind(
-        &self,
-        addr: SocketAddr,
-        runtime: &dyn Runtime,
-    ) -> Result<Arc<dyn AsyncUdpSocket>, SocketError> {
-        let socket = self.0.bind(addr, runtime)?;
-        Ok(Arc::new(LossySocket { socket, cuts: self.1.clone() }))
-    }
-}
-
-struct LossySocket {
-    socket: Arc<dyn AsyncUdpSocket>,
-    cuts: Cuts,
-}
-
-impl fmt::Debug for LossySocket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.socket.fmt(f)
-    }
-}
-
-impl AsyncUdpSocket for LossySocket {
-    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        self.socket.clone().create_io_poller()
-    }
-
-    fn try_send(&self, transmit: &udp::Transmit<'_>) -> io::Result<()> {
-        let way = (self.socket.local_addr()?, transmit.destination);
-        if self.cuts.lock().unwrap().contains(&way) {
-            Ok(())
-        } else {
-            self.socket.try_send(transmit)
-        }
-    }
-
-    fn poll_recv(
-        &self,
-        task: &mut Task<'_>,
-        bufs: &mut [io::IoSliceMut<'_>],
-        meta: &mut [udp::RecvMeta],
-    ) -> Poll<io::Result<usize>> {
-        self.socket.poll_recv(task, bufs, meta)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
-    }
-
-    fn max_transmit_segments(&self) -> usize {
-        self.socket.max_transmit_segments()
-    }
-
-    fn max_receive_segments(&self) -> usize {
-        self.socket.max_receive_segments()
-    }
-
-    fn may_fragment(&self) -> bool {
-        self.socket.may_fragment()
-    }
-}
+use crate::support::{lossy::Cuts, *};
 
 /// A connection over which nothing comes is given up after 2 s, which are counted in looks; a busy
 /// machine takes longer.
@@ -101,10 +22,8 @@ fn tells_unreachable(node: &Node, from: NodeId, to: NodeId) -> bool {
 async fn cut_is_told(one_way: bool) {
     let cluster = Cluster::new();
     let cuts = Cuts::default();
-    let start = async |options| {
-        let sockets = Arc::new(Lossy(SystemSockets::new(), cuts.clone()));
-        cluster.builder(options).sockets(sockets).start().await.unwrap()
-    };
+    let start =
+        async |options| cluster.builder(options).sockets(cuts.sockets()).start().await.unwrap();
     let third = start(Options::default()).await;
     let one = start(Options::join(third.addr())).await;
     let other = start(Options::join(third.addr())).await;
@@ -120,9 +39,9 @@ async fn cut_is_told(one_way: bool) {
     until("a call is under way", async || soon(probe.call(Held {})).await.unwrap() == 1).await;
 
     let cut_at = Instant::now();
-    cuts.lock().unwrap().insert((one.addr(), other.addr()));
+    cuts.cut_one_way(one.addr(), other.addr());
     if !one_way {
-        cuts.lock().unwrap().insert((other.addr(), one.addr()));
+        cuts.cut_one_way(other.addr(), one.addr());
     }
     // The call that was under way does not wait for its deadline, nor for what the connection itself
     // bears without a packet, 10 s.
@@ -173,7 +92,7 @@ async fn cut_is_told(one_way: bool) {
     let there = ActorRef::<Probe>::at(probe.addr(), third.system());
     assert_eq!(soon(there.call(Where {})).await.unwrap().0, other.id());
 
-    cuts.lock().unwrap().clear();
+    cuts.heal();
     until("they reach each other again", async || {
         [&one, &other, &third]
             .iter()

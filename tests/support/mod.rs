@@ -15,6 +15,7 @@
 
 pub(crate) mod clock;
 mod diary;
+pub(crate) mod lossy;
 pub(crate) mod memory;
 pub(crate) mod netns;
 mod probe;

@@ -573,8 +573,12 @@ pub(crate) async fn failure(mut job: RunningJob) -> String {
 }
 
 pub(crate) async fn start(args: NodeArgs, knows_model: bool) -> Result<Node> {
+    builder(args, knows_model)?.start().await
+}
+
+pub(crate) fn builder(args: NodeArgs, knows_model: bool) -> Result<NodeBuilder> {
     let models = models(knows_model)?;
-    Node::builder(args).with(actors::cast(models)).join_timeout(LONG).start().await
+    Ok(Node::builder(args).with(actors::cast(models)).join_timeout(LONG))
 }
 
 fn models(known: bool) -> Result<Models> {

@@ -1,18 +1,18 @@
-//! The shards of a job, kept up: when a primary is lost a backup takes its place, and when a backup is lost or has
-//! become the primary another one is made.
+//! The shards of a job, kept up: when a primary is lost a backup takes its place, and when a backup is lost, is cut off
+//! from its primary, or has become the primary, another one is made.
 //!
 //! Which actors hold a shard stands in the ledger, each time under a greater view, before anybody hears of it; so the
 //! next trainer knows whom to ask. A backup is written there once it has the whole state, so that none takes over
 //! that has not. A trainer that is no longer the only one can't write, and gives up.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use footlight_cluster::{
-    Node, Placement,
+    Node, Placement, are_cut, cut_between,
     ledger::{Expect, LedgerError},
 };
 use footlight_runtime::{
@@ -24,7 +24,10 @@ use futures::{
     stream::FuturesUnordered,
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use super::{
     event::JobEvent,
@@ -46,8 +49,10 @@ use crate::{
 
 /// A shard has so long to hear that it is dismissed.
 const DISMISS: Duration = Duration::from_secs(2);
-/// When no node can take a backup, nodes are looked at again so much later.
+/// So often it is looked at who is cut off, and, when no node can take a backup, at the nodes again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// A backup that its primary can't reach, though both are members, is replaced after so long.
+const CUT_PATIENCE: Duration = Duration::from_secs(5);
 /// After a connection broke.
 const TELL_AGAIN: Duration = Duration::from_millis(100);
 
@@ -93,6 +98,14 @@ pub(super) enum Loss {
     Survived(usize),
     /// It held nothing yet.
     Nothing,
+}
+
+/// A backup that its primary can't reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Cut {
+    shard: usize,
+    primary: ActorAddr,
+    backup: ActorAddr,
 }
 
 /// What became of telling a primary who its backups are.
@@ -144,6 +157,28 @@ impl Cast {
         let members = &mut groups[at].members;
         members.retain(|member| *member != actor);
         if members.is_empty() { Loss::Fatal(at) } else { Loss::Survived(at) }
+    }
+
+    /// Takes a backup out of its shard's group, if it is one still, and of this primary.
+    fn release(&self, cut: Cut) -> bool {
+        let mut groups = self.groups();
+        let Some(Group { members, .. }) = groups.get_mut(cut.shard) else { return false };
+        let is_backup = members.first() == Some(&cut.primary) && members[1..].contains(&cut.backup);
+        members.retain(|member| !is_backup || *member != cut.backup);
+        is_backup
+    }
+
+    /// The backups whose primaries can't reach them.
+    fn cuts(&self) -> Vec<Cut> {
+        let members = self.node.members();
+        let of_group = |(shard, Group { members, .. }): (usize, &Group)| {
+            let primary = members.first().copied();
+            let cut = |backup: &ActorAddr| Some(Cut { shard, primary: primary?, backup: *backup });
+            members.iter().skip(1).filter_map(cut).collect::<Vec<_>>()
+        };
+        let all: Vec<Cut> = self.groups().iter().enumerate().flat_map(of_group).collect();
+        let is_cut = |cut: &Cut| are_cut(&members, cut.primary.node, cut.backup.node);
+        all.into_iter().filter(is_cut).collect()
     }
 
     /// Writes down who holds what; gives the version of that.
@@ -288,8 +323,8 @@ impl Keeper {
     ) -> Result<()> {
         // Those who must know of a move may need another shard first, which is lost as well and has still to move.
         let mut telling = FuturesUnordered::new();
+        let mut cut_since = HashMap::new();
         loop {
-            let is_short = telling.is_empty() && self.short().is_some();
             tokio::select! {
                 biased;
                 loss = losses.recv() => match loss {
@@ -297,7 +332,10 @@ impl Keeper {
                     None => return Ok(()),
                 },
                 Some(_) = telling.next() => {}
-                () = tokio::time::sleep(LOOK_AGAIN), if is_short => {}
+                () = tokio::time::sleep(LOOK_AGAIN), if self.spec.replicas > 0 => {}
+            }
+            for cut in self.cut_for_long(&mut cut_since) {
+                telling.extend(self.do_without(cut, &moved).await?);
             }
             while telling.is_empty()
                 && losses.is_empty()
@@ -305,6 +343,34 @@ impl Keeper {
                 && self.add_backup(shard).await?
             {}
         }
+    }
+
+    /// The backups that have been cut off for long, where `since` remembers since when.
+    fn cut_for_long(&self, since: &mut HashMap<Cut, Instant>) -> Vec<Cut> {
+        let cuts = self.cast.cuts();
+        since.retain(|cut, _| cuts.contains(cut));
+        let mut is_long =
+            |cut: &Cut| since.entry(*cut).or_insert_with(Instant::now).elapsed() >= CUT_PATIENCE;
+        cuts.into_iter().filter(&mut is_long).collect()
+    }
+
+    /// A backup that its primary can't reach holds the shard's steps up: it is lost to the shard, though it is there.
+    async fn do_without(
+        &mut self,
+        cut: Cut,
+        moved: &mpsc::UnboundedSender<Moved>,
+    ) -> Result<Option<oneshot::Receiver<()>>> {
+        if !self.cast.release(cut) {
+            return Ok(None);
+        }
+        let Cut { shard, primary, backup } = cut;
+        let (node, primary) = (backup.node, primary.node);
+        let why =
+            format!("node {primary}, which has the shard, and node {node} can't reach each other");
+        self.log.tell(JobEvent::ShardLost { shard: shard as u32, node, why });
+        // If this does not get there it ends with the job.
+        ActorRef::<ParameterServer>::at(backup, self.node().system()).stop();
+        self.take_over(shard, moved).await
     }
 
     /// A shard that has fewer backups than it should.
@@ -351,9 +417,23 @@ impl Keeper {
         Ok(self.cast.configure(shard, new).await? == Configured::Yes)
     }
 
+    /// Gives a new backup all that its primary has. False if one of them is lost, or they are cut off from each other.
+    async fn give_all(&self, shard: usize, primary: NodeId, backup: ActorAddr) -> Result<bool> {
+        tokio::select! {
+            given = self.configure(shard, Some(backup)) => given,
+            () = cut_between(self.node().system(), primary, backup.node, CUT_PATIENCE) => Ok(false),
+        }
+    }
+
     /// Starts a backup where there is room for one. False if there is none now.
     async fn add_backup(&mut self, shard: usize) -> Result<bool> {
-        let nodes = self.starts().nodes().unwrap_or_default();
+        let Some(primary) = self.cast.primaries().get(shard).map(|primary| primary.addr().node)
+        else {
+            return Ok(false);
+        };
+        let members = self.node().members();
+        let mut nodes = self.starts().nodes().unwrap_or_default();
+        nodes.retain(|node| !are_cut(&members, primary, *node));
         let free = nodes_for_backups(&nodes, &self.cast.groups(), shard);
         for on in free {
             let backup = match self.starts().start(shard as u32, on).await {
@@ -365,7 +445,7 @@ impl Keeper {
             };
             self.me.call(WatchShard { shard: backup.addr() }).await?;
             self.cast.groups()[shard].view += 1;
-            if !self.configure(shard, Some(backup.addr())).await? {
+            if !self.give_all(shard, primary, backup.addr()).await? {
                 // Without the one that could not be made.
                 backup.stop();
                 self.cast.groups()[shard].view += 1;

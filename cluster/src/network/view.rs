@@ -150,17 +150,18 @@ impl Member {
     }
 }
 
-/// Whether two members can't reach each other, as one of them tells.
-pub(crate) fn are_cut(members: &[Member], one: NodeId, other: NodeId) -> bool {
+/// Whether two members can't reach each other, as one of them tells; though both may be [up](Member::is_up), as others
+/// reach them.
+pub fn are_cut(members: &[Member], one: NodeId, other: NodeId) -> bool {
     let tells = |from: NodeId, to: NodeId| {
         members.iter().any(|member| member.id == from && member.unreachable.contains(&to))
     };
     tells(one, other) || tells(other, one)
 }
 
-/// Ready when this node and another one have been [cut](are_cut) from each other for so long. Never
-/// if the node ends before.
-pub(crate) async fn cut_between(system: &System, other: NodeId, patience: Duration) {
+/// Ready when two members have been [cut](are_cut) from each other for so long, as this node knows it. Never if the node
+/// ends before.
+pub async fn cut_between(system: &System, one: NodeId, other: NodeId, patience: Duration) {
     let Some(mut changes) = Node::of(system).map(|node| node.changes()) else {
         return std::future::pending().await;
     };
@@ -168,7 +169,7 @@ pub(crate) async fn cut_between(system: &System, other: NodeId, patience: Durati
     loop {
         changes.mark_unchanged();
         let cut = match Node::of(system) {
-            Some(node) => are_cut(&node.members(), node.id(), other),
+            Some(node) => are_cut(&node.members(), one, other),
             None => return std::future::pending().await,
         };
         since = cut.then(|| since.unwrap_or_else(Instant::now));

@@ -117,7 +117,9 @@ impl Belonging {
     /// (OW-3).
     async fn out_of_reach(&self, system: &System) {
         match self.owner.unreachable {
-            Some(patience) => cut_between(system, self.owner.actor.node, patience).await,
+            Some(patience) => {
+                cut_between(system, system.node(), self.owner.actor.node, patience).await;
+            }
             None => std::future::pending().await,
         }
     }

@@ -85,7 +85,7 @@ pub(super) fn described(system: &System, child: Child, owner: ActorAddr, again: 
             let (sees, ends) = (system.clone(), system.clone());
             let cut = move |actor: ActorAddr| {
                 let system = sees.clone();
-                async move { cut_between(&system, actor.node, Duration::ZERO).await }
+                async move { cut_between(&system, system.node(), actor.node, Duration::ZERO).await }
             };
             spec.lost_when(cut, move |actor| {
                 let system = ends.clone();

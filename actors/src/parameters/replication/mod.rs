@@ -28,7 +28,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -83,6 +83,8 @@ struct Backup {
     given: u64,
     /// It has all of that.
     is_synced: bool,
+    /// Who tells it something gives up when this is gone: it is no backup any more, and may be out of reach for ever.
+    stays: Arc<()>,
 }
 
 /// Which record is waited for.
@@ -192,7 +194,12 @@ impl DeferredHandler<Configure> for ParameterServer {
         let is_new =
             |server: &ActorRef<Self>| !backups.iter().any(|b| b.server.addr() == server.addr());
         let new = wanted.into_iter().filter(is_new);
-        let new = new.map(|server| Backup { server, given: view, is_synced: false });
+        let new = new.map(|server| Backup {
+            server,
+            given: view,
+            is_synced: false,
+            stays: Arc::default(),
+        });
         let new: Vec<_> = new.collect();
         backups.extend(new.iter().cloned());
         self.shard.hold_sums(!backups.is_empty());
@@ -202,9 +209,10 @@ impl DeferredHandler<Configure> for ParameterServer {
             Err(error) => return reply.send(Err(error)),
         };
         let me = context.me();
+        let new: Vec<_> = new.iter().map(Told::new).collect();
         context.run(async move {
             let synced =
-                stream::iter(new).map(|backup| copy_all(backup, copies.clone(), me.clone()));
+                stream::iter(new).map(|backup| copy_all(backup, view, copies.clone(), me.clone()));
             let synced = synced.buffer_unordered(2).try_collect::<Vec<()>>().await;
             reply.send(synced.map(drop));
             Ok(())
@@ -444,15 +452,15 @@ impl ParameterServer {
 
     fn tell_backup(&self, backup: &Backup, record: Record, context: &Context<Self>) {
         let (view, me) = (self.replication.view.clone(), context.me());
-        let Backup { server, given, .. } = backup.clone();
+        let (given, told) = (backup.given, Told::new(backup));
         context.run(async move {
             let key = record.key();
             let now =
                 || Replicate { view: view.load(Ordering::Acquire), given, record: record.clone() };
-            if tell(&server, now, &me).await
+            if tell(&told, now, &me).await
                 && let Some(key) = key
             {
-                hears(&me, Heard::Taken { backup: server.addr(), key }).await;
+                hears(&me, Heard::Taken { backup: told.server.addr(), key }).await;
             }
             Ok(())
         });
@@ -473,12 +481,12 @@ impl ParameterServer {
 
 /// Gives a backup all that there is.
 async fn copy_all(
-    backup: Backup,
+    backup: Told,
+    view: u64,
     copies: Arc<Vec<Copy>>,
     me: ActorRef<ParameterServer>,
 ) -> std::result::Result<(), PushError> {
-    let Backup { server, given: view, .. } = backup;
-    let (to, primary) = (&server, &me);
+    let (to, primary, addr) = (&backup, &me, backup.server.addr());
     let all = (0..copies.len()).map(|at| {
         let copies = copies.clone();
         async move { tell(to, || copies[at].clone(), primary).await }
@@ -486,13 +494,10 @@ async fn copy_all(
     let mut all = stream::iter(all).buffer_unordered(COPIES_AT_ONCE);
     while let Some(is_taken) = all.next().await {
         if !is_taken {
-            return Err(refused(format!(
-                "the backup {} could not be given the state",
-                server.addr()
-            )));
+            return Err(refused(format!("the backup {addr} could not be given the state")));
         }
     }
-    hears(&me, Heard::Synced { backup: server.addr(), view }).await;
+    hears(&me, Heard::Synced { backup: addr, view }).await;
     Ok(())
 }
 
@@ -501,17 +506,33 @@ async fn hears(me: &ActorRef<ParameterServer>, heard: Heard) {
     let _ = me.call(heard).await;
 }
 
-/// Tells a backup until it has taken it; false if it is lost or heeds another primary.
+/// A backup, as who tells it something knows it.
+struct Told {
+    server: ActorRef<ParameterServer>,
+    stays: Weak<()>,
+}
+
+impl Told {
+    fn new(backup: &Backup) -> Self {
+        Told { server: backup.server.clone(), stays: Arc::downgrade(&backup.stays) }
+    }
+
+    fn is_over(&self) -> bool {
+        self.stays.strong_count() == 0
+    }
+}
+
+/// Tells a backup until it has taken it; false if it is lost, heeds another primary, or is no backup any more.
 async fn tell<M: Message<Reply = Taken>, How: 'static>(
-    backup: &ActorRef<ParameterServer>,
+    backup: &Told,
     message: impl Fn() -> M,
     me: &ActorRef<ParameterServer>,
 ) -> bool
 where
     ParameterServer: Receives<M, How>,
 {
-    loop {
-        match backup.call(message()).await {
+    while !backup.is_over() {
+        match backup.server.call(message()).await {
             Ok(Taken::Yes) => return true,
             Ok(Taken::NotYet) => tokio::time::sleep(NOT_YET).await,
             Ok(Taken::Deposed(view)) => {
@@ -519,7 +540,7 @@ where
                 return false;
             }
             Ok(Taken::Refused(why)) => {
-                tracing::error!(backup = %backup.addr(), why, "a backup refuses what its shard tells it");
+                tracing::error!(backup = %backup.server.addr(), why, "a backup refuses what its shard tells it");
                 return false;
             }
             Err(error) => match error.cause() {
@@ -532,4 +553,5 @@ where
             },
         }
     }
+    false
 }

@@ -1,6 +1,6 @@
 use std::task::Poll;
 
-use footlight_runtime::{Down, System, tensor::WireFormat};
+use footlight_runtime::{Down, HostTensor, System, tensor::WireFormat};
 use futures::poll;
 
 use super::*;
@@ -13,7 +13,10 @@ use crate::{
         layout::Layout,
         optimizer::Adam,
         rule::StepRule,
-        server::{AskVersion, FollowSteps, Initialise, Pull, PushGradient, Pushed, SlotMetrics},
+        server::{
+            AskVersion, FollowSteps, Initialise, Pull, PushGradient, Pushed, SavedChunk,
+            SlotMetrics,
+        },
     },
 };
 

@@ -1,5 +1,9 @@
-//! The shards of a job, kept up: when a primary is lost a backup takes its place, and when a backup is lost, is cut off
-//! from its primary, or has become the primary, another one is made.
+//! The shards of a job, kept up: when a primary is lost a backup takes its place, and when a backup is lost, or has
+//! become the primary, another one is made.
+//!
+//! Two nodes may not reach each other though all others reach both, so that neither is declared down. A backup that is
+//! cut off from its primary for a while is lost to the shard, and so is a primary that is cut off from the trainer and
+//! has a backup that is not: otherwise the shard's steps would wait for the cut to heal.
 //!
 //! Which actors hold a shard stands in the ledger, each time under a greater view, before anybody hears of it; so the
 //! next trainer knows whom to ask. A backup is written there once it has the whole state, so that none takes over
@@ -51,7 +55,7 @@ use crate::{
 const DISMISS: Duration = Duration::from_secs(2);
 /// So often it is looked at who is cut off, and, when no node can take a backup, at the nodes again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// A backup that its primary can't reach, though both are members, is replaced after so long.
+/// Who is cut off from whom it has to reach, though both are members, is replaced after so long.
 const CUT_PATIENCE: Duration = Duration::from_secs(5);
 /// After a connection broke.
 const TELL_AGAIN: Duration = Duration::from_millis(100);
@@ -100,12 +104,15 @@ pub(super) enum Loss {
     Nothing,
 }
 
-/// A backup that its primary can't reach.
+/// One who holds a shard is cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Cut {
     shard: usize,
+    lost: ActorAddr,
+    /// From there.
+    from: NodeId,
+    /// Who had the shard then.
     primary: ActorAddr,
-    backup: ActorAddr,
 }
 
 /// What became of telling a primary who its backups are.
@@ -159,26 +166,34 @@ impl Cast {
         if members.is_empty() { Loss::Fatal(at) } else { Loss::Survived(at) }
     }
 
-    /// Takes a backup out of its shard's group, if it is one still, and of this primary.
+    /// Takes one who is cut off out of its shard's group, if it is still as it was and others hold the shard.
     fn release(&self, cut: Cut) -> bool {
         let mut groups = self.groups();
         let Some(Group { members, .. }) = groups.get_mut(cut.shard) else { return false };
-        let is_backup = members.first() == Some(&cut.primary) && members[1..].contains(&cut.backup);
-        members.retain(|member| !is_backup || *member != cut.backup);
-        is_backup
+        if members.first() != Some(&cut.primary) || members.len() < 2 {
+            return false;
+        }
+        let before = members.len();
+        members.retain(|member| *member != cut.lost);
+        members.len() < before
     }
 
-    /// The backups whose primaries can't reach them.
+    /// Those who hold a shard and can't be reached from where they must be.
     fn cuts(&self) -> Vec<Cut> {
-        let members = self.node.members();
-        let of_group = |(shard, Group { members, .. }): (usize, &Group)| {
-            let primary = members.first().copied();
-            let cut = |backup: &ActorAddr| Some(Cut { shard, primary: primary?, backup: *backup });
-            members.iter().skip(1).filter_map(cut).collect::<Vec<_>>()
-        };
-        let all: Vec<Cut> = self.groups().iter().enumerate().flat_map(of_group).collect();
-        let is_cut = |cut: &Cut| are_cut(&members, cut.primary.node, cut.backup.node);
-        all.into_iter().filter(is_cut).collect()
+        let (members, me) = (self.node.members(), self.node.id());
+        let groups = self.groups();
+        let cuts = groups.iter().enumerate().flat_map(|(shard, group)| {
+            let is_cut = |one: NodeId, actor: &ActorAddr| are_cut(&members, one, actor.node);
+            let Some((&primary, backups)) = group.members.split_first() else { return Vec::new() };
+            let cut = |lost: &ActorAddr, from| Cut { shard, lost: *lost, from, primary };
+            if is_cut(me, &primary) {
+                let may_take_over = backups.first().is_some_and(|next| !is_cut(me, next));
+                return may_take_over.then(|| cut(&primary, me)).into_iter().collect();
+            }
+            let lost = backups.iter().filter(|backup| is_cut(primary.node, backup));
+            lost.map(|backup| cut(backup, primary.node)).collect()
+        });
+        cuts.collect()
     }
 
     /// Writes down who holds what; gives the version of that.
@@ -285,6 +300,8 @@ pub(super) struct Keeper {
     /// The ledger's version of them.
     pub(super) version: u64,
     pub(super) log: Arc<Log>,
+    /// They hold a shard that does without them, and can't be told yet.
+    pub(super) released: Vec<ActorAddr>,
 }
 
 /// Shards have moved; what is sent here tells that all who must know do.
@@ -334,6 +351,7 @@ impl Keeper {
                 Some(_) = telling.next() => {}
                 () = tokio::time::sleep(LOOK_AGAIN), if self.spec.replicas > 0 => {}
             }
+            self.end_released();
             for cut in self.cut_for_long(&mut cut_since) {
                 telling.extend(self.do_without(cut, &moved).await?);
             }
@@ -345,7 +363,7 @@ impl Keeper {
         }
     }
 
-    /// The backups that have been cut off for long, where `since` remembers since when.
+    /// Those who have been cut off for long, where `since` remembers since when.
     fn cut_for_long(&self, since: &mut HashMap<Cut, Instant>) -> Vec<Cut> {
         let cuts = self.cast.cuts();
         since.retain(|cut, _| cuts.contains(cut));
@@ -354,7 +372,7 @@ impl Keeper {
         cuts.into_iter().filter(&mut is_long).collect()
     }
 
-    /// A backup that its primary can't reach holds the shard's steps up: it is lost to the shard, though it is there.
+    /// Who is cut off holds the shard's steps up: it is lost to the shard, though it is there.
     async fn do_without(
         &mut self,
         cut: Cut,
@@ -363,14 +381,26 @@ impl Keeper {
         if !self.cast.release(cut) {
             return Ok(None);
         }
-        let Cut { shard, primary, backup } = cut;
-        let (node, primary) = (backup.node, primary.node);
-        let why =
-            format!("node {primary}, which has the shard, and node {node} can't reach each other");
+        let Cut { shard, lost, from, .. } = cut;
+        let node = lost.node;
+        let why = format!("node {node} and node {from} can't reach each other");
         self.log.tell(JobEvent::ShardLost { shard: shard as u32, node, why });
-        // If this does not get there it ends with the job.
-        ActorRef::<ParameterServer>::at(backup, self.node().system()).stop();
+        self.released.push(lost);
+        self.end_released();
         self.take_over(shard, moved).await
+    }
+
+    /// Ends those whom the shards do without, as soon as they can be told. The job's end is theirs, too.
+    fn end_released(&mut self) {
+        let node = self.cast.node.clone();
+        let members = node.members();
+        self.released.retain(|actor| {
+            let is_out_of_reach = are_cut(&members, node.id(), actor.node);
+            if !is_out_of_reach {
+                ActorRef::<ParameterServer>::at(*actor, node.system()).stop();
+            }
+            is_out_of_reach
+        });
     }
 
     /// A shard that has fewer backups than it should.

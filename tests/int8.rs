@@ -290,7 +290,8 @@ async fn a_gradient_goes_out_once_another_node_has_its_residual() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_resumed_job_begins_with_its_residuals_on_another_node() {
     let _alone = ALONE.lock().await;
-    let stage = Stage::set(&["loader", "server"], &[Part::Worker]).await;
+    // Nobody else has kept any before.
+    let stage = Stage::set(&["loader", "server", "worker"], &[]).await;
     let job = |name: &str, epochs| job(&stage, name).epochs(epochs).workers(1);
     let (calm, _) = finish(soon(job("calm", 2).submit(&stage.seed)).await.unwrap()).await;
     let folder = tempfile::tempdir().unwrap();

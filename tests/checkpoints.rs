@@ -1,7 +1,7 @@
 //! A job's state is saved while it runs, and a job that goes on from it has the same result, bit for bit.
 #![cfg(feature = "torch")]
 
-#[path = "support/training.rs"]
+#[path = "support/training/mod.rs"]
 mod training;
 
 use std::{

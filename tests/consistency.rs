@@ -4,7 +4,7 @@
 //! The model counts at the shards how often each sample was applied, as in `each_sample_once`.
 #![cfg(feature = "torch")]
 
-#[path = "support/training.rs"]
+#[path = "support/training/mod.rs"]
 mod training;
 
 use footlight::{

@@ -4,7 +4,7 @@
 //! parameters at the shards count how often each sample's gradient was applied.
 #![cfg(feature = "torch")]
 
-#[path = "support/training.rs"]
+#[path = "support/training/mod.rs"]
 mod training;
 
 use footlight::{

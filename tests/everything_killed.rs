@@ -4,7 +4,7 @@
 
 #[path = "support/s3.rs"]
 mod s3;
-#[path = "support/training.rs"]
+#[path = "support/training/mod.rs"]
 mod training;
 
 use std::{env, path::Path};

@@ -1,7 +1,7 @@
 //! A trained model answers over HTTP as its actor does, and says what is wrong with a request.
 #![cfg(feature = "torch")]
 
-#[path = "support/training.rs"]
+#[path = "support/training/mod.rs"]
 mod training;
 
 use std::net::SocketAddr;

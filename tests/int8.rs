@@ -4,7 +4,7 @@
 
 #[path = "support/second_node.rs"]
 mod second_node;
-#[path = "support/training.rs"]
+#[path = "support/training/mod.rs"]
 mod training;
 
 use footlight::{

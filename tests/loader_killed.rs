@@ -1,7 +1,7 @@
 //! A job goes on when its data loader is lost, with the same result, bit for bit.
 #![cfg(feature = "torch")]
 
-#[path = "support/training.rs"]
+#[path = "support/training/mod.rs"]
 mod training;
 
 use footlight::{

@@ -1,7 +1,7 @@
 //! A node that joins while a job runs gets workers from those that have more, and the result stays what it is.
 #![cfg(feature = "torch")]
 
-#[path = "support/training.rs"]
+#[path = "support/training/mod.rs"]
 mod training;
 
 use std::collections::HashMap;

@@ -5,7 +5,7 @@
 //! here: libtorch's kernels differ between types of processors.
 #![cfg(feature = "torch")]
 
-#[path = "support/training.rs"]
+#[path = "support/training/mod.rs"]
 mod training;
 
 use footlight::{

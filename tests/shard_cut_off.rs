@@ -4,7 +4,7 @@
 
 #[path = "support/lossy.rs"]
 mod lossy;
-#[path = "support/training.rs"]
+#[path = "support/training/mod.rs"]
 mod training;
 
 use footlight::{

@@ -1,7 +1,7 @@
 //! A shard that stands still is replaced by its backup, and does no harm when it wakes up.
 #![cfg(feature = "torch")]
 
-#[path = "support/training.rs"]
+#[path = "support/training/mod.rs"]
 mod training;
 
 use footlight::{actors::training::JobEvent, prelude::*};

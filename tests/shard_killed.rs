@@ -1,7 +1,7 @@
 //! A job whose shards have backups goes on when shards are lost, with the same result, bit for bit.
 #![cfg(feature = "torch")]
 
-#[path = "support/training.rs"]
+#[path = "support/training/mod.rs"]
 mod training;
 
 use footlight::{

@@ -2,7 +2,7 @@
 //! process that submitted it.
 #![cfg(feature = "torch")]
 
-#[path = "support/training.rs"]
+#[path = "support/training/mod.rs"]
 mod training;
 
 use footlight::{

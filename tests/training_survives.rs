@@ -1,7 +1,7 @@
 //! A job outlives its workers; what it can't outlive ends it with one clear error, and soon.
 #![cfg(feature = "torch")]
 
-#[path = "support/training.rs"]
+#[path = "support/training/mod.rs"]
 mod training;
 
 use footlight::{

@@ -33,6 +33,8 @@ use crate::{
 const ADOPT: Duration = Duration::from_secs(10);
 /// After a connection broke.
 const ADOPT_AGAIN: Duration = Duration::from_millis(100);
+/// The trainer's node hears of others a moment later than whoever has seen them and submitted the job.
+const BECOME_KNOWN: Duration = Duration::from_secs(3);
 
 /// A job whose shards are in their places.
 pub(super) struct Placed {
@@ -233,9 +235,16 @@ async fn adopt_members(cast: &Cast, context: &Context<Trainer>) -> Result<()> {
     Ok(())
 }
 
-/// Starts the shards and their backups.
+/// Starts the shards and their backups, as soon as there are enough nodes.
 async fn start_shards(starts: Starts<'_>, context: &Context<Trainer>, cast: &Cast) -> Result<()> {
-    let (spec, at) = (starts.spec, starts.nodes()?);
+    let spec = starts.spec;
+    let are_enough = |members: &[Member]| {
+        nodes_for(members, spec.submitter, "server", ParameterServer::NAME)
+            .is_ok_and(|nodes| nodes.len() > spec.replicas as usize)
+    };
+    // If there are not, what follows says so.
+    let _ = starts.node.wait_for_members(BECOME_KNOWN, are_enough).await;
+    let at = starts.nodes()?;
     if spec.replicas as usize >= at.len() {
         return Err(Error::other(format!(
             "{} replicas of each shard need {} nodes that host `{}`, and there are {}",

@@ -4,6 +4,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering::SeqCst},
+    time::Duration,
 };
 
 use footlight::actors::{data::DataSpec, model::Model};

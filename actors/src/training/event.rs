@@ -49,7 +49,8 @@ pub enum JobEvent {
         /// Why.
         why: String,
     },
-    /// One of those who hold a shard of the parameters is gone; others have all that it had.
+    /// One of those who hold a shard of the parameters is gone, or can't be reached from where it must be; others have all
+    /// that it had.
     ShardLost {
         /// Which shard.
         shard: u32,

@@ -7,6 +7,8 @@ mod lossy;
 #[path = "support/training/mod.rs"]
 mod training;
 
+use std::collections::BTreeSet;
+
 use footlight::{
     actors::{
         parameters::ParameterServer,
@@ -88,6 +90,14 @@ async fn lost(job: &mut RunningJob) -> (NodeId, String) {
     .await
 }
 
+/// A node holds no shard any more, though the job goes on.
+async fn has_none(stage: &Stage, node: &Node) {
+    until("the end of the one that was given up", async || {
+        stage.seed.find_on::<ParameterServer>(node.id()).await.unwrap().is_empty()
+    })
+    .await;
+}
+
 /// The trainer reaches both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_that_is_cut_off_from_its_primary_is_replaced() {
@@ -105,9 +115,9 @@ async fn a_backup_that_is_cut_off_from_its_primary_is_replaced() {
     assert_eq!(why, format!("node {node} and node {} can't reach each other", primary.id()));
     let other = backup_up(&mut struck, 0).await;
     assert!(other != primary.id() && other != backup.id());
+    has_none(&stage, backup).await;
     let (report, _) = finish(struck).await;
     assert_eq!(report.parameters_sha256, calm().await);
-    // The one that was given up has ended as well.
     stage.is_cleared().await;
 }
 
@@ -115,7 +125,7 @@ async fn a_backup_that_is_cut_off_from_its_primary_is_replaced() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_no_other_node_is_left_the_shard_has_no_backup_until_the_cut_heals() {
     let _alone = ALONE.lock().await;
-    let stage = Stage::slow(&["loader"], &[Part::Worker], 20).await;
+    let stage = Stage::slow(&["loader"], &[Part::Worker], 40).await;
     let cuts = Cuts::default();
     let servers = servers(&stage, &cuts, 2).await;
     let struck = job(&stage, "struck").trainer_on(Placement::node(stage.seed.id()));
@@ -124,8 +134,9 @@ async fn where_no_other_node_is_left_the_shard_has_no_backup_until_the_cut_heals
     let (primary, backup) = primary_and_backup(&stage, &servers).await;
     cuts.cut(primary.addr(), backup.addr());
     assert_eq!(lost(&mut struck).await.0, backup.id());
+    has_none(&stage, backup).await;
     until_step(&mut struck, STEPS_PER_EPOCH).await;
-    assert!(stage.seed.find_on::<ParameterServer>(backup.id()).await.unwrap().is_empty());
+    has_none(&stage, backup).await;
     cuts.heal();
     assert_eq!(backup_up(&mut struck, 0).await, backup.id());
     let (report, _) = finish(struck).await;
@@ -138,7 +149,7 @@ async fn where_no_other_node_is_left_the_shard_has_no_backup_until_the_cut_heals
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_that_is_cut_off_from_trainer_and_backup_is_replaced() {
     let _alone = ALONE.lock().await;
-    let stage = Stage::slow(&["loader"], &[Part::Worker], 20).await;
+    let stage = Stage::slow(&["loader"], &[Part::Worker], 40).await;
     let cuts = Cuts::default();
     let servers = servers(&stage, &cuts, 2).await;
     // The first shard goes to the first node.
@@ -162,5 +173,44 @@ async fn a_primary_that_is_cut_off_from_trainer_and_backup_is_replaced() {
     .await;
     let (report, _) = finish(struck).await;
     assert_eq!(report.parameters_sha256, calm().await);
+    stage.is_cleared().await;
+}
+
+/// A trainer can't reach the primaries of two shards, and the third's, which is beside it, not its backup. With a rule for
+/// the whole gradient all shards must know each other before any of them goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_are_all_primaries_that_are_cut_off_at_once() {
+    let _alone = ALONE.lock().await;
+    let clipped = |job: TrainingJob| job.servers(3).clip_norm(0.5);
+    let calm = {
+        let stage = Stage::set(&["loader", "server"], &[Part::Worker]).await;
+        let calm = clipped(stage.job("calm").epochs(EPOCHS));
+        finish(submit(&stage, calm).await).await.0
+    };
+    let stage = Stage::slow(&["loader"], &[Part::Worker], 40).await;
+    let cuts = Cuts::default();
+    let servers = servers(&stage, &cuts, 2).await;
+    let last = servers.iter().map(Node::id).max().unwrap();
+    let struck = clipped(job(&stage, "struck")).trainer_on(Placement::node(last));
+    let mut struck = submit(&stage, struck).await;
+    until_step(&mut struck, 10).await;
+    cuts.cut(servers[0].addr(), servers[1].addr());
+    for _ in 0..3 {
+        assert_ne!(lost(&mut struck).await.0, last);
+    }
+    until_step(&mut struck, STEPS_PER_EPOCH).await;
+    let weights = soon(stage.seed.find::<Trainer>().await[0].call(AskWeights)).await.unwrap();
+    assert!(weights.shards.now().iter().all(|shard| shard.addr().node == last));
+    cuts.heal();
+    let (report, events) = finish(struck).await;
+    let have_backups: BTreeSet<u32> = events
+        .iter()
+        .filter_map(|event| match event {
+            JobEvent::BackupUp { shard, node } => (*node != last).then_some(*shard),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(have_backups, BTreeSet::from([0, 1, 2]));
+    assert_eq!(report.parameters_sha256, calm.parameters_sha256);
     stage.is_cleared().await;
 }

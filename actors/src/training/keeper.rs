@@ -1,9 +1,7 @@
 //! The shards of a job, kept up: when a primary is lost a backup takes its place, and when a backup is lost, or has
 //! become the primary, another one is made.
 //!
-//! Two nodes may not reach each other though all others reach both, so that neither is declared down. A backup that is
-//! cut off from its primary for a while is lost to the shard, and so is a primary that is cut off from the trainer and
-//! has a backup that is not: otherwise the shard's steps would wait for the cut to heal.
+//! So it is with one that is [cut off](super::cuts) for a while, though it is not down.
 //!
 //! Which actors hold a shard stands in the ledger, each time under a greater view, before anybody hears of it; so the
 //! next trainer knows whom to ask. A backup is written there once it has the whole state, so that none takes over
@@ -34,6 +32,7 @@ use tokio::{
 };
 
 use super::{
+    cuts::{Cut, cuts},
     event::JobEvent,
     job::JobSpec,
     log::Log,
@@ -46,8 +45,11 @@ use crate::{
     data::loader::Description,
     owner::Dismiss,
     parameters::{
-        ParameterServer, ShardSpec, gate::Meet, layout::Layout, replication::Configure,
-        server::PushError,
+        ParameterServer, ShardSpec,
+        gate::Meet,
+        layout::Layout,
+        replication::Configure,
+        server::{AskVersion, PushError},
     },
 };
 
@@ -55,8 +57,10 @@ use crate::{
 const DISMISS: Duration = Duration::from_secs(2);
 /// So often it is looked at who is cut off, and, when no node can take a backup, at the nodes again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Who is cut off from whom it has to reach, though both are members, is replaced after so long.
+/// Who is cut off for so long is lost to its shard.
 const CUT_PATIENCE: Duration = Duration::from_secs(5);
+/// Who is to hold a shard without those who are cut off is there if it answers within this time.
+const ANSWERS: Duration = Duration::from_secs(1);
 /// After a connection broke.
 const TELL_AGAIN: Duration = Duration::from_millis(100);
 
@@ -100,19 +104,8 @@ pub(super) enum Loss {
     Fatal(usize),
     /// Others hold it.
     Survived(usize),
-    /// It held nothing yet.
+    /// It held nothing yet, or nothing any more.
     Nothing,
-}
-
-/// One who holds a shard is cut off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Cut {
-    shard: usize,
-    lost: ActorAddr,
-    /// From there.
-    from: NodeId,
-    /// Who had the shard then.
-    primary: ActorAddr,
 }
 
 /// What became of telling a primary who its backups are.
@@ -166,34 +159,15 @@ impl Cast {
         if members.is_empty() { Loss::Fatal(at) } else { Loss::Survived(at) }
     }
 
-    /// Takes one who is cut off out of its shard's group, if it is still as it was and others hold the shard.
-    fn release(&self, cut: Cut) -> bool {
-        let mut groups = self.groups();
-        let Some(Group { members, .. }) = groups.get_mut(cut.shard) else { return false };
-        if members.first() != Some(&cut.primary) || members.len() < 2 {
-            return false;
-        }
-        let before = members.len();
-        members.retain(|member| *member != cut.lost);
-        members.len() < before
+    /// Those who are cut off.
+    fn cuts(&self) -> Vec<Cut> {
+        let members = self.node.members();
+        cuts(&self.groups(), self.node.id(), |one, other| are_cut(&members, one, other))
     }
 
-    /// Those who hold a shard and can't be reached from where they must be.
-    fn cuts(&self) -> Vec<Cut> {
-        let (members, me) = (self.node.members(), self.node.id());
-        let groups = self.groups();
-        let cuts = groups.iter().enumerate().flat_map(|(shard, group)| {
-            let is_cut = |one: NodeId, actor: &ActorAddr| are_cut(&members, one, actor.node);
-            let Some((&primary, backups)) = group.members.split_first() else { return Vec::new() };
-            let cut = |lost: &ActorAddr, from| Cut { shard, lost: *lost, from, primary };
-            if is_cut(me, &primary) {
-                let may_take_over = backups.first().is_some_and(|next| !is_cut(me, next));
-                return may_take_over.then(|| cut(&primary, me)).into_iter().collect();
-            }
-            let lost = backups.iter().filter(|backup| is_cut(primary.node, backup));
-            lost.map(|backup| cut(backup, primary.node)).collect()
-        });
-        cuts.collect()
+    /// Whether the trainer can't reach an actor.
+    fn is_out_of_reach(&self, actor: ActorAddr) -> bool {
+        are_cut(&self.node.members(), self.node.id(), actor.node)
     }
 
     /// Writes down who holds what; gives the version of that.
@@ -300,8 +274,18 @@ pub(super) struct Keeper {
     /// The ledger's version of them.
     pub(super) version: u64,
     pub(super) log: Arc<Log>,
-    /// They hold a shard that does without them, and can't be told yet.
-    pub(super) released: Vec<ActorAddr>,
+    pub(super) waiting: Waiting,
+}
+
+/// What waits for a cut to heal.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    /// Shards whose primaries are to be told who their backups are.
+    untold: BTreeSet<usize>,
+    /// Not all shards know where the others are.
+    must_meet: bool,
+    /// They hold a shard that does without them, and are to end.
+    released: Vec<ActorAddr>,
 }
 
 /// Shards have moved; what is sent here tells that all who must know do.
@@ -351,15 +335,17 @@ impl Keeper {
                 Some(_) = telling.next() => {}
                 () = tokio::time::sleep(LOOK_AGAIN), if self.spec.replicas > 0 => {}
             }
-            self.end_released();
             for cut in self.cut_for_long(&mut cut_since) {
                 telling.extend(self.do_without(cut, &moved).await?);
             }
+            telling.extend(self.after_cuts(&moved).await?);
+            let mut short = self.short().into_iter();
             while telling.is_empty()
                 && losses.is_empty()
-                && let Some(shard) = self.short()
-                && self.add_backup(shard).await?
-            {}
+                && let Some(shard) = short.next()
+            {
+                self.add_backup(shard).await?;
+            }
         }
     }
 
@@ -367,46 +353,70 @@ impl Keeper {
     fn cut_for_long(&self, since: &mut HashMap<Cut, Instant>) -> Vec<Cut> {
         let cuts = self.cast.cuts();
         since.retain(|cut, _| cuts.contains(cut));
-        let mut is_long =
-            |cut: &Cut| since.entry(*cut).or_insert_with(Instant::now).elapsed() >= CUT_PATIENCE;
+        let mut is_long = |cut: &Cut| {
+            since.entry(cut.clone()).or_insert_with(Instant::now).elapsed() >= CUT_PATIENCE
+        };
         cuts.into_iter().filter(&mut is_long).collect()
     }
 
-    /// Who is cut off holds the shard's steps up: it is lost to the shard, though it is there.
+    /// Those who are cut off hold the shard's steps up: they are lost to it, though they are there.
     async fn do_without(
         &mut self,
         cut: Cut,
         moved: &mpsc::UnboundedSender<Moved>,
     ) -> Result<Option<oneshot::Receiver<()>>> {
-        if !self.cast.release(cut) {
+        // It may have ended a moment ago, which is not known yet: then those who are cut off have the shard.
+        let stays = ActorRef::<ParameterServer>::at(cut.stays, self.node().system());
+        if stays.call_within(AskVersion, ANSWERS).await.is_err()
+            || !cut.release(&mut self.cast.groups())
+        {
             return Ok(None);
         }
         let Cut { shard, lost, from, .. } = cut;
-        let node = lost.node;
-        let why = format!("node {node} and node {from} can't reach each other");
-        self.log.tell(JobEvent::ShardLost { shard: shard as u32, node, why });
-        self.released.push(lost);
-        self.end_released();
-        self.take_over(shard, moved).await
+        for lost in &lost {
+            let node = lost.node;
+            let why = format!("node {node} and node {from} can't reach each other");
+            self.log.tell(JobEvent::ShardLost { shard: shard as u32, node, why });
+        }
+        let told = self.take_over(shard, moved).await?;
+        // Not before the ledger says so: another trainer may need them.
+        self.waiting.released.extend(lost);
+        Ok(told)
     }
 
-    /// Ends those whom the shards do without, as soon as they can be told. The job's end is theirs, too.
-    fn end_released(&mut self) {
-        let node = self.cast.node.clone();
-        let members = node.members();
-        self.released.retain(|actor| {
-            let is_out_of_reach = are_cut(&members, node.id(), actor.node);
-            if !is_out_of_reach {
+    /// Does what cuts were in the way of, as far as they have healed.
+    async fn after_cuts(
+        &mut self,
+        moved: &mpsc::UnboundedSender<Moved>,
+    ) -> Result<Vec<oneshot::Receiver<()>>> {
+        let (node, cast) = (self.node().clone(), self.cast.clone());
+        self.waiting.released.retain(|actor| {
+            let stays = cast.is_out_of_reach(*actor);
+            if !stays {
                 ActorRef::<ParameterServer>::at(*actor, node.system()).stop();
             }
-            is_out_of_reach
+            stays
         });
+        let mut telling = Vec::new();
+        let primaries = cast.primaries();
+        let is_in_reach =
+            |shard: &usize| primaries.get(*shard).is_some_and(|p| !cast.is_out_of_reach(p.addr()));
+        for shard in self.waiting.untold.clone().into_iter().filter(is_in_reach) {
+            self.waiting.untold.remove(&shard);
+            telling.extend(self.take_over(shard, moved).await?);
+        }
+        let shards = self.shards.now();
+        if self.waiting.must_meet && !shards.iter().any(|p| cast.is_out_of_reach(p.addr())) {
+            self.meet(&shards).await?;
+        }
+        Ok(telling)
     }
 
-    /// A shard that has fewer backups than it should.
-    fn short(&self) -> Option<usize> {
+    /// The shards that have fewer backups than they should.
+    fn short(&self) -> Vec<usize> {
         let whole = self.spec.replicas as usize + 1;
-        self.cast.groups().iter().position(|group| group.members.len() < whole)
+        let groups = self.cast.groups();
+        (0..groups.len()).filter(|shard| groups[*shard].members.len() < whole).collect()
     }
 
     /// One of those who hold a shard is gone: the first of the others is the primary. If it was not, gives what tells
@@ -434,7 +444,7 @@ impl Keeper {
             *place = now;
         }
         if self.spec.rule.is_global() {
-            meet(&primaries).await?;
+            self.meet(&primaries).await?;
         }
         self.shards.move_to(primaries);
         self.log.tell(JobEvent::ShardUp { shard: shard as u32, node: at.node });
@@ -442,28 +452,65 @@ impl Keeper {
         Ok(moved.send(told).is_ok().then_some(is_told))
     }
 
-    /// Tells a shard's primary who its backups are, and waits until they have all. False if one of them is lost.
-    async fn configure(&self, shard: usize, new: Option<ActorAddr>) -> Result<bool> {
-        Ok(self.cast.configure(shard, new).await? == Configured::Yes)
+    /// Tells a shard's primary who its backups are, with perhaps a new one, and waits until they have all. False if one
+    /// of them is lost, which is the next news, or is cut off: then it is told again.
+    async fn configure(&mut self, shard: usize, new: Option<ActorAddr>) -> Result<bool> {
+        let configured = tokio::select! {
+            configured = self.cast.configure(shard, new) => Some(configured?),
+            () = self.is_cut_off(shard, new) => None,
+        };
+        if configured.is_none() {
+            self.waiting.untold.insert(shard);
+        }
+        Ok(configured == Some(Configured::Yes))
     }
 
-    /// Gives a new backup all that its primary has. False if one of them is lost, or they are cut off from each other.
-    async fn give_all(&self, shard: usize, primary: NodeId, backup: ActorAddr) -> Result<bool> {
-        tokio::select! {
-            given = self.configure(shard, Some(backup)) => given,
-            () = cut_between(self.node().system(), primary, backup.node, CUT_PATIENCE) => Ok(false),
+    /// Ready when a shard's primary has been cut off for long, from here or from one of its backups.
+    async fn is_cut_off(&self, shard: usize, new: Option<ActorAddr>) {
+        let mut since = None;
+        loop {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            let group = self.cast.groups()[shard].clone();
+            let Some((primary, backups)) = group.members.split_first() else { continue };
+            let members = self.node().members();
+            let must_reach = backups.iter().chain(&new).map(|backup| backup.node);
+            let is_cut = must_reach
+                .chain([self.node().id()])
+                .any(|other| are_cut(&members, primary.node, other));
+            since = is_cut.then(|| since.unwrap_or_else(Instant::now));
+            if since.is_some_and(|since| since.elapsed() >= CUT_PATIENCE) {
+                return;
+            }
         }
     }
 
-    /// Starts a backup where there is room for one. False if there is none now.
-    async fn add_backup(&mut self, shard: usize) -> Result<bool> {
-        let Some(primary) = self.cast.primaries().get(shard).map(|primary| primary.addr().node)
-        else {
-            return Ok(false);
-        };
+    /// Has the shards know each other, but for those that are cut off: then all meet again.
+    async fn meet(&mut self, shards: &[ActorRef<ParameterServer>]) -> Result<()> {
+        let node = self.node().clone();
+        let met = shards.iter().map(async |shard| {
+            let (here, there) = (node.id(), shard.addr().node);
+            if are_cut(&node.members(), here, there) {
+                return Ok(None);
+            }
+            tokio::select! {
+                told = tell(shard, Meet { shards: shards.to_vec() }) => told.map(Some),
+                () = cut_between(node.system(), here, there, CUT_PATIENCE) => Ok::<_, Error>(None),
+            }
+        });
+        let met = try_join_all(met).await?;
+        self.waiting.must_meet = met.iter().any(Option::is_none);
+        met.into_iter().flatten().try_for_each(Told::accepted)
+    }
+
+    /// Starts a backup where there is room for one.
+    async fn add_backup(&mut self, shard: usize) -> Result<()> {
+        let Some(primary) = self.cast.primaries().into_iter().nth(shard) else { return Ok(()) };
+        if self.cast.is_out_of_reach(primary.addr()) {
+            return Ok(());
+        }
         let members = self.node().members();
         let mut nodes = self.starts().nodes().unwrap_or_default();
-        nodes.retain(|node| !are_cut(&members, primary, *node));
+        nodes.retain(|node| !are_cut(&members, primary.addr().node, *node));
         let free = nodes_for_backups(&nodes, &self.cast.groups(), shard);
         for on in free {
             let backup = match self.starts().start(shard as u32, on).await {
@@ -475,19 +522,20 @@ impl Keeper {
             };
             self.me.call(WatchShard { shard: backup.addr() }).await?;
             self.cast.groups()[shard].view += 1;
-            if !self.give_all(shard, primary, backup.addr()).await? {
-                // Without the one that could not be made.
-                backup.stop();
-                self.cast.groups()[shard].view += 1;
-                self.configure(shard, None).await?;
-                return Ok(false);
+            if self.configure(shard, Some(backup.addr())).await? {
+                self.cast.groups()[shard].members.push(backup.addr());
+                self.write().await?;
+                self.log.tell(JobEvent::BackupUp { shard: shard as u32, node: on });
+                return Ok(());
             }
-            self.cast.groups()[shard].members.push(backup.addr());
+            // Without the one that could not be made.
+            backup.stop();
+            self.cast.groups()[shard].view += 1;
             self.write().await?;
-            self.log.tell(JobEvent::BackupUp { shard: shard as u32, node: on });
-            return Ok(true);
+            self.configure(shard, None).await?;
+            return Ok(());
         }
-        Ok(false)
+        Ok(())
     }
 }
 
@@ -495,18 +543,22 @@ impl Keeper {
 /// has taken its place.
 pub(super) async fn meet(shards: &[ActorRef<ParameterServer>]) -> Result<()> {
     let met = shards.iter().map(|shard| tell(shard, Meet { shards: shards.to_vec() }));
-    for met in try_join_all(met).await? {
-        if let Told::Refused(error) = met {
-            return Err(Error::other(error));
-        }
-    }
-    Ok(())
+    try_join_all(met).await?.into_iter().try_for_each(Told::accepted)
 }
 
 enum Told {
     Yes,
     Refused(PushError),
     Lost(String),
+}
+
+impl Told {
+    fn accepted(self) -> Result<()> {
+        match self {
+            Told::Refused(error) => Err(Error::other(error)),
+            Told::Yes | Told::Lost(_) => Ok(()),
+        }
+    }
 }
 
 /// Tells a shard, also over a connection that breaks.

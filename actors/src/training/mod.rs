@@ -16,6 +16,7 @@
 //! * [`weights`]: pulling and setting a model's parameters.
 
 mod crew;
+mod cuts;
 mod event;
 mod feed;
 pub mod job;

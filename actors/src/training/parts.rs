@@ -220,7 +220,12 @@ async fn adopt_members(cast: &Cast, context: &Context<Trainer>) -> Result<()> {
             loop {
                 match member.call_within(adopt, ADOPT).await {
                     // Perhaps only the connection.
-                    Err(error) if matches!(error.cause(), Cause::Unreachable(_)) => {
+                    Err(error)
+                        if matches!(
+                            error.cause(),
+                            Cause::Unreachable(_) | Cause::CutOff { .. }
+                        ) =>
+                    {
                         tokio::time::sleep(ADOPT_AGAIN).await;
                     }
                     adopted => return adopted.map_err(|error| error.to_string()),

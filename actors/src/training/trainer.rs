@@ -255,7 +255,7 @@ impl Placed {
             parts: self.parts.clone(),
             version: self.version,
             log,
-            released: Vec::new(),
+            waiting: Default::default(),
         }
     }
 

@@ -1,6 +1,6 @@
 use std::task::Poll;
 
-use footlight_runtime::{Down, HostTensor, System, tensor::WireFormat};
+use footlight_runtime::{Down, HostTensor, NodeId, System, tensor::WireFormat};
 use futures::poll;
 
 use super::*;
@@ -184,6 +184,23 @@ async fn a_step_waits_for_a_lost_backup_until_it_is_said_that_there_is_none() {
     let params = soon(waits).await.unwrap();
     assert_eq!(params, undisturbed(1, 0, 1).await);
     assert_eq!(soon(another.call(AskVersion)).await.unwrap(), Some(1));
+}
+
+#[tokio::test]
+async fn who_is_out_of_reach_is_told_nothing_any_more_once_it_is_no_backup() {
+    let stage = Stage::new(1, StepRule::default()).await;
+    let primary = stage.primary(0).await;
+    let nowhere = ActorAddr { node: NodeId(2), ..primary.addr() };
+    let backups = vec![ActorRef::at(nowhere, &stage.system)];
+    let mut given = Box::pin(primary.call(Configure { view: 1, backups }));
+    assert!(matches!(poll!(&mut given), Poll::Pending));
+    configure(&primary, 2, &[]).await.unwrap();
+    let refused = soon(given).await.unwrap().unwrap_err();
+    assert!(refused.to_string().contains("could not be given the state"), "{refused}");
+    for slot in 0..SLOTS {
+        push(&primary, 0, slot, 0).await;
+    }
+    assert_eq!(pulled(&primary, 1, 0).await, undisturbed(1, 0, 1).await);
 }
 
 #[tokio::test]

@@ -88,6 +88,33 @@ async fn a_job_whose_last_step_is_applied_while_its_trainer_is_lost_is_done_all_
     stage.is_cleared().await;
 }
 
+/// Two of three voters stand still, so that no trainer may go on. The job waits for them, and so does who follows it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_ledger_is_away_for_a_while_goes_on_and_has_the_same_result() {
+    let parts = [Part::Worker, Part::Spare, Part::Voter, Part::Voter];
+    let stage = stage(&["loader", "server"], &parts).await;
+    let job = |name| stage.job(name).epochs(12).trainer_on(Placement::role("spare"));
+    let (calm, _) = finish(soon(job("calm").submit(&stage.seed)).await.unwrap()).await;
+
+    let mut struck = soon(job("struck").submit(&stage.seed)).await.unwrap();
+    until_step(&mut struck, 30).await;
+    let voters = [&stage.processes[2].1, &stage.processes[3].1];
+    voters.iter().for_each(|voter| voter.freeze());
+    let followed = tokio::spawn(finish(struck));
+    // Each time it is asked for 5 s, and who follows has asked once by the end of the second time.
+    for _ in 0..2 {
+        let error = soon(stage.seed.ledger().get("anything")).await.unwrap_err();
+        assert!(error.to_string().contains("did not answer"), "{error}");
+    }
+    voters.iter().for_each(|voter| voter.thaw());
+    let (report, events) = soon(followed).await.unwrap();
+    assert!(events.iter().any(|event| matches!(event, JobEvent::Resumed { .. })), "{events:?}");
+    assert_eq!(report.steps, 12 * STEPS_PER_EPOCH);
+    assert_eq!(report.samples, calm.samples);
+    assert_eq!(report.parameters_sha256, calm.parameters_sha256);
+    stage.is_cleared().await;
+}
+
 /// The trainer, the ledger's leader and a voter are lost at one blow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_whose_trainer_is_killed_with_the_leader_of_the_ledger_goes_on_all_the_same() {

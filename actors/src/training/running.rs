@@ -5,6 +5,7 @@ use std::time::Duration;
 use footlight_cluster::{Node, singleton::SingletonState};
 use footlight_runtime::{ActorRef, Error, Result, Streamed};
 use futures::StreamExt;
+use tokio::time::Instant;
 
 use super::{
     event::{JobEvent, TrainingReport},
@@ -13,6 +14,7 @@ use super::{
     trainer::{AskJob, AskOver, AskWeights, DismissParts, FollowJob, Trainer},
     weights::Weights,
 };
+use crate::owner::ADOPTION;
 
 /// The name of a job's trainer among the cluster's singletons.
 const SINGLETONS: &str = "job/";
@@ -44,10 +46,21 @@ impl Follow {
         Follow { node: node.clone(), singleton: format!("{SINGLETONS}{job}") }
     }
 
-    /// The trainer and its events from the first on, waiting for a trainer that is on its way.
-    async fn events(&self) -> Result<(ActorRef<Trainer>, Streamed<JobEvent>)> {
+    /// The trainer and its events from the first on, waiting for a trainer that is on its way; and, for so long, for a
+    /// ledger that does not answer.
+    async fn events(&self, patience: Duration) -> Result<(ActorRef<Trainer>, Streamed<JobEvent>)> {
+        let mut answered = Instant::now();
         loop {
-            match self.node.find_singleton(&self.singleton).await? {
+            let found = match self.node.find_singleton(&self.singleton).await {
+                Err(error) if answered.elapsed() < patience => {
+                    tracing::warn!(%error, "where the job's trainer is can't be known now");
+                    tokio::time::sleep(ASK_AGAIN).await;
+                    continue;
+                }
+                found => found?,
+            };
+            answered = Instant::now();
+            match found {
                 SingletonState::Running { actor, .. } => {
                     let trainer = ActorRef::<Trainer>::at(actor, self.node.system());
                     match trainer.call(FollowJob).await {
@@ -70,7 +83,7 @@ impl Follow {
 
 impl RunningJob {
     pub(super) async fn begin(job: Follow) -> Result<Self> {
-        let (trainer, events) = job.events().await?;
+        let (trainer, events) = job.events(Duration::ZERO).await?;
         Ok(RunningJob { job, trainer, events, ended: false })
     }
 
@@ -115,7 +128,7 @@ impl RunningJob {
     }
 
     /// The next event; `None` after the last one. When the trainer's node is lost, the events go on
-    /// with [`JobEvent::Resumed`].
+    /// with [`JobEvent::Resumed`], also when the ledger's voters are away for up to a minute.
     ///
     /// # Errors
     /// If the job ended without saying so: it was closed, or can't be taken up again.
@@ -127,7 +140,8 @@ impl RunningJob {
             self.ended = matches!(event, JobEvent::Done(_) | JobEvent::Failed(_));
             return Ok(Some(event));
         }
-        (self.trainer, self.events) = self.job.events().await?;
+        // The job's parts wait for a trainer as long.
+        (self.trainer, self.events) = self.job.events(ADOPTION).await?;
         match self.events.next().await {
             // What the new trainer begins with is known already.
             Some(Ok(JobEvent::Started { .. })) => {}

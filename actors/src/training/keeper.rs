@@ -402,7 +402,6 @@ impl Keeper {
         let is_in_reach =
             |shard: &usize| primaries.get(*shard).is_some_and(|p| !cast.is_out_of_reach(p.addr()));
         for shard in self.waiting.untold.clone().into_iter().filter(is_in_reach) {
-            self.waiting.untold.remove(&shard);
             telling.extend(self.take_over(shard, moved).await?);
         }
         let shards = self.shards.now();
@@ -459,9 +458,10 @@ impl Keeper {
             configured = self.cast.configure(shard, new) => Some(configured?),
             () = self.is_cut_off(shard, new) => None,
         };
-        if configured.is_none() {
-            self.waiting.untold.insert(shard);
-        }
+        match configured {
+            Some(_) => self.waiting.untold.remove(&shard),
+            None => self.waiting.untold.insert(shard),
+        };
         Ok(configured == Some(Configured::Yes))
     }
 
